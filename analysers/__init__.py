@@ -1,0 +1,1 @@
+"""Measuring and deciding: metrics, statistics, ranking, the study and the two commands."""

@@ -1,0 +1,1 @@
+"""Picture metrics, one family per file."""

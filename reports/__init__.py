@@ -1,0 +1,1 @@
+"""A finished study as tables, plots and one HTML page."""
