@@ -1,0 +1,230 @@
+"""The finished study: score rows, one summary per candidate, the verdict, and their JSON.
+
+Everything that reports read is here; nothing here knows how it was rendered or computed.
+
+History of the JSON format: 1 = first release.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+FORMAT = 1
+
+Kind = Literal["strength", "epochs", "plane"]
+Status = Literal["ok", "flagged", "failed"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is being chosen: a checkpoint at a strength.
+
+    `place` is the checkpoint's order along training (0 first; the same for one checkpoint at many
+    strengths). `checkpoint` is the LoRA's file name, "" when pictures do not tell it.
+    """
+
+    checkpoint: str = ""
+    epoch: int | None = None
+    step: int | None = None
+    strength: Decimal | None = None
+    place: int = 0
+    label: str = ""
+
+    def heading(self, kind: Kind) -> str:
+        """The candidate as a column heading: "0.6", "epoch 7", "epoch 7 at 0.6"."""
+        strength = "" if self.strength is None else format_strength(self.strength)
+        if kind == "strength":
+            return strength or self.label or self.checkpoint
+        where = self.label or self.checkpoint or f"#{self.place + 1}"
+        return f"{where} at {strength}" if kind == "plane" and strength else where
+
+
+@dataclass(frozen=True)
+class Score:
+    """One picture and what was measured on it: one row of scores.csv.
+
+    `candidate is None` marks the control's own row. `image` and `control` are paths relative to
+    the run folder where they lie inside it, else absolute. `values` maps metric names to floats;
+    NaN means undefined, and `reason` then says why.
+    """
+
+    candidate: Candidate | None
+    case: str
+    prompt: str
+    seed: int | None
+    image: str
+    control: str
+    values: Mapping[str, float]
+    status: Status = "ok"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the bounds of its 95 % interval; bounds are NaN where none can be had."""
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One candidate over its cases: one row of summary.csv.
+
+    `metrics` holds an interval per metric (signs of over-cooking included, as ratios to the
+    control). `diff_best` and `diff_control` are paired differences of the ranked metric, in its
+    own direction (positive = larger value than the best's, the control's). `tied` means within the
+    tie tolerance of the lowest mean; `contender`, that it cannot be told from the best. `safe` is
+    None where there is no control to judge by.
+    """
+
+    candidate: Candidate
+    rank: int | None
+    n: int
+    metrics: Mapping[str, Interval]
+    diff_best: Interval = Interval(math.nan)
+    diff_control: Interval = Interval(math.nan)
+    p_best: float = math.nan
+    tied: bool = False
+    best: bool = False
+    contender: bool = False
+    safe: bool | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer. `answer` is the sentence people came for; `sentences` argue it.
+
+    `warnings` are things that make the answer less certain, most serious first.
+    """
+
+    answer: str
+    sentences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    best: Candidate | None = None
+    contenders: tuple[Candidate, ...] = ()
+    strongest_clean: Candidate | None = None
+    breakdown: Candidate | None = None
+    plateau: Candidate | None = None
+    zone: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study. `summaries` are in rank order, failed candidates last.
+
+    `evidence` holds optional sections by name, JSON-ready: "trust" (degradation ladders), "noise"
+    (noise floor), "weights" (the LoRA's own numbers), "votes" (blind A/B). `run` is run.json: what
+    was actually used to render and score.
+    """
+
+    kind: Kind
+    title: str
+    rank_by: str
+    better: Literal["lower", "higher"]
+    metrics: tuple[str, ...]
+    scores: tuple[Score, ...]
+    summaries: tuple[Summary, ...]
+    verdict: Verdict
+    tie_tolerance: float = 0.01
+    margin: float = 5.0
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def format_strength(strength: Decimal) -> str:
+    """A strength as people write it: at least one decimal, no trailing zeros beyond it."""
+    text = format(strength.normalize(), "f")
+    return text if "." in text else text + ".0"
+
+
+def to_json(study: Study) -> str:
+    """The study as versioned JSON (UTF-8 text); NaN becomes null, strengths stay decimal text."""
+    return json.dumps(_plain(study), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Study:
+    """The study that `to_json` wrote. Raises ValueError for another format number."""
+    data = json.loads(text)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        raise ValueError(f"study.json has format {found}, this version reads {FORMAT}")
+    verdict = dict(data["verdict"])
+    for name in ("best", "strongest_clean", "breakdown", "plateau"):
+        verdict[name] = _candidate(verdict[name])
+    for name in ("contenders", "zone"):
+        verdict[name] = tuple(_known(c) for c in verdict[name])
+    for name in ("sentences", "warnings"):
+        verdict[name] = tuple(verdict[name])
+    return Study(
+        **{
+            **data,
+            "metrics": tuple(data["metrics"]),
+            "scores": tuple(
+                Score(
+                    **{
+                        **row,
+                        "candidate": _candidate(row["candidate"]),
+                        "values": {k: _number(v) for k, v in row["values"].items()},
+                    }
+                )
+                for row in data["scores"]
+            ),
+            "summaries": tuple(
+                Summary(
+                    **{
+                        **row,
+                        "candidate": _known(row["candidate"]),
+                        "metrics": {k: _interval(v) for k, v in row["metrics"].items()},
+                        "diff_best": _interval(row["diff_best"]),
+                        "diff_control": _interval(row["diff_control"]),
+                        "p_best": _number(row["p_best"]),
+                    }
+                )
+                for row in data["summaries"]
+            ),
+            "verdict": Verdict(**verdict),
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, (bool, str, int)) or value is None:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _interval(value: Mapping[str, float | None]) -> Interval:
+    return Interval(*(_number(value[name]) for name in ("mean", "low", "high")))
+
+
+def _known(value: Mapping[str, Any]) -> Candidate:
+    strength = value["strength"]
+    return Candidate(
+        **{**value, "strength": None if strength is None else Decimal(strength)},
+    )
+
+
+def _candidate(value: Mapping[str, Any] | None) -> Candidate | None:
+    return None if value is None else _known(value)

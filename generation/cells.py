@@ -1,0 +1,108 @@
+"""What is rendered: cases, checkpoints, cells and the settings they share.
+
+A *cell* is one picture: a case (prompt, negative prompt, seed) under a checkpoint at a strength.
+A cell without a checkpoint is the case's *control*, shared by every candidate of the study.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt with one seed, and so one starting noise.
+
+    `name` (such as "p00_s1") labels files and rows; it does not enter the content key.
+    """
+
+    prompt: str
+    seed: int
+    negative: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One LoRA file with its place in training.
+
+    `position_source` says where the place was read; `tensor_hash` is the SHA-256 of the tensor
+    bytes (kohya's `sshs_model_hash`), which renaming or re-tagging the file does not change.
+    """
+
+    path: Path
+    name: str
+    epoch: int | None = None
+    step: int | None = None
+    final: bool = False
+    label: str = ""
+    position_source: str = ""
+    tensor_hash: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture to render; `checkpoint is None` marks a control (then `strength` is 0)."""
+
+    case: Case
+    checkpoint: Checkpoint | None = None
+    strength: Decimal = Decimal(0)
+
+    @property
+    def is_control(self) -> bool:
+        return self.checkpoint is None
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """Everything besides the cell that decides the pixels.
+
+    `model` is what the user named; `model_hash` is the digest of the files behind it. Sizes are in
+    pixels. `batch_size` belongs here because a padded batch of another size changes pixels by one
+    grey level now and then.
+    """
+
+    model: str
+    model_hash: str
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    clip_skip: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+    batch_size: int = 4
+    versions: Mapping[str, str] | None = None
+    fixed_loras: tuple[tuple[str, str], ...] = ()
+    part_strengths: tuple[tuple[str, str], ...] = ()
+
+
+def content_key(cell: Cell, settings: RenderSettings) -> str:
+    """SHA-256 (hex) of everything that could change the cell's pixels, and of nothing else.
+
+    A file name, the case's label and a checkpoint's place in training are left out: renaming a
+    LoRA re-renders nothing, changing one of its weights re-renders all that uses it.
+    """
+    identity = asdict(settings)
+    identity.pop("model")
+    record = {
+        "case": [cell.case.prompt, cell.case.negative, cell.case.seed],
+        "lora": cell.checkpoint.tensor_hash if cell.checkpoint else None,
+        "strength": strength_text(cell.strength),
+        "settings": identity,
+    }
+    text = json.dumps(record, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def strength_text(strength: Decimal) -> str:
+    """A strength as people write it: `Decimal("0.60")` -> "0.6", `Decimal("1")` -> "1.0"."""
+    text = format(strength.normalize(), "f")
+    return text if "." in text else text + ".0"
