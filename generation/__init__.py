@@ -1,1 +1,1 @@
-"""Rendering: cells, LoRA files, the diffusers engine, and the run folder. Knows no other package."""
+"""Rendering: cells, LoRA files, the diffusers engine, the run folder. Knows no other package."""

@@ -1,0 +1,105 @@
+"""Where work runs: one method, so that callers say what is done and never where.
+
+`map` pulls tasks only as fast as there is room for them. When `tasks` is a generator that
+renders, pictures are measured in other processes while the next ones are being rendered.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Executor(Protocol):
+    """Runs a worker over tasks. `open_worker` is called once wherever work is done."""
+
+    def map(
+        self, open_worker: Callable[[], Callable[[T], R]], tasks: Iterable[T]
+    ) -> Iterator[R]: ...
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """One task after the other, here."""
+
+    def map(self, open_worker: Callable[[], Callable[[T], R]], tasks: Iterable[T]) -> Iterator[R]:
+        worker = open_worker()
+        for task in tasks:
+            yield worker(task)
+
+
+@dataclass(frozen=True)
+class ProcessPool:
+    """`workers` processes of this machine; results come as they are finished.
+
+    `open_worker` and the tasks must be picklable. Processes are spawned, not forked: a forked
+    copy of a process that has started CUDA or BLAS threads can hang. If a process dies, the tasks
+    it took along are done here.
+    """
+
+    workers: int
+
+    def map(self, open_worker: Callable[[], Callable[[T], R]], tasks: Iterable[T]) -> Iterator[R]:
+        lost: list[T] = []
+        pending: dict[Future[R], T] = {}
+        pool = ProcessPoolExecutor(
+            self.workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_open,
+            initargs=(open_worker,),
+        )
+        try:
+            for task in tasks:
+                try:
+                    pending[pool.submit(_work, task)] = task
+                except BrokenProcessPool:
+                    lost.append(task)
+                done = [future for future in pending if future.done()]
+                if not done and len(pending) > 4 * self.workers:
+                    done = list(wait(pending, return_when=FIRST_COMPLETED).done)
+                yield from _results(done, pending, lost)
+            while pending:
+                done = list(wait(pending, return_when=FIRST_COMPLETED).done)
+                yield from _results(done, pending, lost)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if lost:
+            yield from InProcess().map(open_worker, lost)
+
+
+def default_workers() -> int:
+    """One process per core this process may use, less one for the caller, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) - 1)
+
+
+def _results(done: Iterable[Future[R]], pending: dict[Future[R], T], lost: list[T]) -> Iterator[R]:
+    for future in done:
+        task = pending.pop(future)
+        try:
+            result = future.result()
+        except BrokenProcessPool:
+            lost.append(task)
+        else:
+            yield result
+
+
+_worker: Callable[[Any], Any] | None = None
+
+
+def _open(open_worker: Callable[[], Callable[[Any], Any]]) -> None:
+    global _worker
+    _worker = open_worker()
+
+
+def _work(task: Any) -> Any:
+    assert _worker is not None
+    return _worker(task)

@@ -1,0 +1,210 @@
+"""The run folder: pictures found by what they show, written whole or not at all.
+
+Every picture carries its content key (`cells.content_key`) in its PNG text. That text is the only
+index: whatever was rendered before is found again wherever it lies in the folder, so a run can be
+killed at any moment, prompts can be reordered and axes widened, and only what is new is rendered.
+A picture that gives way to another one is kept under `images/previous/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from generation.cells import Cell, Checkpoint, RenderSettings, content_key, strength_text
+from generation.errors import UserError
+from generation.images import parameters_text, read_text, write_png
+
+CELL_CHUNK = "lora_analysers"
+"""Name of the PNG text chunk with the cell as JSON."""
+
+
+def make_folder(path: Path, option: str = "--out") -> Path:
+    """The folder, made if it is missing. Raises UserError if it cannot be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{option}: cannot write to {path} ({error.strerror}); choose another folder."
+        ) from error
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all: a temporary name in the same folder, then a rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each cell of one study lies below `images/`.
+
+    One checkpoint: strength_0.60/p00_s1.png. One strength: epoch_0007/p00_s1.png. Both axes:
+    epoch_0007/strength_0.80/p00_s1.png.
+    """
+
+    folders: Mapping[Path, str]
+    many_strengths: bool
+
+    @staticmethod
+    def of(cells: Iterable[Cell]) -> Layout:
+        checkpoints: dict[Path, Checkpoint] = {}
+        strengths = set()
+        for cell in cells:
+            if cell.checkpoint is not None:
+                checkpoints.setdefault(cell.checkpoint.path, cell.checkpoint)
+                strengths.add(cell.strength)
+        names: dict[Path, str] = {}
+        if len(checkpoints) > 1:
+            for path, checkpoint in checkpoints.items():
+                name = _folder_name(checkpoint)
+                names[path] = name if name not in names.values() else f"{name}_{len(names)}"
+        return Layout(names, len(strengths) > 1 or len(checkpoints) < 2)
+
+    def place(self, cell: Cell) -> Path:
+        """The cell's path relative to the run folder."""
+        parts = ["images"]
+        if cell.checkpoint is None:
+            parts.append("control")
+        else:
+            if folder := self.folders.get(cell.checkpoint.path):
+                parts.append(folder)
+            if self.many_strengths:
+                parts.append("strength_" + _two_decimals(strength_text(cell.strength)))
+        return Path(*parts, f"{cell.case.name}.png")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The pictures of one study under `root`."""
+
+    root: Path
+    settings: RenderSettings
+    layout: Layout
+
+    def path(self, cell: Cell) -> Path:
+        return self.root / self.layout.place(cell)
+
+    def settle(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Put pictures rendered earlier where this study wants them; return the missing cells.
+
+        Moves are renames, first aside and then into place, so that two pictures can swap places
+        and a kill in between loses nothing (the next call finds them aside).
+        """
+        found: dict[str, Path] = {}
+        foreign: set[Path] = set()
+        for path in sorted((self.root / "images").rglob("*.png")):
+            if path.name.endswith(".tmp.png"):
+                path.unlink(missing_ok=True)
+                continue
+            key = stored_key(path)
+            if key is None or key in found:
+                foreign.add(path)
+            else:
+                found[key] = path
+        wanted = {content_key(cell, self.settings): self.path(cell) for cell in cells}
+        places = set(wanted.values())
+        attic = self.root / "images" / "previous"
+        for path in [p for p in (*found.values(), *foreign) if p in places]:
+            key = stored_key(path)
+            if key is None or wanted.get(key) != path or found.get(key) != path:
+                attic.mkdir(parents=True, exist_ok=True)
+                aside = _free(attic / f"{(key or path.stem)[:16]}.png")
+                os.replace(path, aside)
+                if key is not None and found.get(key) == path:
+                    found[key] = aside
+        missing = []
+        for cell in cells:
+            key = content_key(cell, self.settings)
+            place = self.path(cell)
+            if key not in found:
+                missing.append(cell)
+            elif found[key] != place:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(found[key], place)
+                found[key] = place
+        return missing
+
+    def save(self, cell: Cell, pixels: np.ndarray[Any, Any], *, batch_size: int) -> Path:
+        """Write the cell's picture (uint8, HxWx3) with its texts; return its path."""
+        path = self.path(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        settings = self.settings
+        checkpoint = cell.checkpoint
+        height, width = pixels.shape[:2]
+        text = {
+            "parameters": parameters_text(
+                prompt=cell.case.prompt,
+                negative=cell.case.negative,
+                steps=settings.steps,
+                sampler=settings.sampler,
+                guidance=settings.guidance_scale,
+                seed=cell.case.seed,
+                width=width,
+                height=height,
+                model=Path(settings.model).name,
+                model_hash=settings.model_hash[:10],
+                lora_name=checkpoint.path.stem if checkpoint else "",
+                lora_hash=checkpoint.tensor_hash if checkpoint else "",
+                strength=cell.strength,
+                clip_skip=settings.clip_skip,
+            ),
+            CELL_CHUNK: json.dumps(
+                {
+                    "key": content_key(cell, settings),
+                    "prompt": cell.case.prompt,
+                    "negative": cell.case.negative,
+                    "seed": cell.case.seed,
+                    "lora": checkpoint.name if checkpoint else None,
+                    "tensor_hash": checkpoint.tensor_hash if checkpoint else None,
+                    "strength": strength_text(cell.strength),
+                    "model": settings.model,
+                    "batch_size": batch_size,
+                },
+                sort_keys=True,
+            ),
+        }
+        write_png(path, pixels, text)
+        return path
+
+
+def stored_key(path: Path) -> str | None:
+    """The content key inside a picture of ours, else None."""
+    try:
+        key = json.loads(read_text(path).get(CELL_CHUNK, "null"))["key"]
+    except (ValueError, TypeError, KeyError, OSError, UserError):
+        return None
+    return key if isinstance(key, str) else None
+
+
+def _folder_name(checkpoint: Checkpoint) -> str:
+    if checkpoint.epoch is not None:
+        return f"epoch_{checkpoint.epoch:04d}"
+    if checkpoint.step is not None:
+        return f"step_{checkpoint.step:08d}"
+    return re.sub(r"[^\w.-]+", "_", checkpoint.path.stem)[:80] or "lora"
+
+
+def _two_decimals(text: str) -> str:
+    whole, _, decimals = text.partition(".")
+    return f"{whole}.{decimals:0<2}"
+
+
+def _free(path: Path) -> Path:
+    number, free = 1, path
+    while free.exists():
+        free = path.with_stem(f"{path.stem}_{number}")
+        number += 1
+    return free
