@@ -1,0 +1,444 @@
+"""A study as tables: CSV through pandas, Markdown for a model card, plain text for a terminal.
+
+The CSV dialect: UTF-8, commas, `\\n` line ends, fields quoted where RFC 4180 asks for it. Floats
+are written with the fewest significant digits that read back as the same double, so a file is the
+same on every machine and survives a round trip. A missing number is an empty field.
+
+Prompts, file names and reasons may come from other people's files, and spreadsheets run a cell that
+starts with `=`, `+`, `-` or `@` as a formula. Such a *text* cell gets one leading apostrophe, which
+`read_scores` and `read_summary` take off again; numbers are never touched.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysers.study import Candidate, Interval, Study, Summary, format_strength
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORES_FIRST = (
+    "checkpoint",
+    "epoch",
+    "step",
+    "strength",
+    "prompt",
+    "seed",
+    "image",
+    "control",
+    "ssim",
+    "brisque",
+    "status",
+    "reason",
+    "role",
+    "case",
+)
+SUMMARY_FIRST = (
+    "rank",
+    "checkpoint",
+    "epoch",
+    "step",
+    "strength",
+    "n",
+    "brisque_mean",
+    "brisque_low",
+    "brisque_high",
+    "ssim_mean",
+    "tied",
+    "best",
+    "diff_best_low",
+    "diff_best_high",
+    "diff_control_low",
+    "diff_control_high",
+    "p_best",
+    "safe",
+    "contender",
+)
+INTEGERS = ("epoch", "step", "seed", "rank", "n")
+TEXTS = ("checkpoint", "prompt", "image", "control", "status", "reason", "role", "case")
+BOOLEANS = ("tied", "best", "safe", "contender")
+
+LABELS = {
+    "brisque": "BRISQUE",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "psnr": "PSNR",
+    "rms_contrast": "contrast",
+    "clipped": "clipped pixels",
+    "colourfulness": "colourfulness",
+    "laplacian_energy": "fine detail",
+    "likeness": "likeness",
+}
+
+_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
+_GUARDED = re.compile(r"^'+[=+\-@\t\r]")
+
+
+def label(metric: str) -> str:
+    """A metric's name as people write it: "brisque" -> "BRISQUE"."""
+    return LABELS.get(metric, metric.replace("_", " "))
+
+
+def scores_frame(study: Study) -> pd.DataFrame:
+    """One row per picture, controls included (`role` says which), in the study's order."""
+    extra = [m for m in _metric_names(study) if m not in SCORES_FIRST]
+    rows = []
+    for score in study.scores:
+        row = {
+            **_place(score.candidate),
+            "prompt": score.prompt,
+            "seed": score.seed,
+            "image": score.image,
+            "control": score.control,
+            "status": score.status,
+            "reason": score.reason,
+            "role": "control" if score.candidate is None else "candidate",
+            "case": score.case,
+        }
+        for metric in ("ssim", "brisque", *extra):
+            row[metric] = score.values.get(metric, math.nan)
+        rows.append(row)
+    return _frame(rows, (*SCORES_FIRST, *extra))
+
+
+def summary_frame(study: Study) -> pd.DataFrame:
+    """One row per candidate, in rank order, those that could not be ranked last."""
+    others = [m for m in _metric_names(study) if m not in ("brisque", "ssim")]
+    more = ["ssim_low", "ssim_high"]
+    more += [f"{m}_{part}" for m in others for part in ("mean", "low", "high")]
+    rows = []
+    for summary in study.summaries:
+        row: dict[str, Any] = {
+            **_place(summary.candidate),
+            "rank": summary.rank,
+            "n": summary.n,
+            "tied": summary.tied,
+            "best": summary.best,
+            "diff_best_low": summary.diff_best.low,
+            "diff_best_high": summary.diff_best.high,
+            "diff_control_low": summary.diff_control.low,
+            "diff_control_high": summary.diff_control.high,
+            "p_best": summary.p_best,
+            "safe": summary.safe,
+            "contender": summary.contender,
+            "reason": summary.reason,
+        }
+        for metric in ("brisque", "ssim", *others):
+            interval = summary.metrics.get(metric, Interval(math.nan))
+            row[f"{metric}_mean"] = interval.mean
+            row[f"{metric}_low"] = interval.low
+            row[f"{metric}_high"] = interval.high
+        rows.append(row)
+    return _frame(rows, (*SUMMARY_FIRST, *more, "reason"))
+
+
+def write_tables(study: Study, folder: Path) -> tuple[Path, Path]:
+    """Write `scores.csv` and `summary.csv` into `folder`, each whole or not at all."""
+    folder = Path(folder)
+    paths = (folder / "scores.csv", folder / "summary.csv")
+    for path, frame in zip(paths, (scores_frame(study), summary_frame(study)), strict=True):
+        write_atomically(path, csv_text(frame).encode("utf-8", "surrogateescape"))
+    return paths
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """`scores.csv` as `scores_frame` made it: same columns, types and text."""
+    return _read(path)
+
+
+def read_summary(path: Path) -> pd.DataFrame:
+    """`summary.csv` as `summary_frame` made it: same columns, types and text."""
+    return _read(path)
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The frame in the dialect described above."""
+    lines = [",".join(map(_quoted, frame.columns))]
+    columns = [frame[name].tolist() for name in frame.columns]
+    for row in zip(*columns, strict=True):
+        lines.append(",".join(_field(value) for value in row))
+    return "\n".join(lines) + "\n"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path` under a temporary name in the same folder, then rename it.
+
+    A reader sees the old file or the new one, never half of one, also when the process is killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp makes files for their owner only; a report is meant to be shared.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def markdown(study: Study) -> str:
+    """A summary to paste into a model card: the answer, its evidence, the ranked table."""
+    lines = [f"## {_md(study.title) or 'LoRA study'}", "", f"**{_md(study.verdict.answer)}**", ""]
+    if study.verdict.sentences:
+        lines += [" ".join(_md(s) for s in study.verdict.sentences), ""]
+    lines += [f"> ⚠ {_md(w)}\n" for w in study.verdict.warnings]
+    metric = study.rank_by
+    shown = [metric] + [m for m in ("brisque", "ssim") if m != metric and m in study.metrics]
+    heads = ["rank", _axis_name(study), "pictures"]
+    heads += [label(metric) + " (95 % interval)", *(label(m) for m in shown[1:]), "notes"]
+    lines += ["| " + " | ".join(heads) + " |", "|" + " ---: |" * (len(heads) - 1) + " --- |"]
+    for summary in study.summaries:
+        cells = [
+            "–" if summary.rank is None else str(summary.rank),
+            _md(summary.candidate.heading(study.kind)),
+            str(summary.n),
+            interval_text(summary.metrics.get(metric)),
+            *(
+                _number(summary.metrics[m].mean if m in summary.metrics else None)
+                for m in shown[1:]
+            ),
+            _md("; ".join(notes(study, summary))),
+        ]
+        if summary.best:
+            cells = [f"**{cell}**" if cell else cell for cell in cells]
+        lines.append("| " + " | ".join(cells) + " |")
+    direction = "lower" if study.better == "lower" else "higher"
+    lines += ["", f"_{label(metric)}: {direction} is better. SSIM: likeness to the picture without"]
+    lines[-1] += " the LoRA; 1 is identical._"
+    return "\n".join(lines) + "\n"
+
+
+def terminal_table(study: Study, width: int = 80) -> str:
+    """The ranked table as aligned plain text of at most `width` columns, then what its words mean.
+
+    Notes are wrapped under their own column rather than cut, so a reason is always whole.
+    """
+    metric = study.rank_by
+    second = "brisque" if metric == "ssim" else "ssim"
+    heads = ["rank", _axis_name(study), label(metric), "95 % interval", label(second)]
+    rows = []
+    for summary in study.summaries:
+        interval = summary.metrics.get(metric, Interval(math.nan))
+        other = summary.metrics.get(second)
+        rows.append(
+            (
+                [
+                    "-" if summary.rank is None else str(summary.rank),
+                    _one_line(summary.candidate.heading(study.kind)),
+                    _number(interval.mean) or "-",
+                    f"{_number(interval.low)} to {_number(interval.high)}"
+                    if math.isfinite(interval.low) and math.isfinite(interval.high)
+                    else "-",
+                    (_number(other.mean, 3) if other else "") or "-",
+                ],
+                [_one_line(note) for note in notes(study, summary)],
+            )
+        )
+    # A column that says nothing (no interval with one case, no SSIM) is left out.
+    keep = [i for i in range(len(heads)) if i < 3 or any(cells[i] != "-" for cells, _ in rows)]
+    setting_room = max(8, width - 48)
+    lines = []
+    sizes = []
+    for i in keep:
+        size = max([_wide(heads[i]), *(_wide(cells[i]) for cells, _ in rows)])
+        sizes.append(min(size, setting_room) if i == 1 else size)
+    indent = sum(sizes) + 2 * len(sizes)
+    room = max(12, width - indent)
+    for cells, remarks in [(heads, ["notes"]), *rows]:
+        text = "  ".join(
+            _fit(cells[i], size, left=i == 1) for i, size in zip(keep, sizes, strict=True)
+        )
+        wrapped = _wrap(", ".join(remarks), room)
+        lines.append((text + "  " + wrapped[0]).rstrip())
+        lines += [" " * indent + more for more in wrapped[1:]]
+    lines.insert(1, "-" * min(width, max(map(_wide, lines))))
+    better = "Lower" if study.better == "lower" else "Higher"
+    key = f"{better} {label(metric)} is better."
+    if any(c[4] != "-" for c, _ in rows):
+        key += (
+            " SSIM compares with the picture without the LoRA: 1 is identical, less is more effect."
+            if second == "ssim"
+            else ""
+        )
+    return "\n".join([*lines, "", *_wrap(key, width)]) + "\n"
+
+
+def notes(study: Study, summary: Summary) -> list[str]:
+    """What is to be said about a candidate, most important first: "best", "tied", "breaks" ..."""
+    verdict = study.verdict
+    found = []
+    if summary.best:
+        found.append("best")
+    elif summary.tied:
+        found.append("tied with the best")
+    elif summary.contender:
+        found.append("cannot be told from the best")
+    if verdict.strongest_clean == summary.candidate and study.kind == "strength":
+        found.append("strongest that is still clean")
+    elif verdict.breakdown == summary.candidate:
+        found.append("breaks from here")
+    elif summary.safe is True:
+        found.append("clean")
+    elif summary.safe is False:
+        found.append("worse than the control")
+    if verdict.plateau == summary.candidate and study.kind == "epochs":
+        found.append("effect has levelled off")
+    if summary.reason:
+        found.append(summary.reason)
+    return found
+
+
+def interval_text(interval: Interval | None, digits: int = 2) -> str:
+    """ "23.41 [21.90, 24.80]", without the bracket where there are no bounds, "" for NaN."""
+    if interval is None or not math.isfinite(interval.mean):
+        return ""
+    text = _number(interval.mean, digits)
+    if math.isfinite(interval.low) and math.isfinite(interval.high):
+        text += f" [{_number(interval.low, digits)}, {_number(interval.high, digits)}]"
+    return text
+
+
+def _place(candidate: Candidate | None) -> dict[str, Any]:
+    if candidate is None:
+        return {"checkpoint": "", "epoch": None, "step": None, "strength": None}
+    strength = candidate.strength
+    return {
+        "checkpoint": candidate.checkpoint,
+        "epoch": candidate.epoch,
+        "step": candidate.step,
+        "strength": None if strength is None else float(format_strength(strength)),
+    }
+
+
+def _metric_names(study: Study) -> list[str]:
+    """The study's metrics in its own order, then any that only rows or summaries know."""
+    names = dict.fromkeys(study.metrics)
+    for summary in study.summaries:
+        names.update(dict.fromkeys(summary.metrics))
+    for score in study.scores:
+        names.update(dict.fromkeys(score.values))
+    return list(names)
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
+    return frame.astype({name: _dtype(name) for name in columns})
+
+
+def _dtype(column: str) -> str:
+    if column in TEXTS:
+        return "object"
+    if column in INTEGERS:
+        return "Int64"
+    return "boolean" if column in BOOLEANS else "float64"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    # keep_default_na would turn the prompts "NA" and "null" into missing values.
+    frame = pd.read_csv(
+        path,
+        dtype=str,
+        keep_default_na=False,
+        na_filter=False,
+        encoding="utf-8",
+        encoding_errors="surrogateescape",
+        lineterminator="\n",
+        engine="c",
+    )
+    columns: dict[str, Any] = {}
+    for name in frame.columns:
+        texts = frame[name].tolist()
+        if name in TEXTS:
+            columns[name] = [t[1:] if _GUARDED.match(t) else t for t in texts]
+        elif name in BOOLEANS:
+            columns[name] = [None if t == "" else t == "True" for t in texts]
+        elif name in INTEGERS:
+            columns[name] = [None if t == "" else int(t) for t in texts]
+        else:
+            columns[name] = [math.nan if t == "" else float(t) for t in texts]
+    result = pd.DataFrame(columns, columns=list(frame.columns), dtype=object)
+    return result.astype({name: _dtype(name) for name in frame.columns})
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, str):
+        return _quoted("'" + value if _FORMULA.match(value) else value)
+    if value is None or str(value) in ("<NA>", "nan"):
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _quoted(text: str) -> str:
+    if any(mark in text for mark in ',"\r\n') or text != text.strip():
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _axis_name(study: Study) -> str:
+    return {"strength": "strength", "epochs": "checkpoint", "plane": "setting"}[study.kind]
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no table cell ended early."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """Text without line breaks, escape sequences or controls that could re-order a terminal."""
+    return "".join(
+        " " if c.isspace() else f"<U+{ord(c):04X}>" if _hidden(c) else c for c in text
+    ).strip()
+
+
+def _hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in _BIDI
+
+
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def _wide(text: str) -> int:
+    """Columns that a terminal uses: East Asian wide characters take two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _fit(text: str, size: int, *, left: bool) -> str:
+    if _wide(text) > size:
+        while text and _wide(text) > size - 1:
+            text = text[:-1]
+        text += "…"
+    pad = " " * (size - _wide(text))
+    return text + pad if left else pad + text
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width) or [""]
