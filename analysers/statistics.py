@@ -1,0 +1,301 @@
+"""Paired bootstrap intervals over cases: arrays in, arrays out.
+
+Tables are candidates x cases, float, NaN where a cell is missing. `groups` gives each case's prompt
+as an integer. Where there are at least `MIN_PROMPTS` prompts, prompts are resampled and then the
+seeds within each; else cases are. A few facts decide the rest:
+
+* The plain percentile interval is too narrow with few cases, and drawing twice (prompts, then
+  seeds) makes it too wide. So the resamples give the interval its *shape*, and its *scale* comes
+  from the unbiased standard error between prompts with Student's t. With one seed per prompt this
+  is close to the expanded percentile interval of Hesterberg (2015, "What teachers should know
+  about the bootstrap", The American Statistician 69:371).
+* The best was picked because it looked lowest, so an ordinary interval of the difference from it
+  excludes zero too often. `differences_from_best` allows for the choice, in the manner of Hsu's
+  multiple comparisons with the best (1981, Annals of Statistics 9:1026).
+* Results do not depend on the machine: resamples come from PCG64's raw output (its stream is
+  fixed, that of numpy's distributions is not), and sums are made exact by a common binary grid.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+MIN_PROMPTS = 6
+RESAMPLES = 4000
+LEVEL = 0.95
+
+
+class Bounds(NamedTuple):
+    """Means with interval bounds, each of shape (rows,); NaN bounds where none can be had."""
+
+    mean: Array
+    low: Array
+    high: Array
+
+
+def clusters(groups: NDArray[Any]) -> NDArray[np.intp]:
+    """Which unit each case belongs to, as 0..K-1: its prompt where prompts are enough, else itself.
+
+    `groups` has shape (cases,).
+    """
+    names, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) >= MIN_PROMPTS:
+        return np.asarray(inverse, dtype=np.intp).reshape(-1)
+    return np.arange(len(groups), dtype=np.intp)
+
+
+def resample_counts(
+    units: NDArray[np.intp], resamples: int = RESAMPLES, seed: int = 0
+) -> NDArray[np.float64]:
+    """How often each case enters each resample: shape (resamples, cases), whole numbers.
+
+    Units are drawn with replacement, then as many cases within each as it has.
+    """
+    return _resample_counts(tuple(int(u) for u in units), resamples, seed)
+
+
+@lru_cache(maxsize=8)
+def _resample_counts(units: tuple[int, ...], resamples: int, seed: int) -> Array:
+    n = len(units)
+    order = np.argsort(np.array(units), kind="stable")
+    sizes = np.bincount(np.array(units, dtype=np.intp))
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    k, widest = len(sizes), int(sizes.max())
+    stream = np.random.PCG64(seed)
+    counts = np.empty((resamples, n))
+    step = max(1, 4_000_000 // (k * widest))  # bounds the memory of one block of draws
+    for first in range(0, resamples, step):
+        rows = min(step, resamples - first)
+        unit = _below(stream, np.full((rows, k), k))
+        size = sizes[unit]
+        if widest == 1:
+            flat = starts[unit] + n * np.arange(rows)[:, None]
+        else:
+            within = _below(stream, np.repeat(size[:, :, None], widest, axis=2))
+            drawn = np.arange(widest)[None, None, :] < size[:, :, None]
+            place = starts[unit][:, :, None] + within + n * np.arange(rows)[:, None, None]
+            flat = place[drawn]
+        block = np.bincount(flat.ravel(), minlength=rows * n).reshape(rows, n)
+        counts[first : first + rows, order] = block
+    counts.setflags(write=False)
+    return counts
+
+
+def _below(stream: np.random.PCG64, limit: NDArray[Any]) -> NDArray[np.intp]:
+    """Whole numbers in [0, limit) from raw 64-bit output; the bias is below limit / 2**32."""
+    raw = stream.random_raw(limit.size).reshape(limit.shape) >> np.uint64(32)
+    return ((raw * limit.astype(np.uint64)) >> np.uint64(32)).astype(np.intp)
+
+
+def row_means(table: Array) -> Array:
+    """Correctly rounded mean of each row's finite entries; NaN for a row without any."""
+    means = np.full(len(table), math.nan)
+    for i, row in enumerate(np.asarray(table, dtype=float)):
+        kept = row[np.isfinite(row)]
+        if kept.size:
+            means[i] = math.fsum(kept) / kept.size
+    return means
+
+
+def intervals(
+    table: Array, groups: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Bounds:
+    """Mean of each row with its 95 % interval.
+
+    `table` has shape (rows, cases), such as paired differences; `groups` shape (cases,). A row with
+    fewer than two units (prompts or cases) has NaN bounds: one case says nothing about the next.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    table = np.asarray(table, dtype=float)
+    mean = row_means(table)
+    low, high = np.full(len(table), math.nan), np.full(len(table), math.nan)
+    units = clusters(groups)
+    error, freedom = _standard_errors(table, mean, units)
+    rows = np.flatnonzero(freedom >= 1)
+    if rows.size:
+        tail = (1 - LEVEL) / 2
+        deviations = _resampled_means(table[rows] - mean[rows, None], units, resamples, seed)
+        spread = np.nanstd(deviations, axis=0)
+        lower, upper = np.nanquantile(deviations, [tail, 1 - tail], axis=0)
+        widen = stdtrit(freedom[rows], 1 - tail) / ndtri(1 - tail)
+        scale = widen * np.divide(
+            error[rows], spread, out=np.zeros_like(spread), where=spread > 0
+        )
+        low[rows] = mean[rows] + np.minimum(lower * scale, 0.0)
+        high[rows] = mean[rows] + np.maximum(upper * scale, 0.0)
+    return Bounds(mean, np.round(low, 9), np.round(high, 9))
+
+
+def differences_from_best(
+    table: Array,
+    groups: NDArray[Any],
+    best: int,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Bounds:
+    """Each row's mean difference from row `best`, over the cases that both have, lower = better.
+
+    The lower bound allows for `best` having been chosen among all rows: row i's is the mean
+    difference less q_i standard errors, q_i the 95 % quantile of the largest standardised error
+    among row i's differences from all other rows. So whichever row is truly best, its lower bound
+    is above zero in at most about 5 % of studies. The upper bound is that of `intervals`.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    table = np.asarray(table, dtype=float)
+    plain = intervals(table - table[best], groups, resamples=resamples, seed=seed)
+    low = plain.low.copy()
+    units = clusters(groups)
+    complete = bool(np.isfinite(table).all())
+    means = row_means(table)
+    together = (
+        _resampled_means(table - means[:, None], units, resamples, seed) if complete else None
+    )
+    for i in range(len(table)):
+        if i == best or not math.isfinite(plain.low[i]):
+            continue
+        pairs = table[i] - table
+        mean = row_means(pairs)
+        error, freedom = _standard_errors(pairs, mean, units)
+        others = np.flatnonzero((freedom >= 1) & (error > 0) & (np.arange(len(table)) != i))
+        if not others.size or not error[best] > 0:
+            continue
+        if together is not None:
+            deviations = together[:, i, None] - together[:, others]
+        else:
+            centred = pairs[others] - mean[others, None]
+            deviations = _resampled_means(centred, units, resamples, seed)
+        spread = np.nanstd(deviations, axis=0)
+        worst = np.nanmax(deviations / np.where(spread > 0, spread, math.inf), axis=1)
+        quantile = np.nanquantile(worst, LEVEL)
+        # the resamples speak of a known spread: move the same tail to Student's t
+        students = stdtrit(freedom[best], 1 - ndtr(-quantile))
+        low[i] = min(plain.low[i], plain.mean[i] - students * error[best])
+    return Bounds(plain.mean, np.round(low, 9), plain.high)
+
+
+def fill_missing(table: Array) -> Array:
+    """The table with missing cells filled from candidate + case effects (least squares).
+
+    The means of its rows are then means over the same cases, so that a candidate that missed the
+    hard ones does not look better for it. A row that shares no case with the rest stays NaN
+    (the largest connected set of rows is kept).
+    """
+    table = np.asarray(table, dtype=float)
+    have = np.isfinite(table)
+    if have.all():
+        return table
+    filled = np.where(have, table, math.nan)
+    rows = _largest_connected(have)
+    if not rows.size:
+        return filled
+    cases = np.flatnonzero(have[rows].any(axis=0))
+    block, mask = table[np.ix_(rows, cases)], have[np.ix_(rows, cases)]
+    values = np.where(mask, block, 0.0)
+    weight = mask / mask.sum(axis=0)
+    # normal equations after the case effects are eliminated; the ones fix the free constant
+    matrix = np.diag(mask.sum(axis=1).astype(float)) - mask.astype(float) @ weight.T
+    right = (values - mask * (values.sum(axis=0) / mask.sum(axis=0))).sum(axis=1)
+    effect = np.linalg.solve(matrix + 1.0, right)
+    case = ((values - mask * effect[:, None]).sum(axis=0)) / mask.sum(axis=0)
+    fitted = np.round(effect[:, None] + case[None, :], 9)
+    filled[np.ix_(rows, cases)] = np.where(mask, block, fitted)
+    lost = np.setdiff1d(np.arange(len(table)), rows)
+    filled[lost] = math.nan
+    return filled
+
+
+def probability_of_best(
+    table: Array,
+    groups: NDArray[Any],
+    *,
+    tolerance: float = 0.0,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Array:
+    """Share of resamples in which each row has the lowest mean; ties go to the earlier row.
+
+    Rows are to be given in order of preference; `tolerance` is the tie tolerance. Rows or cases
+    that are NaN throughout are left out (NaN); so are all with fewer than two units.
+    """
+    table = np.asarray(table, dtype=float)
+    share = np.full(len(table), math.nan)
+    rows = np.flatnonzero(np.isfinite(table).any(axis=1))
+    cases = np.isfinite(table[rows]).all(axis=0)
+    if not rows.size or len(np.unique(clusters(np.asarray(groups)[cases]))) < 2:
+        return share
+    units = clusters(np.asarray(groups)[cases])
+    means = _resampled_means(table[np.ix_(rows, np.flatnonzero(cases))], units, resamples, seed)
+    within = means <= means.min(axis=1, keepdims=True) + tolerance + 1e-9
+    share[rows] = np.bincount(within.argmax(axis=1), minlength=len(rows)) / len(means)
+    return share
+
+
+def _resampled_means(
+    table: Array, units: NDArray[np.intp], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Means of each row in each resample: shape (resamples, rows); NaN where no case was drawn."""
+    counts = resample_counts(units, resamples, seed)
+    have = np.isfinite(table)
+    values = _on_grid(np.where(have, table, 0.0), counts)
+    sums = counts @ values.T
+    if have.all():
+        return np.asarray(sums / counts.sum(axis=1, keepdims=True))
+    drawn = counts @ have.T.astype(float)
+    return np.divide(sums, drawn, out=np.full_like(sums, math.nan), where=drawn > 0)
+
+
+def _on_grid(values: Array, counts: Array) -> Array:
+    """Values rounded to a power of two so small (about 1e-11 of the largest) that all weighted
+    sums are exact in float64, whatever order a BLAS adds them in."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest == 0.0:
+        return values
+    heaviest = float(counts.sum(axis=1).max())
+    bits = 52 - math.ceil(math.log2(max(heaviest, 2.0)))
+    exponent = math.frexp(largest)[1] - bits
+    return np.asarray(np.ldexp(np.round(np.ldexp(values, -exponent)), exponent))
+
+
+def _standard_errors(
+    table: Array, mean: Array, units: NDArray[np.intp]
+) -> tuple[Array, NDArray[np.intp]]:
+    """Standard error of each row's mean from the sums within units, and its degrees of freedom."""
+    have = np.isfinite(table)
+    member = np.zeros((table.shape[1], int(units.max(initial=-1)) + 1))
+    member[np.arange(table.shape[1]), units] = 1.0
+    residual = np.where(have, table - np.where(np.isfinite(mean), mean, 0.0)[:, None], 0.0)
+    sums = residual @ member
+    k = ((have.astype(float) @ member) > 0).sum(axis=1)
+    n = have.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(k / (k - 1.0) * (sums**2).sum(axis=1)) / n
+    error = np.where(error > 1e-12 * np.maximum(1.0, np.abs(mean)), error, 0.0)
+    return np.where(k >= 2, error, math.nan), (k - 1).astype(np.intp)
+
+
+def _largest_connected(have: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Rows of the largest set that is linked by shared columns; the earlier set among equals."""
+    left = {int(i) for i in np.flatnonzero(have.any(axis=1))}
+    best: set[int] = set()
+    while left:
+        found = {min(left)}
+        while True:
+            columns = have[sorted(found)].any(axis=0)
+            grown = {i for i in left if have[i][columns].any()}
+            if grown == found:
+                break
+            found = grown
+        if len(found) > len(best):
+            best = found
+        left -= found
+    return np.array(sorted(best), dtype=np.intp)
