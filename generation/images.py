@@ -327,7 +327,7 @@ def _exif_texts(data: bytes) -> Iterator[tuple[str, str]]:
             if tag == 0x8769:
                 folders.append(value)
                 continue
-            if kind not in (2, 7) or size > len(data):
+            if kind not in (1, 2, 7) or size > len(data):  # 7 by the standard; Pillow writes 1
                 continue
             raw = data[place + 8 : place + 8 + size] if size <= 4 else data[value : value + size]
             if tag == 0x9286:
