@@ -1,0 +1,132 @@
+"""SSIM: how alike a picture and its control are, 1 for identical pictures.
+
+Wang, Bovik, Sheikh, Simoncelli (2004), "Image quality assessment: from error visibility to
+structural similarity", IEEE TIP 13(4): Gaussian window 11 x 11 with sigma 1.5, K1 = 0.01,
+K2 = 0.03, L = 255, population covariance, on 8-bit luma, mean over the windows that fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from analysers.metrics.filters import Floats, blur_valid, gaussian_kernel
+from analysers.metrics.luma import luma
+from analysers.metrics.metric import Sample
+
+_C1 = (0.01 * 255) ** 2
+_C2 = (0.03 * 255) ** 2
+_WINDOW = 11
+
+
+@dataclass(frozen=True, eq=False)
+class ControlMaps:
+    """A control with its luma (float64, (H, W)) and its local means and variances
+    ((H - 10, W - 10)), so that each of its candidates costs three filters instead of five.
+    """
+
+    shape: tuple[int, ...]
+    plane: Floats
+    mean: Floats
+    variance: Floats
+
+    @classmethod
+    def of(cls, control: npt.NDArray[np.uint8]) -> ControlMaps:
+        """The maps of a grey (H, W) or RGB (H, W, 3) uint8 control of at least 11 x 11 pixels."""
+        plane = luma(control).astype(np.float64)
+        if min(plane.shape) < _WINDOW:
+            raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {plane.shape}.")
+        mean, variance = _moments(plane)
+        return cls(control.shape, plane, mean, variance)
+
+    def ssim(self, image: npt.NDArray[np.uint8]) -> float:
+        """SSIM of `image` to this control: -1 to 1, exactly 1.0 for the control itself."""
+        return float(self.map(image).mean())
+
+    def map(self, image: npt.NDArray[np.uint8]) -> Floats:
+        """SSIM of every window that fits: float64 (H - 10, W - 10), window centres 5 px inside.
+
+        Raises ValueError when `image` has not the control's shape.
+        """
+        if image.shape != self.shape:
+            raise ValueError(
+                f"The picture's shape {image.shape} is not the control's {self.shape}; "
+                "resample one of them first."
+            )
+        plane = luma(image).astype(np.float64)
+        mean, variance = _moments(plane)
+        np.multiply(plane, self.plane, out=plane)
+        covariance = _blur(plane)
+        # In place, for arrays of this size cost more to allocate than to compute. Sums are taken
+        # in an order that makes numerator and denominator equal, bit for bit, for equal pictures.
+        product = mean * self.mean
+        covariance -= product
+        covariance *= 2.0
+        covariance += _C2
+        variance += self.variance
+        variance += _C2
+        product *= 2.0
+        product += _C1
+        product *= covariance
+        np.square(mean, out=mean)
+        mean += np.square(self.mean, out=covariance)
+        mean += _C1
+        mean *= variance
+        return np.divide(product, mean, out=product)
+
+
+def ssim(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> float:
+    """SSIM of a picture to its control: -1 to 1, exactly 1.0 for identical pictures.
+
+    Both are uint8, grey (H, W) or RGB (H, W, 3), of one shape and at least 11 x 11 pixels; else
+    ValueError. Many pictures with one control go quicker through `ControlMaps`.
+    """
+    return ControlMaps.of(control).ssim(image)
+
+
+def ssim_map(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> Floats:
+    """SSIM of every window that fits: float64 (H - 10, W - 10); `ssim` is its mean."""
+    return ControlMaps.of(control).map(image)
+
+
+def _blur(plane: Floats) -> Floats:
+    return blur_valid(plane, gaussian_kernel(_WINDOW // 2, 1.5))
+
+
+def _moments(plane: Floats) -> tuple[Floats, Floats]:
+    """Local mean and population variance."""
+    mean = _blur(plane)
+    square = np.square(plane)
+    variance = _blur(square)
+    variance -= np.square(mean)
+    return mean, variance
+
+
+@dataclass
+class Ssim:
+    """`ssim` as a metric; the maps of the last control are kept from one sample to the next."""
+
+    name: str = "ssim"
+    better: Literal["higher"] = "higher"
+    needs_control: bool = True
+    _last: tuple[npt.NDArray[np.uint8], ControlMaps] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [self._one(sample) for sample in samples]
+
+    def _one(self, sample: Sample) -> float:
+        if sample.control is None:
+            return float("nan")
+        last = self._last
+        if last is None or last[0] is not sample.control:
+            last = self._last = (sample.control, ControlMaps.of(sample.control))
+        return last[1].ssim(sample.image)
