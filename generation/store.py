@@ -97,45 +97,51 @@ class Store:
     def path(self, cell: Cell) -> Path:
         return self.root / self.layout.place(cell)
 
+    def key(self, cell: Cell) -> str:
+        """The cell's content key under this study's settings."""
+        return content_key(cell, self.settings)
+
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells of which no picture lies anywhere in the folder; moves nothing."""
+        found, _ = self._index()
+        return [cell for cell in cells if self.key(cell) not in found]
+
     def settle(self, cells: Sequence[Cell]) -> list[Cell]:
         """Put pictures rendered earlier where this study wants them; return the missing cells.
 
         Moves are renames, first aside and then into place, so that two pictures can swap places
         and a kill in between loses nothing (the next call finds them aside).
         """
-        found: dict[str, Path] = {}
-        foreign: set[Path] = set()
-        for path in sorted((self.root / "images").rglob("*.png")):
-            if path.name.endswith(".tmp.png"):
-                path.unlink(missing_ok=True)
-                continue
-            key = stored_key(path)
-            if key is None or key in found:
-                foreign.add(path)
-            else:
-                found[key] = path
-        wanted = {content_key(cell, self.settings): self.path(cell) for cell in cells}
-        places = set(wanted.values())
+        found, foreign = self._index()
+        keys = {cell: self.key(cell) for cell in cells}
+        places = {self.path(cell): key for cell, key in keys.items()}
         attic = self.root / "images" / "previous"
-        for path in [p for p in (*found.values(), *foreign) if p in places]:
-            key = stored_key(path)
-            if key is None or wanted.get(key) != path or found.get(key) != path:
+        holders: list[tuple[Path, str | None]] = [(path, key) for key, path in found.items()]
+        for path, key in (*holders, *((path, None) for path in foreign)):
+            if path in places and places[path] != key:
                 attic.mkdir(parents=True, exist_ok=True)
                 aside = _free(attic / f"{(key or path.stem)[:16]}.png")
                 os.replace(path, aside)
-                if key is not None and found.get(key) == path:
+                if key is not None:
                     found[key] = aside
-        missing = []
-        for cell in cells:
-            key = content_key(cell, self.settings)
+        for cell, key in keys.items():
             place = self.path(cell)
-            if key not in found:
-                missing.append(cell)
-            elif found[key] != place:
+            if key in found and found[key] != place:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(found[key], place)
-                found[key] = place
-        return missing
+        return [cell for cell, key in keys.items() if key not in found]
+
+    def _index(self) -> tuple[dict[str, Path], list[Path]]:
+        """Pictures of ours by content key, and all others (copies of a key included)."""
+        found: dict[str, Path] = {}
+        others: list[Path] = []
+        for path in sorted((self.root / "images").rglob("*.png")):
+            key = stored_key(path)
+            if key is None or key in found:
+                others.append(path)
+            else:
+                found[key] = path
+        return found, others
 
     def save(self, cell: Cell, pixels: np.ndarray[Any, Any], *, batch_size: int) -> Path:
         """Write the cell's picture (uint8, HxWx3) with its texts; return its path."""
@@ -163,7 +169,7 @@ class Store:
             ),
             CELL_CHUNK: json.dumps(
                 {
-                    "key": content_key(cell, settings),
+                    "key": self.key(cell),
                     "prompt": cell.case.prompt,
                     "negative": cell.case.negative,
                     "seed": cell.case.seed,

@@ -1,0 +1,667 @@
+"""The story of a study in order: plan, render, measure, decide, write.
+
+`plan_study` and `run_study` render; `score_pictures` judges pictures made elsewhere; both end in
+the same `Study`. The two commands are a thin translation of their options into these calls.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+import sample_data
+from analysers import checks, ranking
+from analysers.measure import Measured, Task, measure
+from analysers.metrics.metric import load_metric
+from analysers.study import Candidate, Kind, Score, Study, from_json, to_json
+from generation import grid
+from generation.cells import Case, Cell, Checkpoint, RenderSettings
+from generation.checkpoints import find_checkpoints
+from generation.errors import UserError
+from generation.executors import Executor, InProcess, ProcessPool, default_workers
+from generation.lora import LoraInfo, inspect
+from generation.render import render
+from generation.store import Layout, Store, make_folder, write_text
+
+if TYPE_CHECKING:
+    from generation.engine import Engine
+    from generation.foreign import PictureSet
+
+DEMO_MODEL = "demo"
+"""The name that `--model` knows the embedded model by."""
+
+NOISE_CASES = 3
+"""How many controls are rendered a second time to measure the noise floor."""
+
+PIP_RENDER = "pip install 'lora-analysers[render]'"
+
+
+class Progress(Protocol):
+    """Where long work reports to; the command line shows a bar, a library user may do nothing."""
+
+    def start(self, label: str, total: int) -> None: ...
+
+    def advance(self, count: int = 1) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    def start(self, label: str, total: int) -> None:
+        """Nothing to show."""
+
+    def advance(self, count: int = 1) -> None:
+        """Nothing to show."""
+
+    def finish(self) -> None:
+        """Nothing to show."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to score and decide. `margin` and `tie_tolerance` are in units of `rank_by`.
+
+    `workers` is the number of measuring processes; 0 measures in this process.
+    """
+
+    metrics: tuple[str, ...] = ()
+    rank_by: str = "brisque"
+    tie_tolerance: float = 0.01
+    margin: float = 5.0
+    workers: int = field(default_factory=default_workers)
+
+    @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """SSIM and BRISQUE, the ranked metric, then the extra ones, each once."""
+        return tuple(dict.fromkeys(("ssim", "brisque", self.rank_by, *self.metrics)))
+
+    def check(self) -> None:
+        """Raise UserError if a metric is unknown, lacks its weights or cannot be ranked by."""
+        for name in self.all_metrics:
+            load_metric(name).check()
+        if load_metric(self.rank_by).better is None:
+            raise UserError(f"--rank-by: {self.rank_by} describes a picture and cannot rank it.")
+
+
+@dataclass(frozen=True)
+class RenderPlan:
+    """Everything decided before the model is loaded."""
+
+    kind: Kind
+    title: str
+    out: Path
+    model_folder: Path
+    settings: RenderSettings
+    cells: tuple[Cell, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    loras: tuple[LoraInfo, ...] = ()
+    warnings: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return tuple(cell.case for cell in self.cells if cell.is_control)
+
+    @property
+    def strengths(self) -> tuple[Decimal, ...]:
+        return tuple(sorted({cell.strength for cell in self.cells if not cell.is_control}))
+
+    def store(self) -> Store:
+        """The run folder of this plan."""
+        return Store(self.out, self.settings, Layout.of(self.cells))
+
+    def open_engine(self) -> Engine:
+        """Load the model; this is where torch is imported."""
+        engine = import_engine()
+        s = self.settings
+        return engine.Engine(
+            self.model_folder,
+            device=s.device,
+            dtype=s.dtype,
+            sampler=s.sampler,
+            steps=s.steps,
+            guidance_scale=s.guidance_scale,
+            width=s.width,
+            height=s.height,
+            clip_skip=s.clip_skip,
+            batch_size=s.batch_size,
+        )
+
+
+def import_engine() -> Any:
+    """The engine module; UserError with the pip command when its libraries are missing."""
+    try:
+        from generation import engine
+    except ModuleNotFoundError as error:
+        raise UserError(f"Rendering needs {error.name}, which is missing: {PIP_RENDER}") from error
+    return engine
+
+
+def plan_study(
+    kind: Kind,
+    loras: Sequence[Path],
+    *,
+    model: str,
+    out: Path,
+    strengths: Sequence[Decimal],
+    prompts: Sequence[grid.PromptLine] = (),
+    seeds: Sequence[int] = (1, 2),
+    negative: str = "",
+    width: int | None = None,
+    height: int | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    sampler: str | None = None,
+    clip_skip: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int = 4,
+    name: str | None = None,
+) -> RenderPlan:
+    """Decide everything about a study that renders; nothing is loaded and nothing written.
+
+    Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
+    model. Raises UserError for anything that would only fail later.
+    """
+    found = find_checkpoints(loras, name=name)
+    infos, refused = _inspect(found.checkpoints)
+    if not infos:
+        raise UserError(next(iter(refused.values())))
+    if kind == "strength" and len(found.checkpoints) > 1:
+        raise UserError(
+            f"analyse-strength takes one LoRA, got {len(found.checkpoints)}; "
+            "use analyse-epochs with --strengths to compare checkpoints."
+        )
+    if kind == "epochs" and len(strengths) > 1:
+        kind = "plane"
+    first = next(iter(infos.values()))
+    if not model:
+        from generation.lora import FAMILY_NAMES
+
+        family = FAMILY_NAMES.get(first.family or "", "")
+        asks = f"it asks for {family or 'a base model that its metadata does not name'}"
+        raise UserError(f"--model is missing: name the base model of {first.path.name}; {asks}.")
+    engine = import_engine()
+    folder = sample_data.PATH / "model" if model == DEMO_MODEL else engine.find_model(model)
+    lines = tuple(prompts) or _default_prompts(first)
+    natural = first.resolution or engine.model_size(folder)
+    chosen_device = engine.choose_device(device)
+    settings = RenderSettings(
+        model=model,
+        model_hash=engine.model_digest(folder),
+        width=width or _agreed(lines, "width") or natural[0],
+        height=height or _agreed(lines, "height") or natural[1],
+        steps=steps or _agreed(lines, "steps") or 25,
+        guidance_scale=_first(guidance_scale, _agreed(lines, "guidance_scale"), 7.0),
+        sampler=_first(sampler, _agreed(lines, "sampler"), "dpmpp_2m_karras"),
+        clip_skip=clip_skip,
+        dtype=engine.choose_dtype(chosen_device, dtype),
+        device=chosen_device,
+        batch_size=batch_size,
+        versions=engine.versions(),
+    )
+    if settings.sampler not in engine.SAMPLERS:
+        known = ", ".join(engine.SAMPLERS)
+        raise UserError(f"--sampler: {settings.sampler} is unknown; known are {known}.")
+    if settings.width % 8 or settings.height % 8 or min(settings.width, settings.height) < 64:
+        raise UserError(
+            f"--size: {settings.width}x{settings.height} cannot be rendered; "
+            "both sides must be multiples of 8 and at least 64."
+        )
+    cases = grid.cases(lines, seeds, negative)
+    return RenderPlan(
+        kind=kind,
+        title=first.metadata.get("ss_output_name") or found.checkpoints[0].name,
+        out=out,
+        model_folder=folder,
+        settings=settings,
+        cells=grid.cells(cases, found.checkpoints, strengths),
+        checkpoints=found.checkpoints,
+        loras=tuple(infos.values()),
+        warnings=found.warnings,
+        refused=refused,
+    )
+
+
+def estimate(plan: RenderPlan) -> tuple[int, float]:
+    """Pictures still to render, and seconds for them, from two measured batches; writes nothing."""
+    missing = plan.store().missing(plan.cells)
+    if not missing:
+        return 0, 0.0
+    engine = plan.open_engine()
+    chunk = [cell.case for cell in missing[: engine.batch_size]]
+    engine.render(chunk)
+    start = perf_counter()
+    engine.render(chunk)
+    each = (perf_counter() - start) / engine.batch_size
+    return len(missing), each * len(missing)
+
+
+def run_study(
+    plan: RenderPlan,
+    options: Options,
+    *,
+    progress: Progress | None = None,
+    command: Sequence[str] = (),
+) -> Study:
+    """Render what is missing, measure as pictures land, decide, and write study.json.
+
+    Running the same plan again completes it: nothing is rendered or measured twice.
+    """
+    bar = progress or Silent()
+    options.check()
+    make_folder(plan.out)
+    store = plan.store()
+    rendered: dict[Cell, str] = {}
+    opened: list[Engine] = []
+
+    def open_engine() -> Engine:
+        opened.append(plan.open_engine())
+        return opened[0]
+
+    good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
+
+    def tasks() -> Iterator[Task]:
+        for done in render(good, store, open_engine):
+            bar.advance()
+            if done.path is None:
+                rendered[done.cell] = done.reason
+            else:
+                control = None if done.cell.is_control else store.path(Cell(done.cell.case))
+                yield Task(done.path, control, done.cell.case.prompt, done.cell)
+
+    bar.start("Rendering and measuring", len(good))
+    start = perf_counter()
+    measured = {
+        result.task.tag: result
+        for result in measure(
+            tasks(), options.all_metrics, _executor(options), plan.out / "measured.jsonl"
+        )
+    }
+    noise = _noise_floor(plan, store, opened[0] if opened else None)
+    bar.finish()
+    places = {checkpoint.path: i for i, checkpoint in enumerate(plan.checkpoints)}
+    scores = []
+    for cell in plan.cells:
+        reason = rendered.get(cell, "")
+        if cell.checkpoint is not None:
+            reason = plan.refused.get(cell.checkpoint.name, reason)
+        candidate = None if cell.checkpoint is None else _candidate(cell, places)
+        image, control = store.layout.place(cell), store.layout.place(Cell(cell.case))
+        scores.append(
+            _score(
+                measured.get(cell),
+                candidate,
+                cell.case.name,
+                cell.case.prompt,
+                cell.case.seed,
+                image.as_posix() if not reason else "",
+                "" if cell.is_control else control.as_posix(),
+                reason,
+            )
+        )
+    run = {
+        "format": 1,
+        "command": list(command),
+        "seconds": round(perf_counter() - start, 1),
+        "model": {"name": plan.settings.model, "sha256": plan.settings.model_hash},
+        "loras": [_lora_record(info) for info in plan.loras],
+        "settings": asdict(plan.settings),
+        "cases": [asdict(case) for case in plan.cases],
+        "strengths": [str(s) for s in plan.strengths],
+        "versions": _versions(),
+    }
+    evidence: dict[str, Any] = {"noise": noise} if noise else {}
+    if plan.kind != "strength":
+        evidence["weights"] = _weights(plan)
+    return _conclude(
+        plan.kind, plan.title, scores, measured.values(), options, plan.out, evidence, run,
+        plan.warnings,
+    )  # fmt: skip
+
+
+def score_pictures(
+    kind: Kind,
+    pictures: PictureSet,
+    *,
+    out: Path,
+    options: Options,
+    title: str = "",
+    progress: Progress | None = None,
+    command: Sequence[str] = (),
+) -> Study:
+    """Judge pictures that were rendered elsewhere; torch is not needed.
+
+    Pictures that cannot be read or have no control are listed with their reason.
+    """
+    bar = progress or Silent()
+    options.check()
+    make_folder(out)
+    order = sorted({(p.picture.step or 0, p.picture.epoch or 0) for p in pictures.pairs})
+    controls = {pair.control: pair for pair in pictures.pairs if pair.control is not None}
+    work = [
+        *(Task(path, None, pair.picture.prompt, path) for path, pair in controls.items()),
+        *(Task(p.picture.path, p.control, p.picture.prompt, p) for p in pictures.pairs),
+    ]
+    bar.start("Measuring", len(work))
+    measured: dict[Any, Measured] = {}
+    for result in measure(work, options.all_metrics, _executor(options), out / "measured.jsonl"):
+        measured[result.task.tag] = result
+        bar.advance()
+    bar.finish()
+    scores = [
+        _score(
+            measured.get(path),
+            None,
+            pair.case,
+            pair.picture.prompt,
+            pair.picture.seed,
+            _relative(path, out),
+            "",
+            "",
+        )  # fmt: skip
+        for path, pair in controls.items()
+    ]
+    for pair in pictures.pairs:
+        picture = pair.picture
+        place = order.index((picture.step or 0, picture.epoch or 0))
+        label = f"epoch {picture.epoch}" if picture.epoch is not None else ""
+        label = label or (f"step {picture.step}" if picture.step is not None else "")
+        candidate = Candidate(
+            picture.lora, picture.epoch, picture.step, picture.strength, place, label
+        )
+        row = _score(
+            measured.get(pair), candidate, pair.case, picture.prompt, picture.seed,
+            _relative(picture.path, out), _relative(pair.control, out), "",
+        )  # fmt: skip
+        if pair.control is None and row.status == "ok":
+            row = replace(row, status="flagged", reason="no control found, so no SSIM")
+        scores.append(row)
+    warnings = [*pictures.warnings]
+    warnings += [f"{r.path.name} was left out: {r.reason}" for r in pictures.rejected]
+    run = {
+        "format": 1,
+        "command": list(command),
+        "pictures": [str(p.picture.path) for p in pictures.pairs],
+        "versions": _versions(),
+    }
+    return _conclude(
+        kind, title or out.name, scores, measured.values(), options, out, {}, run, warnings
+    )
+
+
+def load_study(run: Path) -> Study:
+    """The finished study in a run folder; UserError if there is none."""
+    path = run / "study.json"
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"--report-only: {run} holds no study.json; name the folder of a finished run."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--report-only: {path} cannot be read ({error}); run the study again."
+        ) from error
+
+
+def _conclude(
+    kind: Kind,
+    title: str,
+    scores: Sequence[Score],
+    measured: Any,
+    options: Options,
+    out: Path,
+    evidence: Mapping[str, Any],
+    run: Mapping[str, Any],
+    warnings: Sequence[str],
+) -> Study:
+    """Decide, add what argues for and against the decision, and write study.json and run.json."""
+    from analysers.overcooking import likeness
+
+    results: list[Measured] = list(measured)
+    evidence = {**evidence, **_trust(results, scores, options)}
+    thumbnails: dict[Candidate | None, list[Any]] = {}
+    pixels: dict[str, str] = {}
+    by_image = {_relative(r.task.image, out): r for r in results}
+    for score in scores:
+        result = by_image.get(score.image)
+        if result is not None and result.pixels:
+            thumbnails.setdefault(score.candidate, []).append(result.thumbnail)
+            pixels[score.image] = result.pixels
+    alike = {c: likeness(images) for c, images in thumbnails.items() if len(images) > 1}
+    better = load_metric(options.rank_by).better or "lower"
+    floor = evidence.get("noise", {}).get("floor", {})
+    summaries, verdict = ranking.decide(
+        scores,
+        kind=kind,
+        rank_by=options.rank_by,
+        better=better,
+        tie_tolerance=options.tie_tolerance,
+        margin=options.margin,
+        noise_floor=floor,
+        likeness=alike,
+    )
+    trust = evidence.get("trust", {})
+    doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
+    found = checks.warnings(scores, kind=kind, pixels=pixels, noise_floor=floor)
+    verdict = replace(verdict, warnings=(*doubts, *verdict.warnings, *found, *warnings))
+    study = Study(
+        kind=kind,
+        title=title,
+        rank_by=options.rank_by,
+        better=better,
+        metrics=options.all_metrics,
+        scores=tuple(scores),
+        summaries=summaries,
+        verdict=verdict,
+        tie_tolerance=options.tie_tolerance,
+        margin=options.margin,
+        evidence=evidence,
+        run=run,
+    )
+    write_text(out / "run.json", json.dumps(run, indent=1, default=str) + "\n")
+    write_text(out / "study.json", to_json(study))
+    return study
+
+
+def _score(
+    result: Measured | None,
+    candidate: Candidate | None,
+    case: str,
+    prompt: str,
+    seed: int | None,
+    image: str,
+    control: str,
+    reason: str,
+) -> Score:
+    if reason or result is None:
+        return Score(
+            candidate, case, prompt, seed, image, control, {}, "failed", reason or "not rendered"
+        )
+    return Score(
+        candidate, case, prompt, seed, image, control, result.values, result.status, result.reason
+    )
+
+
+def _noise_floor(plan: RenderPlan, store: Store, engine: Engine | None) -> dict[str, Any]:
+    """Controls rendered again, one to a batch: what rounding alone does to the scores.
+
+    Measured once and kept beside the pictures; without a loaded engine only what is kept counts.
+    """
+    kept = plan.out / "noise.json"
+    keys = [store.key(Cell(case)) for case in plan.cases[:NOISE_CASES]]
+    if kept.is_file():
+        try:
+            record = json.loads(kept.read_text(encoding="utf-8"))
+            if record["keys"] == keys:
+                return dict(record)
+        except (ValueError, KeyError, TypeError):
+            pass
+    if engine is None:
+        return {}
+    from analysers.metrics.brisque import brisque
+    from analysers.metrics.ssim import ssim
+    from generation.images import read_image
+
+    engine.apply(None, Decimal(0))
+    usual, engine.batch_size = engine.batch_size, 1 if engine.batch_size > 1 else 2
+    pairs = []
+    for case in plan.cases[:NOISE_CASES]:
+        first = read_image(store.path(Cell(case)))
+        again = engine.render([case])[0]
+        pairs.append(
+            {
+                "case": case.name,
+                "ssim": ssim(again, first),
+                "brisque": abs(brisque(again) - brisque(first)),
+            }
+        )
+    engine.batch_size = usual
+    record = {"keys": keys, "pairs": pairs, "floor": checks.noise_floor(pairs)}
+    write_text(kept, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _trust(
+    results: Sequence[Measured], scores: Sequence[Score], options: Options
+) -> dict[str, Any]:
+    """Degrade the user's own controls and see whether BRISQUE notices."""
+    from analysers.metrics.brisque import brisque
+    from analysers.trust import trust_check
+    from generation.images import read_image
+
+    if options.rank_by != "brisque":
+        return {}
+    wanted = {score.case for score in scores if score.candidate is None}
+    controls = [r for r in results if r.task.control is None and r.pixels]
+    unique = {r.pixels: r for r in controls}
+    if not wanted or not unique:
+        return {}
+    images = [read_image(r.task.image) for r in list(unique.values())[:4]]
+    result = trust_check(images, brisque)
+    return {"trust": asdict(result)}
+
+
+def _weights(plan: RenderPlan) -> dict[str, Any]:
+    from analysers.weights import weight_report
+
+    usable = [c for c in plan.checkpoints if c.name not in plan.refused]
+    try:
+        frame = weight_report(usable).to_frame()
+    except UserError as error:
+        return {"rows": [], "reason": str(error)}
+    return {"rows": json.loads(frame.to_json(orient="records"))}
+
+
+def _inspect(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, LoraInfo], dict[str, str]]:
+    """What each file says of itself, and why files that cannot be used cannot."""
+    infos: dict[str, LoraInfo] = {}
+    refused: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        try:
+            info = inspect(checkpoint.path)
+        except UserError as error:
+            refused[checkpoint.name] = str(error)
+            continue
+        if info.unsupported:
+            refused[checkpoint.name] = (
+                f"{checkpoint.path.name} cannot be applied: it holds {', '.join(info.unsupported)}."
+            )
+            continue
+        infos[checkpoint.name] = info
+    return infos, refused
+
+
+def _default_prompts(info: LoraInfo) -> tuple[grid.PromptLine, ...]:
+    """Six prompts around the trigger word that the training metadata tells."""
+    if not info.trigger_words:
+        raise UserError(
+            "--prompts is missing, and the LoRA's metadata names no trigger word to make prompts "
+            "from; write one prompt a line into a text file."
+        )
+    word = info.trigger_words[0]
+    scenes = (
+        "portrait, soft window light",
+        "full body, standing in a city street",
+        "in a forest, morning light",
+        "close-up, studio lighting",
+        "on a beach at sunset",
+        "indoors, detailed background",
+    )
+    return tuple(grid.PromptLine(f"{word}, {scene}") for scene in scenes)
+
+
+def _agreed(lines: Sequence[grid.PromptLine], field_name: str) -> Any:
+    """The one value that the prompt file's lines give, or None; they must agree."""
+    values = {getattr(line, field_name) for line in lines} - {None}
+    if len(values) > 1:
+        raise UserError(
+            f"--prompts: the lines disagree on {field_name} ({', '.join(map(str, values))}); "
+            "a study needs one for all."
+        )
+    return next(iter(values), None)
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _candidate(cell: Cell, places: Mapping[Path, int]) -> Candidate:
+    checkpoint = cell.checkpoint
+    assert checkpoint is not None
+    return Candidate(
+        checkpoint.path.name,
+        checkpoint.epoch,
+        checkpoint.step,
+        cell.strength,
+        places[checkpoint.path],
+        checkpoint.label,
+    )
+
+
+def _executor(options: Options) -> Executor:
+    return ProcessPool(options.workers) if options.workers else InProcess()
+
+
+def _lora_record(info: LoraInfo) -> dict[str, Any]:
+    from generation.lora import sha256
+
+    return {
+        "file": info.path.name,
+        "sha256": sha256(info.path),
+        "format": info.format,
+        "family": info.family,
+        "rank": info.rank,
+        "epoch": info.epoch,
+        "step": info.step,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("lora-analysers", "numpy", "scipy", "pillow", "piq"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _relative(path: Path | None, out: Path) -> str:
+    """A path as rows hold it: relative to the run folder where it lies inside, else absolute."""
+    if path is None:
+        return ""
+    try:
+        return path.resolve().relative_to(out.resolve()).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()
