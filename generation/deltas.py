@@ -1,0 +1,715 @@
+"""The weight update dW of every adapted module, exactly as its trainer defined it.
+
+``modules`` groups a LoRA file's keys into modules, ``resolve`` finds the parameters of a loaded
+diffusers pipeline that they belong to, ``merge`` gives W = W0 + sum of s_i * dW_i from a saved W0.
+Nothing is skipped: a key that is not understood or does not fit is a ``UserError`` that names it.
+
+Implemented: LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685), its convolutional form LoCon
+with or without Tucker core, LoHa (Hyeon-Woo et al. 2021, https://arxiv.org/abs/2108.06098), LoKr,
+full and norm differences as LyCORIS stores them (Yeh et al. 2023,
+https://arxiv.org/abs/2309.14859), and DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from generation import lora
+from generation.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Rows = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ModuleDelta:
+    """The update of one weight (or bias) at strength 1, kept as its small factors.
+
+    ``kind`` is lora, loha, lokr or full. ``factors`` are float32 numpy arrays (or torch tensors,
+    after ``to``) under the names of ``lora.split_key``: down [r, in, *k], up [out, r], mid
+    [r, r, *k]; w1a [out, r], w1b [r, in * k] and so on; k1 [a, c], k2 [b, d, *k]; diff. ``scale``
+    is the effective alpha / rank. ``magnitude`` holds DoRA's m, [out] or, where
+    ``magnitude_per_input``, [in]. ``rows`` are the ranges of output rows to take, in order, where
+    the file fuses several of the model's matrices into one.
+    """
+
+    source: Path
+    part: str
+    stem: str
+    kind: str
+    factors: Mapping[str, Any] = field(repr=False)
+    scale: float = 1.0
+    rank: int | None = None
+    alpha: float | None = None
+    magnitude: Any = field(default=None, repr=False)
+    magnitude_per_input: bool = False
+    parameter: str = "weight"
+    rows: Rows | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the stored update before ``rows``: [out, in, *kernel], or [out, in * kernel]
+        where the factors do not tell the kernel."""
+        f = {name: tuple(factor.shape) for name, factor in self.factors.items()}
+        if self.kind == "full":
+            return f["diff"]
+        if self.kind == "lora":
+            kernel = f["mid"][2:] if "mid" in f else f["down"][2:]
+            return (f["up"][0], f["down"][1], *kernel)
+        if self.kind == "loha":
+            if "t1" in f:
+                return (f["w1a"][1], f["w1b"][1], *f["t1"][2:])
+            return (f["w1a"][0], f["w1b"][1])
+        a, c = f["k1"] if "k1" in f else (f["k1a"][0], f["k1b"][1])
+        kernel = ()
+        if "k2" in f:
+            b, d, kernel = f["k2"][0], f["k2"][1], f["k2"][2:]
+        elif "kt2" in f:
+            b, d, kernel = f["k2a"][1], f["k2b"][1], f["kt2"][2:]
+        else:
+            b, d = f["k2a"][0], f["k2b"][1]
+        return (a * b, c * d, *kernel)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether the update can be added to a parameter of this shape."""
+        own = self.shape
+        out = own[0] if self.rows is None else sum(end - begin for begin, end in self.rows)
+        if not own or not shape or out != shape[0] or math.prod(own[1:]) != math.prod(shape[1:]):
+            return False
+        # Kernels must agree where both are told: [out, in * 9] says nothing about 3 x 3.
+        return len(own) <= 2 or len(shape) <= 2 or tuple(own[1:]) == tuple(shape[1:])
+
+    def to(self, device: Any) -> ModuleDelta:
+        """The same update with its factors as float32 tensors on ``device``."""
+        import torch
+
+        def move(value: Any) -> Any:
+            return torch.as_tensor(value, dtype=torch.float32, device=device)
+
+        return replace(
+            self,
+            factors={name: move(factor) for name, factor in self.factors.items()},
+            magnitude=None if self.magnitude is None else move(self.magnitude),
+        )
+
+    def matrix(self, shape: Sequence[int], device: Any, dtype: Any = None) -> torch.Tensor:
+        """dW at strength 1 as a tensor of ``shape``, without DoRA's renormalisation.
+
+        ``dtype`` (float32 by default) is also what the product is computed in.
+        """
+        import torch
+
+        kept = dtype or torch.float32
+        f = {
+            name: torch.as_tensor(factor, device=device).to(kept)
+            for name, factor in self.factors.items()
+        }
+        with _exact_products(device):
+            flat = self._product(f)
+        if self.rows is not None and not (self.kind == "lora" and "mid" not in f):
+            flat = torch.cat([flat[begin:end] for begin, end in self.rows])
+        return (flat * self.scale).reshape(tuple(shape))
+
+    def _product(self, f: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The unscaled update as [out, in * kernel] (or [out] for a bias)."""
+        import torch
+
+        if self.kind == "full":
+            return f["diff"].flatten(1) if f["diff"].dim() > 1 else f["diff"]
+        if self.kind == "lora":
+            up, down = f["up"].flatten(1), f["down"].flatten(1)
+            if "mid" in f:
+                return torch.einsum("pi,ij...,jq->pq...", up, f["mid"], down).flatten(1)
+            if self.rows is not None:
+                up = torch.cat([up[begin:end] for begin, end in self.rows])
+            return up @ down
+        if self.kind == "loha":
+            if "t1" in f:
+                one = torch.einsum("ij...,ip,jq->pq...", f["t1"], f["w1a"], f["w1b"])
+                two = torch.einsum("ij...,ip,jq->pq...", f["t2"], f["w2a"], f["w2b"])
+                return (one * two).flatten(1)
+            return (f["w1a"] @ f["w1b"]) * (f["w2a"] @ f["w2b"])
+        first = f["k1"] if "k1" in f else f["k1a"] @ f["k1b"]
+        if "k2" in f:
+            second = f["k2"].flatten(1)
+        elif "kt2" in f:
+            second = torch.einsum("ij...,ip,jq->pq...", f["kt2"], f["k2a"], f["k2b"]).flatten(1)
+        else:
+            second = f["k2a"] @ f["k2b"]
+        return torch.kron(first, second)
+
+    def update(self, base: torch.Tensor) -> torch.Tensor:
+        """W(1) - W0 for this W0, in W0's dtype: dW, or with DoRA m * V / |V| - W0, V = W0 + dW.
+
+        The norm |V| is taken per output row (peft, and LyCORIS with ``wd_on_out``) or per input
+        column (LyCORIS without), as the stored magnitude's shape says.
+        """
+        import torch
+
+        change = self.matrix(base.shape, base.device, base.dtype)
+        if self.magnitude is None:
+            return change
+        axis = 1 if self.magnitude_per_input else 0
+        others = [dim for dim in range(base.dim()) if dim != axis]
+        magnitude = torch.as_tensor(self.magnitude, device=base.device).to(base.dtype)
+        if self.rows is not None:
+            magnitude = torch.cat([magnitude[begin:end] for begin, end in self.rows])
+        magnitude = magnitude.reshape([-1 if dim == axis else 1 for dim in range(base.dim())])
+        moved = base + change
+        norm = torch.linalg.vector_norm(moved, dim=others, keepdim=True)
+        # A row of zeros has no direction, whatever its magnitude.
+        norm = norm.clamp_min(torch.finfo(base.dtype).tiny)
+        return moved * (magnitude / norm) - base
+
+    def merge(self, base: torch.Tensor, strength: float) -> torch.Tensor:
+        """W at a strength, from this one update; see the function ``merge``."""
+        return merge(base, [(self, strength)])
+
+
+def merge(base: torch.Tensor, updates: Iterable[tuple[ModuleDelta, float]]) -> torch.Tensor:
+    """W = W0 + sum of s_i * (W_i(1) - W0), a new tensor in W0's dtype (float32 is meant).
+
+    For LoRA and its linear kin W_i(1) - W0 is dW. DoRA's own paper defines no strength; here, as
+    in A1111 and ComfyUI, strength s moves along the line from W0 to the trained weight, so that 0
+    is the base, 1 is what was trained, and 0.5 lies half way. Strength 0 returns W0's very bits.
+    """
+    result = base.clone()
+    for delta, strength in updates:
+        if strength:
+            result += delta.update(base) * strength
+    return result
+
+
+@contextmanager
+def _exact_products(device: Any) -> Iterator[None]:
+    """No TF32 while dW is computed: its 10-bit mantissa would cost 1e-3 of the update."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+# ---------------------------------------------------------------------------------------------
+# From a file to modules
+
+
+def modules(path: str | Path) -> dict[str, ModuleDelta]:
+    """Every update of a LoRA file, by its key stem (" (bias)" is added for a bias).
+
+    Raises ``UserError`` for files that ``lora.inspect`` refuses, for kinds that cannot be merged
+    (OFT, GLoRA, IA3, bundled embeddings), for keys of no known kind, for NaN and infinity, and
+    for factors that do not fit each other; the sentence names the key.
+    """
+    info = lora.inspect(path)
+    header = lora.read_header(path)
+    grouped, others = lora.group_keys(header.tensors)
+    name = lora.printable(str(info.path))
+    if info.unsupported:
+        raise UserError(
+            f"{name} holds {', '.join(info.unsupported)}, which cannot be applied; use a LoRA, "
+            "LoCon, LoHa, LoKr, DoRA or full-difference file."
+        )
+    del others  # named in info.unsupported
+    tensors = lora.read_tensors(path, header=header)
+    scales = lora.AdapterScales.of(header)
+    found = {}
+    for stem, leaves in grouped.items():
+        arrays = {leaf: tensors[key] for leaf, key in leaves.items()}
+        for delta in _module(info.path, stem, arrays, scales):
+            found[stem + ("" if delta.parameter == "weight" else " (bias)")] = delta
+    return found
+
+
+_FACTOR_NAMES = {
+    "lora": ("down", "up", "mid"),
+    "loha": ("w1a", "w1b", "w2a", "w2b", "t1", "t2"),
+    "lokr": ("k1", "k1a", "k1b", "k2", "k2a", "k2b", "kt2"),
+}
+_EXTRAS = frozenset({"alpha", "dora_scale", "magnitude", "diff_b", "up_bias"})
+
+
+def _module(
+    source: Path, stem: str, arrays: dict[str, np.ndarray], scales: lora.AdapterScales
+) -> Iterator[ModuleDelta]:
+    part = lora.split_stem(stem)[0]
+    kind = lora.algorithm(arrays)
+    name = f"{lora.printable(str(source))}: the module {lora.printable(stem)[:120]}"
+    if kind in {"full", "norm"}:
+        extra = set(arrays) - {"diff", "diff_b", "w_norm", "b_norm", "alpha"}
+        if extra:
+            raise UserError(f"{name} mixes kinds of update ({', '.join(sorted(extra))}).")
+        # LyCORIS' full and norm modules have no rank, so an alpha beside them scales nothing.
+        for leaf, parameter in (
+            ("diff", "weight"),
+            ("w_norm", "weight"),
+            ("diff_b", "bias"),
+            ("b_norm", "bias"),
+        ):
+            if leaf in arrays:
+                factors = {"diff": arrays[leaf]}
+                yield ModuleDelta(source, part, stem, "full", factors, parameter=parameter)
+        return
+    if kind not in _FACTOR_NAMES:
+        raise UserError(f"{name} is incomplete: it holds only {', '.join(sorted(arrays))}.")
+    factors = {leaf: arrays[leaf] for leaf in _FACTOR_NAMES[kind] if leaf in arrays}
+    extra = set(arrays) - set(factors) - _EXTRAS
+    if extra:
+        raise UserError(f"{name} mixes kinds of update ({', '.join(sorted(extra))}).")
+    problem = _factor_problem(kind, factors)
+    if problem:
+        raise UserError(f"{name} is damaged: {problem}.")
+    rank = {
+        "lora": lambda: factors["down"].shape[0],
+        "loha": lambda: factors["w1b"].shape[0],
+        "lokr": lambda: _kronecker_rank(factors),
+    }[kind]()
+    alpha: float | None = None
+    scale = 1.0
+    if rank is not None:
+        stored = float(arrays["alpha"].reshape(-1)[0]) if "alpha" in arrays else None
+        alpha, scale = scales.resolve(stem, rank, stored)
+    delta = ModuleDelta(source, part, stem, kind, factors, scale, rank, alpha)
+    yield _with_magnitude(delta, arrays, name)
+    if "up_bias" in arrays:  # peft's lora_bias: scaled with the product it belongs to
+        bias = {"diff": arrays["up_bias"]}
+        yield ModuleDelta(source, part, stem, "full", bias, scale, parameter="bias")
+    if "diff_b" in arrays:
+        bias = {"diff": arrays["diff_b"]}
+        yield ModuleDelta(source, part, stem, "full", bias, parameter="bias")
+
+
+def _kronecker_rank(factors: Mapping[str, np.ndarray]) -> int | None:
+    """Alpha counts only where a factor is itself decomposed (LyCORIS, modules/lokr.py)."""
+    for leaf in ("k1b", "k2b"):
+        if leaf in factors:
+            return int(factors[leaf].shape[0])
+    return None
+
+
+def _factor_problem(kind: str, f: Mapping[str, np.ndarray]) -> str | None:
+    """What is wrong with the factors' presence or shapes, or None."""
+    shapes = {leaf: factor.shape for leaf, factor in f.items()}
+    if any(0 in shape or not 2 <= len(shape) <= 5 for shape in shapes.values()):
+        return "a factor is empty or no matrix"
+    if kind == "lora":
+        if not {"down", "up"} <= set(f):
+            return "it has " + ("no lora_up" if "up" not in f else "no lora_down")
+        up, down = shapes["up"], shapes["down"]
+        inner = shapes["mid"][:2] if "mid" in f else (down[0], down[0])
+        if math.prod(up[2:]) != 1 or ("mid" in f and math.prod(down[2:]) != 1):
+            return "its lora_up (or a Tucker lora_down) is no 1x1 convolution"
+        return None if (up[1], down[0]) == inner else f"ranks {up[1]} and {down[0]} do not match"
+    if kind == "loha":
+        if not {"w1a", "w1b", "w2a", "w2b"} <= set(f) or ("t1" in f) != ("t2" in f):
+            return "a hada factor is missing"
+        axis = 0 if "t1" in f else 1
+        for half in ("1", "2"):
+            a, b = shapes[f"w{half}a"], shapes[f"w{half}b"]
+            core = shapes.get(f"t{half}", (b[0], b[0]))[:2]
+            if len(a) != 2 or len(b) != 2 or (a[axis], b[0]) != core:
+                return "its hada ranks do not match"
+            if a[1 - axis] != shapes["w1a"][1 - axis] or b[1] != shapes["w1b"][1]:
+                return "its two hada halves differ in size"
+        return None if "t1" not in f or shapes["t1"][2:] == shapes["t2"][2:] else "its cores differ"
+    for half in ("k1", "k2"):
+        pair = {f"{half}a", f"{half}b"} & set(f)
+        if (half in f) == bool(pair) or len(pair) == 1:
+            return f"its factor lokr_w{half[1]} is missing or doubled"
+        if half in f:
+            continue
+        a, b = shapes[f"{half}a"], shapes[f"{half}b"]
+        core = shapes["kt2"][:2] if half == "k2" and "kt2" in f else (b[0], b[0])
+        if len(a) != 2 or len(b) != 2:
+            return "a lokr factor is no matrix"
+        if (a[0] if half == "k2" and "kt2" in f else a[1], b[0]) != core:
+            return "its lokr ranks do not match"
+    if "kt2" in f and "k2" in f:
+        return "it has both lokr_w2 and lokr_t2"
+    return None if len(shapes.get("k1", (1, 1))) == 2 else "lokr_w1 is no matrix"
+
+
+def _with_magnitude(delta: ModuleDelta, arrays: Mapping[str, np.ndarray], name: str) -> ModuleDelta:
+    if "dora_scale" not in arrays and "magnitude" not in arrays:
+        return delta
+    stored = arrays.get("dora_scale", arrays.get("magnitude"))
+    assert stored is not None
+    out = delta.shape[0]
+    columns = delta.shape[1]
+    shape = stored.shape
+    if stored.size == out and ("magnitude" in arrays or shape[:1] == (out,)):
+        return replace(delta, magnitude=stored.reshape(-1))
+    # [1, in, 1, 1]; the factors of a convolution may tell only in * kernel.
+    if len(shape) > 1 and shape[0] == 1 and stored.size and columns % stored.size == 0:
+        return replace(delta, magnitude=stored.reshape(-1), magnitude_per_input=True)
+    raise UserError(
+        f"{name} is damaged: its DoRA magnitudes have shape {list(shape)}, its update "
+        f"{list(delta.shape)}."
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# From modules to the parameters of a pipeline
+
+
+Targets = Mapping[str, Mapping[str, Sequence[int]]]
+
+
+def resolve(
+    deltas: Mapping[str, ModuleDelta], targets: Targets
+) -> dict[tuple[str, str], ModuleDelta]:
+    """Find the parameter that each update belongs to: {(part, parameter name): update}.
+
+    ``targets`` lists the loaded model's parameters: {part: {name: shape}} with part one of unet,
+    transformer, te, te2, te3 and names as ``named_parameters`` gives them. Understood spellings:
+    diffusers' own names with dots or underscores, Stability's (input_blocks, middle_block,
+    output_blocks; joint_blocks) and Black Forest Labs' (double_blocks, single_blocks), whose
+    fused q, k and v become one update each. Raises ``UserError`` naming the first key that finds
+    no parameter or one of another shape.
+    """
+    index = {part: _Names.of(part, parameters) for part, parameters in targets.items()}
+    found: dict[tuple[str, str], ModuleDelta] = {}
+    for delta in deltas.values():
+        for part, parameter, piece in _place(delta, index):
+            if (part, parameter) in found:
+                raise UserError(
+                    f"{lora.printable(str(delta.source))} updates {parameter} twice, in "
+                    f"{found[part, parameter].stem} and {delta.stem}."
+                )
+            found[part, parameter] = piece
+    return found
+
+
+def _place(delta: ModuleDelta, index: Mapping[str, _Names]) -> list[tuple[str, str, ModuleDelta]]:
+    stated, name = lora.split_stem(delta.stem)
+    parts = _possible_parts(stated, index)
+    misfits = []
+    hits = []
+    for part in parts:
+        pieces = index[part].find(name, delta.parameter)
+        if not pieces:
+            continue
+        placed = _cut(delta, part, pieces)
+        if placed is None:
+            misfits.append((part, pieces))
+        else:
+            hits.append(placed)
+    if len(hits) == 1 or (hits and stated):
+        return hits[0]
+    where = f"{lora.printable(str(delta.source))}: {lora.printable(delta.stem)[:160]}"
+    if hits:
+        raise UserError(f"{where} could belong to either text encoder; its name does not say.")
+    made_for = _made_for(delta.source)
+    if misfits:
+        part, pieces = misfits[0]
+        want = " + ".join(str(list(shape)) for _, shape, _ in pieces)
+        raise UserError(
+            f"{where} updates a weight of shape {list(delta.shape)}, but this model's "
+            f"{pieces[0][0]} is {want}{made_for}."
+        )
+    missing = stated and not parts
+    raise UserError(
+        f"{where} finds "
+        + (f"no {lora.PART_NAMES[stated]}" if missing else "no module of its name")
+        + f" in this model{made_for}."
+    )
+
+
+def _made_for(source: Path) -> str:
+    """What to try instead, from what the file says about its base."""
+    try:
+        family = lora.inspect(source).family
+    except UserError:
+        family = None
+    if family is None:
+        return "; it was made for another base model"
+    return f"; the file seems to be made for {lora.FAMILY_NAMES[family]}"
+
+
+def _possible_parts(stated: str, index: Mapping[str, _Names]) -> list[str]:
+    if not stated:
+        return list(index)
+    if stated in {"unet", "transformer"}:
+        return [part for part in ("unet", "transformer") if part in index]
+    if stated in index:
+        return [stated]
+    # Flux keeps T5 as its second encoder, and files call it the third.
+    return ["te2"] if stated == "te3" and "te2" in index else []
+
+
+def _cut(
+    delta: ModuleDelta, part: str, pieces: Sequence[tuple[str, Sequence[int], Rows | None]]
+) -> list[tuple[str, str, ModuleDelta]] | None:
+    """One update per target; None where the shapes do not fit."""
+    total = sum(shape[0] if shape else 0 for _, shape, _ in pieces)
+    if len(pieces) > 1 and (not delta.shape or delta.shape[0] != total):
+        return None
+    placed = []
+    for parameter, shape, rows in pieces:
+        piece = replace(delta, part=part, rows=rows)
+        if not piece.fits(shape):
+            return None
+        if piece.magnitude_per_input and (rows is not None or len(shape) < 2):
+            return None
+        if piece.magnitude_per_input and piece.magnitude.size != shape[1]:
+            return None
+        placed.append((part, parameter, piece))
+    return placed
+
+
+@dataclass(frozen=True)
+class _Names:
+    """All spellings of one part's modules: flat name -> [(module, chunk order)]."""
+
+    parameters: Mapping[str, Sequence[int]]
+    modules: Mapping[str, tuple[str, ...]]
+    swapped: frozenset[str]
+
+    @classmethod
+    def of(cls, part: str, parameters: Mapping[str, Sequence[int]]) -> _Names:
+        names = list(dict.fromkeys(name.rpartition(".")[0] for name in parameters))
+        modules: dict[str, tuple[str, ...]] = {}
+        swapped: set[str] = set()
+        for name in names:
+            modules[_flat(name)] = (name,)
+            if name.startswith("text_model."):
+                modules[_flat(name[len("text_model.") :])] = (name,)
+        aliases: Iterable[tuple[str, tuple[str, ...], bool]] = ()
+        if part == "unet":
+            aliases = _sgm_names(names)
+        elif part == "transformer":
+            aliases = _transformer_names(names)
+        for alias, pieces, swap in aliases:
+            modules.setdefault(_flat(alias), pieces)
+            if swap:
+                swapped.add(_flat(alias))
+        return cls(parameters, modules, frozenset(swapped))
+
+    def find(self, name: str, parameter: str) -> list[tuple[str, Sequence[int], Rows | None]]:
+        """[(parameter name, its shape, rows of the update or None for all)], empty if unknown."""
+        for flat in _spellings(_flat(name)):
+            if flat not in self.modules:
+                continue
+            full = [f"{module}.{parameter}" for module in self.modules[flat]]
+            if any(item not in self.parameters for item in full):
+                continue
+            shapes = [self.parameters[item] for item in full]
+            if flat in self.swapped:
+                half = shapes[0][0] // 2
+                return [(full[0], shapes[0], ((half, 2 * half), (0, half)))]
+            if len(full) == 1:
+                return [(full[0], shapes[0], None)]
+            pieces: list[tuple[str, Sequence[int], Rows | None]] = []
+            at = 0
+            for item, shape in zip(full, shapes, strict=True):
+                pieces.append((item, shape, ((at, at + shape[0]),)))
+                at += shape[0]
+            return pieces
+        return []
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _spellings(flat: str) -> Iterator[str]:
+    """The name, then what old diffusers called it (attention processors, to_out without 0)."""
+    flat = flat.replace("_processor_to_", "_to_")
+    yield flat
+    if flat.startswith("text_model_"):
+        yield flat[len("text_model_") :]
+    if flat.endswith("_to_out"):
+        yield flat + "_0"
+    old = re.fullmatch(r"(?:text_model_)?(.+_self_attn)_to_(q|k|v|out)", flat)
+    if old:
+        yield f"{old.group(1)}_{old.group(2)}_proj"
+
+
+# Stability's residual block -> diffusers' (both name the same tensors).
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_SGM_SINGLE = {
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+_BLOCK_NAME = re.compile(
+    r"(?P<side>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>resnets|attentions|downsamplers|upsamplers)"
+    r"\.(?P<at>\d+)\.(?P<rest>.+)"
+)
+_MID_NAME = re.compile(r"mid_block\.(?P<kind>resnets|attentions)\.(?P<at>\d+)\.(?P<rest>.+)")
+
+
+def _sgm_names(names: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """Stability's UNet names (input_blocks.4.1...) of diffusers' modules.
+
+    Each residual block, with its attention, is one input or output block; each downsampler is one
+    more; an upsampler sits at the end of the last output block of its level.
+    """
+    found = [match for name in names if (match := _BLOCK_NAME.fullmatch(name))]
+    layers: dict[tuple[str, int], int] = {}
+    attending, sampling = set(), set()
+    for match in found:
+        level = (match["side"], int(match["block"]))
+        layers.setdefault(level, 0)
+        if match["kind"] == "resnets":
+            layers[level] = max(layers[level], int(match["at"]) + 1)
+        elif match["kind"] == "attentions":
+            attending.add(level)
+        else:
+            sampling.add(level)
+    first: dict[tuple[str, int], int] = {}
+    for side, at in (("down", 1), ("up", 0)):
+        for level in sorted(key for key in layers if key[0] == side):
+            first[level] = at
+            at += layers[level] + (side == "down" and level in sampling)
+    for name in names:
+        if name in _SGM_SINGLE:
+            yield _SGM_SINGLE[name], (name,), False
+            continue
+        middle = _MID_NAME.fullmatch(name)
+        match = _BLOCK_NAME.fullmatch(name)
+        if middle:
+            resnet = middle["kind"] == "resnets"
+            rest = _RESNET.get(middle["rest"], "") if resnet else middle["rest"]
+            at = 2 * int(middle["at"]) + (not resnet)
+            if rest:
+                yield f"middle_block.{at}.{rest}", (name,), False
+        elif match:
+            level = (match["side"], int(match["block"]))
+            blocks = "input_blocks" if match["side"] == "down" else "output_blocks"
+            at, rest = first[level] + int(match["at"]), match["rest"]
+            if match["kind"] == "resnets" and rest in _RESNET:
+                yield f"{blocks}.{at}.0.{_RESNET[rest]}", (name,), False
+            elif match["kind"] == "attentions":
+                yield f"{blocks}.{at}.1.{rest}", (name,), False
+            elif match["kind"] == "downsamplers":
+                yield f"{blocks}.{first[level] + layers[level]}.0.op", (name,), False
+            elif match["kind"] == "upsamplers":
+                last = first[level] + layers[level] - 1
+                yield f"{blocks}.{last}.{1 + (level in attending)}.conv", (name,), False
+
+
+_FLUX_DOUBLE = {
+    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "img_attn.proj": ("attn.to_out.0",),
+    "txt_attn.proj": ("attn.to_add_out",),
+    "img_mlp.0": ("ff.net.0.proj",),
+    "img_mlp.2": ("ff.net.2",),
+    "txt_mlp.0": ("ff_context.net.0.proj",),
+    "txt_mlp.2": ("ff_context.net.2",),
+    "img_mod.lin": ("norm1.linear",),
+    "txt_mod.lin": ("norm1_context.linear",),
+    "img_attn.norm.query_norm": ("attn.norm_q",),
+    "img_attn.norm.key_norm": ("attn.norm_k",),
+}
+_FLUX_SINGLE = {
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+    "linear2": ("proj_out",),
+    "modulation.lin": ("norm.linear",),
+}
+_SD3_JOINT = {
+    "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+    "x_block.attn.proj": ("attn.to_out.0",),
+    "context_block.attn.proj": ("attn.to_add_out",),
+    "x_block.attn2.proj": ("attn2.to_out.0",),
+    "x_block.mlp.fc1": ("ff.net.0.proj",),
+    "x_block.mlp.fc2": ("ff.net.2",),
+    "context_block.mlp.fc1": ("ff_context.net.0.proj",),
+    "context_block.mlp.fc2": ("ff_context.net.2",),
+    "x_block.adaLN_modulation.1": ("norm1.linear",),
+    "context_block.adaLN_modulation.1": ("norm1_context.linear",),
+}
+_FLUX_SINGLES = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+}
+_SD3_SINGLES = {
+    "x_embedder.proj": "pos_embed.proj",
+    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+}
+
+
+def _transformer_names(names: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """Black Forest Labs' (Flux) or Stability's (SD3) names of diffusers' transformer modules.
+
+    The last entry says that the output's two halves are swapped: Stability and Black Forest Labs
+    store (shift, scale) in the closing modulations, diffusers (scale, shift).
+    """
+    have = set(names)
+    flux = any(name.startswith("single_transformer_blocks.") for name in names)
+    blocks = [
+        int(match.group(1))
+        for name in names
+        if (match := re.match(r"transformer_blocks\.(\d+)\.", name))
+    ]
+    last = max(blocks, default=-1)
+    tables = (
+        (
+            ("double_blocks", "transformer_blocks", _FLUX_DOUBLE),
+            ("single_blocks", "single_transformer_blocks", _FLUX_SINGLE),
+        )
+        if flux
+        else (("joint_blocks", "transformer_blocks", _SD3_JOINT),)
+    )
+    for theirs, ours, table in tables:
+        count = 1 + max(
+            (
+                int(match.group(1))
+                for name in names
+                if (match := re.match(rf"{ours}\.(\d+)\.", name))
+            ),
+            default=-1,
+        )
+        for block in range(count):
+            for key, pieces in table.items():
+                full = tuple(f"{ours}.{block}.{piece}" for piece in pieces)
+                if have.issuperset(full):
+                    # SD3's last block does not update its context, whose modulation is then a
+                    # closing one.
+                    swap = not flux and block == last and key == "context_block.adaLN_modulation.1"
+                    yield f"{theirs}.{block}.{key}", full, swap
+    for theirs, ours in (_FLUX_SINGLES if flux else _SD3_SINGLES).items():
+        if ours in have:
+            yield theirs, (ours,), False
+    if "proj_out" in have:
+        yield "final_layer.linear", ("proj_out",), False
+    if "norm_out.linear" in have:
+        yield "final_layer.adaLN_modulation.1", ("norm_out.linear",), True
