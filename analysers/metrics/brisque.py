@@ -11,22 +11,26 @@ to 1e-6 (docs/metrics.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from analysers.metrics.filters import Floats, blur_same, gaussian_kernel, half_size
+from analysers.metrics.filters import Floats, bands, blur, gaussian_kernel, half_size
 from analysers.metrics.luma import luma
 from analysers.metrics.metric import Sample
 
 _ZERO = 1e-9
 _SVM_GAMMA = 0.05
 _SMALLEST = 16
+_RADIUS = 3
+# MATLAB's circshift by [0 1], [1 0], [1 1], [-1 1]: neighbours, wrapping around the edges.
+_SHIFTS = ((0, 1), (1, 0), (1, 1), (-1, 1))
 
 
 def brisque(image: npt.NDArray[np.uint8]) -> float:
@@ -45,10 +49,10 @@ def brisque_with_reason(image: npt.NDArray[np.uint8]) -> tuple[float, str]:
     plane = luma(image)
     reason = _why_undefined(plane)
     if reason:
-        return float("nan"), reason
+        return math.nan, reason
     found = _features(plane)
     if not np.isfinite(found).all():
-        return float("nan"), "the picture is so nearly flat that it has no texture to measure"
+        return math.nan, "the picture is so nearly flat that it has no texture to measure"
     return _predict(found), ""
 
 
@@ -69,68 +73,111 @@ def _why_undefined(plane: npt.NDArray[np.uint8]) -> str:
 
 
 def _features(luma_plane: npt.NDArray[np.uint8]) -> Floats:
-    plane = luma_plane.astype(np.float64)
-    return np.array(_scale_features(plane) + _scale_features(half_size(plane)))
+    padded = _zero_padded(luma_plane)
+    smaller = half_size(padded[_RADIUS:-_RADIUS])
+    return np.array(_features_of_size(padded) + _features_of_size(_zero_padded(smaller)))
 
 
-def _scale_features(plane: Floats) -> list[float]:
-    """The 18 features of one size."""
-    mscn = _mscn(plane)
-    found = list(_fit_ggd(mscn))
-    # MATLAB's circshift by [0 1], [1 0], [1 1], [-1 1]: neighbours wrap around the edges.
-    height, width = mscn.shape
-    wrapped = np.pad(mscn, ((1, 1), (1, 0)), mode="wrap")
-    product = np.empty_like(mscn)
-    for down, right in ((0, 1), (1, 0), (1, 1), (-1, 1)):
-        neighbour = wrapped[1 - down : 1 - down + height, 1 - right : 1 - right + width]
-        found += _fit_aggd(np.multiply(mscn, neighbour, out=product))
+def _zero_padded(plane: npt.NDArray[Any]) -> Floats:
+    padded = np.zeros((plane.shape[0] + 2 * _RADIUS, plane.shape[1]))
+    padded[_RADIUS:-_RADIUS] = plane
+    return padded
+
+
+def _features_of_size(padded: Floats) -> list[float]:
+    """The 18 features of one size, from the picture with its three rows of zeros on either side."""
+    height, width = padded.shape[0] - 2 * _RADIUS, padded.shape[1]
+    # The coefficients with a wrapped row above, one below and a wrapped column on the left.
+    mscn = np.empty((height + 2, width + 1))
+    ggd = _Moments()
+    for rows in bands(height, width):
+        band = _mscn(padded[rows.start : rows.stop + 2 * _RADIUS])
+        mscn[rows.start + 1 : rows.stop + 1, 1:] = band
+        ggd.add(band)
+    mscn[0], mscn[-1] = mscn[-2], mscn[1]
+    mscn[:, 0] = mscn[:, -1]
+
+    products = {shift: _Moments() for shift in _SHIFTS}
+    for rows in bands(height, width):
+        here = mscn[rows.start + 1 : rows.stop + 1, 1:]
+        for (down, right), aggd in products.items():
+            top, left = rows.start + 1 - down, 1 - right
+            there = mscn[top : top + rows.stop - rows.start, left : left + width]
+            aggd.add(here * there)
+    found = list(_fit_ggd(ggd))
+    for aggd in products.values():
+        found += _fit_aggd(aggd)
     return found
 
 
-def _mscn(plane: Floats) -> Floats:
-    """Mean-subtracted, contrast-normalised coefficients: (I - mu) / (sigma + 1)."""
-    kernel = gaussian_kernel(3, 7 / 6)
-    mean = blur_same(plane, kernel)
-    deviation = blur_same(np.square(plane), kernel)
+def _mscn(padded: Floats) -> Floats:
+    """Mean-subtracted, contrast-normalised coefficients, (I - mu) / (sigma + 1), of some rows with
+    the three rows above and below them.
+    """
+    kernel = gaussian_kernel(_RADIUS, 7 / 6)
+    mean = blur(padded, kernel)
+    deviation = blur(np.square(padded), kernel)
     deviation -= np.square(mean)
     np.abs(deviation, out=deviation)
     np.sqrt(deviation, out=deviation)
     deviation += 1.0
-    mscn = np.subtract(plane, mean, out=mean)
+    mscn = np.subtract(padded[_RADIUS:-_RADIUS], mean, out=mean)
     mscn /= deviation
     mscn[np.abs(mscn, out=deviation) < _ZERO] = 0.0
     return mscn
 
 
-def _fit_ggd(x: Floats) -> tuple[float, float]:
-    """Shape and variance of the generalised Gaussian with x's moments."""
-    variance = _sum_of_squares(x) / x.size
-    magnitude = float(np.abs(x).sum()) / x.size
-    if magnitude == 0.0:
-        return float("nan"), 0.0
-    tables = _tables()
-    return tables.shape_of_ggd(variance / magnitude**2), variance
+@dataclass
+class _Moments:
+    """Counts and sums of squares of the values below and above zero, sum of magnitudes."""
+
+    size: int = 0
+    left_count: int = 0
+    right_count: int = 0
+    left_square: float = 0.0
+    right_square: float = 0.0
+    magnitude: float = 0.0
+
+    def add(self, x: Floats) -> None:
+        self.size += x.size
+        self.left_count += int(np.count_nonzero(x < 0.0))
+        self.right_count += int(np.count_nonzero(x > 0.0))
+        magnitude = np.abs(x)
+        self.magnitude += float(magnitude.sum())
+        # |x| + x is 2x above zero and 0 below, without rounding, and quicker than a maximum.
+        side = magnitude + x
+        self.right_square += _sum_of_squares(side) / 4.0
+        np.subtract(magnitude, x, out=side)
+        self.left_square += _sum_of_squares(side) / 4.0
+
+    @property
+    def mean_square(self) -> float:
+        return (self.left_square + self.right_square) / self.size
+
+    @property
+    def mean_magnitude(self) -> float:
+        return self.magnitude / self.size
 
 
-def _fit_aggd(x: Floats) -> tuple[float, float, float, float]:
-    """Shape, mean, left and right variance of the asymmetric generalised Gaussian with x's
-    moments; NaN where x lacks values on one side. `x` is overwritten.
+def _fit_ggd(x: _Moments) -> tuple[float, float]:
+    """Shape and variance of the generalised Gaussian with these moments."""
+    if x.mean_magnitude == 0.0:
+        return math.nan, 0.0
+    return _tables().shape_of_ggd(x.mean_square / x.mean_magnitude**2), x.mean_square
+
+
+def _fit_aggd(x: _Moments) -> tuple[float, float, float, float]:
+    """Shape, mean, left and right variance of the asymmetric generalised Gaussian with these
+    moments; NaN where there are no values on one side.
     """
-    left_count = int(np.count_nonzero(x < 0))
-    right_count = int(np.count_nonzero(x > 0))
-    if left_count == 0 or right_count == 0:
-        return (float("nan"),) * 4
-    right = np.maximum(x, 0.0)
-    right_sum, right_square = float(right.sum()), _sum_of_squares(right)
-    left = np.minimum(x, 0.0, out=x)
-    left_sum, left_square = float(left.sum()), _sum_of_squares(left)
-
-    left_variance, right_variance = left_square / left_count, right_square / right_count
-    left_sigma, right_sigma = left_variance**0.5, right_variance**0.5
+    if x.left_count == 0 or x.right_count == 0:
+        return math.nan, math.nan, math.nan, math.nan
+    left_variance, right_variance = x.left_square / x.left_count, x.right_square / x.right_count
+    left_sigma, right_sigma = math.sqrt(left_variance), math.sqrt(right_variance)
     gamma_hat = left_sigma / right_sigma
-    r_hat = ((right_sum - left_sum) / x.size) ** 2 / ((left_square + right_square) / x.size)
-    balance = r_hat * (gamma_hat**3 + 1) * (gamma_hat + 1) / (gamma_hat**2 + 1) ** 2
-    shape, mean_factor = _tables().shape_of_aggd(balance)
+    r_hat = x.mean_magnitude**2 / x.mean_square
+    balanced = r_hat * (gamma_hat**3 + 1) * (gamma_hat + 1) / (gamma_hat**2 + 1) ** 2
+    shape, mean_factor = _tables().shape_of_aggd(balanced)
     return shape, (right_sigma - left_sigma) * mean_factor, left_variance, right_variance
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from analysers.metrics.filters import Floats, blur_valid, gaussian_kernel
+from analysers.metrics.filters import Floats, bands, blur, gaussian_kernel
 from analysers.metrics.luma import luma
 from analysers.metrics.metric import Sample
 
@@ -25,58 +25,74 @@ _WINDOW = 11
 
 @dataclass(frozen=True, eq=False)
 class ControlMaps:
-    """A control with its luma (float64, (H, W)) and its local means and variances
-    ((H - 10, W - 10)), so that each of its candidates costs three filters instead of five.
+    """A control with its 8-bit luma (H, W) and its local means and variances (float64,
+    (H - 10, W - 10)), so that each of its candidates costs three filters instead of five.
     """
 
     shape: tuple[int, ...]
-    plane: Floats
+    luma: npt.NDArray[np.uint8]
     mean: Floats
     variance: Floats
 
     @classmethod
     def of(cls, control: npt.NDArray[np.uint8]) -> ControlMaps:
         """The maps of a grey (H, W) or RGB (H, W, 3) uint8 control of at least 11 x 11 pixels."""
-        plane = luma(control).astype(np.float64)
+        plane = luma(control)
         if min(plane.shape) < _WINDOW:
             raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {plane.shape}.")
-        mean, variance = _moments(plane)
-        return cls(control.shape, plane, mean, variance)
+        mean, variance = _moments(plane.astype(np.float64))
+        return cls(control.shape, plane, mean.copy(), variance.copy())
 
     def ssim(self, image: npt.NDArray[np.uint8]) -> float:
-        """SSIM of `image` to this control: -1 to 1, exactly 1.0 for the control itself."""
-        return float(self.map(image).mean())
+        """SSIM of `image` to this control: -1 to 1, exactly 1.0 for the control itself.
+
+        Raises ValueError when `image` has not the control's shape.
+        """
+        plane = self._luma_of(image)
+        total = sum(float(self._band(plane, rows).sum()) for rows in bands(*self.mean.shape))
+        return total / self.mean.size
 
     def map(self, image: npt.NDArray[np.uint8]) -> Floats:
         """SSIM of every window that fits: float64 (H - 10, W - 10), window centres 5 px inside.
 
         Raises ValueError when `image` has not the control's shape.
         """
+        plane = self._luma_of(image)
+        return np.concatenate([self._band(plane, rows) for rows in bands(*self.mean.shape)])
+
+    def _luma_of(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if image.shape != self.shape:
             raise ValueError(
                 f"The picture's shape {image.shape} is not the control's {self.shape}; "
                 "resample one of them first."
             )
-        plane = luma(image).astype(np.float64)
+        return luma(image)
+
+    def _band(self, image: npt.NDArray[np.uint8], rows: slice) -> Floats:
+        """The map's `rows`. Sums are taken in an order that makes numerator and denominator equal,
+        bit for bit, for equal pictures.
+        """
+        source = slice(rows.start, rows.stop + _WINDOW - 1)
+        plane = image[source].astype(np.float64)
         mean, variance = _moments(plane)
-        np.multiply(plane, self.plane, out=plane)
+        control_mean = self.mean[rows]
+        plane *= self.luma[source]
         covariance = _blur(plane)
-        # In place, for arrays of this size cost more to allocate than to compute. Sums are taken
-        # in an order that makes numerator and denominator equal, bit for bit, for equal pictures.
-        product = mean * self.mean
+        product = mean * control_mean
         covariance -= product
         covariance *= 2.0
         covariance += _C2
-        variance += self.variance
+        variance += self.variance[rows]
         variance += _C2
         product *= 2.0
         product += _C1
         product *= covariance
         np.square(mean, out=mean)
-        mean += np.square(self.mean, out=covariance)
+        mean += np.square(control_mean, out=covariance)
         mean += _C1
         mean *= variance
-        return np.divide(product, mean, out=product)
+        product /= mean
+        return product
 
 
 def ssim(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> float:
@@ -94,7 +110,8 @@ def ssim_map(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> Fl
 
 
 def _blur(plane: Floats) -> Floats:
-    return blur_valid(plane, gaussian_kernel(_WINDOW // 2, 1.5))
+    margin = _WINDOW // 2
+    return blur(plane, gaussian_kernel(margin, 1.5))[:, margin:-margin]
 
 
 def _moments(plane: Floats) -> tuple[Floats, Floats]:
