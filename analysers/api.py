@@ -252,10 +252,12 @@ def run_study(
     *,
     progress: Progress | None = None,
     command: Sequence[str] = (),
+    resume: bool = True,
 ) -> Study:
     """Render what is missing, measure as pictures land, decide, and write study.json.
 
-    Running the same plan again completes it: nothing is rendered or measured twice.
+    Running the same plan again completes it: nothing is rendered or measured twice. Without
+    `resume` everything is rendered anew, and earlier pictures are kept aside.
     """
     bar = progress or Silent()
     options.check()
@@ -271,7 +273,7 @@ def run_study(
     good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
 
     def tasks() -> Iterator[Task]:
-        for done in render(good, store, open_engine):
+        for done in render(good, store, open_engine, resume=resume):
             bar.advance()
             if done.path is None:
                 rendered[done.cell] = done.reason

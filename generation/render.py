@@ -31,6 +31,7 @@ def render(
     store: Store,
     open_engine: Callable[[], Engine],
     on_step: Callable[[], None] | None = None,
+    resume: bool = True,
 ) -> Iterator[Rendered]:
     """Yield every cell's picture: first those that lie there already, then each as it is written.
 
@@ -38,7 +39,7 @@ def render(
     own cells and no others. When memory runs out, the batch is halved and rendering goes on; the
     picture's own text records the batch it came from.
     """
-    missing = store.settle(cells)
+    missing = store.settle(cells) if resume else store.set_aside(cells)
     absent = set(missing)
     for cell in cells:
         if cell not in absent:

@@ -115,13 +115,10 @@ class Store:
         found, foreign = self._index()
         keys = {cell: self.key(cell) for cell in cells}
         places = {self.path(cell): key for cell, key in keys.items()}
-        attic = self.root / "images" / "previous"
         holders: list[tuple[Path, str | None]] = [(path, key) for key, path in found.items()]
         for path, key in (*holders, *((path, None) for path in foreign)):
             if path in places and places[path] != key:
-                attic.mkdir(parents=True, exist_ok=True)
-                aside = _free(attic / f"{(key or path.stem)[:16]}.png")
-                os.replace(path, aside)
+                aside = self._aside(path)
                 if key is not None:
                     found[key] = aside
         for cell, key in keys.items():
@@ -131,11 +128,27 @@ class Store:
                 os.replace(found[key], place)
         return [cell for cell, key in keys.items() if key not in found]
 
+    def set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Move the cells' pictures out of the way, for all to be rendered again."""
+        for cell in cells:
+            if self.path(cell).exists():
+                self._aside(self.path(cell))
+        return list(cells)
+
+    def _aside(self, path: Path) -> Path:
+        attic = self.root / "images" / "previous"
+        attic.mkdir(parents=True, exist_ok=True)
+        aside = _free(attic / f"{path.parent.name}_{path.name}")
+        os.replace(path, aside)
+        return aside
+
     def _index(self) -> tuple[dict[str, Path], list[Path]]:
         """Pictures of ours by content key, and all others (copies of a key included)."""
         found: dict[str, Path] = {}
         others: list[Path] = []
-        for path in sorted((self.root / "images").rglob("*.png")):
+        images = self.root / "images"
+        paths = sorted(images.rglob("*.png"), key=lambda p: (p.parent.name == "previous", p))
+        for path in paths:
             key = stored_key(path)
             if key is None or key in found:
                 others.append(path)

@@ -1,0 +1,377 @@
+"""The two commands: options in, one call of `analysers.api`, a table and a report out."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from generation.errors import UserError
+
+if TYPE_CHECKING:
+    from analysers.study import Kind, Study
+
+DONE, NOTHING_RANKED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes."""
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that both commands have, in the order that --help shows them."""
+    options = (
+        click.argument("loras", nargs=-1, type=click.Path(path_type=Path), metavar="[LORA]..."),
+        click.option("--model", default="", metavar="MODEL",
+                     help="Base model: a diffusers folder, a hub id, or 'demo' (embedded)."),
+        click.option("--prompts", type=FILE, help="Text file, one prompt a line."),
+        click.option("--prompt", multiple=True, help="A prompt; may be given several times."),
+        click.option("--negative", default="", help="Negative prompt for all prompts."),
+        click.option("--seeds", default="1,2", show_default=True, help="Such as 1:4 or 7,11."),
+        click.option("--size", default="", metavar="WxH",
+                     help="Pixels, such as 768x768 [default: what the LoRA was trained at]."),
+        click.option("--steps", type=click.IntRange(1, 500), help="Sampling steps [default: 25]."),
+        click.option("--guidance-scale", "--cfg", "guidance_scale",
+                     type=click.FloatRange(0, 100), help="Guidance scale [default: 7]."),
+        click.option("--sampler", help="Such as euler_a [default: dpmpp_2m_karras]."),
+        click.option("--clip-skip", type=click.IntRange(0, 11), default=0,
+                     help="Text encoder layers to skip at the end."),
+        click.option("--device", default="auto", show_default=True,
+                     help="cuda, mps, xpu or cpu."),
+        click.option("--dtype", default="auto", show_default=True,
+                     type=click.Choice(["auto", "float32", "float16", "bfloat16"])),
+        click.option("--batch-size", type=click.IntRange(1, 64), default=4, show_default=True,
+                     help="Pictures rendered at once."),
+        click.option("--name", help="Which LoRA, where a folder holds several."),
+        click.option("--images", type=FOLDER, help="Judge the pictures in this folder instead."),
+        click.option("--control", type=FILE, help="The one control picture of --images."),
+        click.option("--controls", type=FOLDER, help="Folder with the controls of --images."),
+        click.option("--out", type=FOLDER, help="Run folder [default: runs/NAME]."),
+        click.option("--metrics", default="", metavar="NAMES",
+                     help="More metrics, such as lpips,gmsd."),
+        click.option("--rank-by", default="brisque", show_default=True, metavar="NAME"),
+        click.option("--tie-tolerance", type=click.FloatRange(0), default=0.01, show_default=True,
+                     help="Means closer than this are tied."),
+        click.option("--margin", type=click.FloatRange(0), default=5.0, show_default=True,
+                     help="How much worse than the control is still clean."),
+        click.option("--jobs", type=click.IntRange(0, 256), default=None,
+                     help="Measuring processes [default: one per core, less one]."),
+        click.option("--demo", is_flag=True, help="The embedded model and LoRA; no network."),
+        click.option("--dry-run", is_flag=True,
+                     help="Say what would be rendered and how long it would take."),
+        click.option("--resume/--no-resume", default=True,
+                     help="Keep what the run folder holds already [default: resume]."),
+        click.option("--report-only", type=FOLDER, metavar="RUN",
+                     help="Write the report of a finished run again."),
+        click.option("--single-file", is_flag=True,
+                     help="Put the pictures inside the report, as thumbnails."),
+        click.option("--votes", type=FILE, help="Votes exported by a report's blind A/B mode."),
+        click.option("--json", "as_json", is_flag=True, help="Print the study as JSON."),
+        click.option("--quiet", is_flag=True, help="Print the report's path only."),
+        click.option("--debug", is_flag=True, help="Show tracebacks."),
+        click.version_option(package_name="lora-analysers"),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """UserError -> its sentence and exit code 2; Ctrl-C -> how to go on and 130."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+        except UserError as error:
+            if options["debug"]:
+                raise
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(USAGE)
+        except KeyboardInterrupt:
+            if options["debug"]:
+                raise
+            again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            click.echo(
+                f"\nInterrupted. What was rendered is kept; go on with:\n  {again}", err=True
+            )
+            sys.exit(INTERRUPTED)
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            if options["debug"]:
+                raise
+            kind = type(error).__name__
+            click.echo(
+                f"Error: {kind}: {str(error).strip() or 'no message'}. What was rendered is kept; "
+                "run the same command with --debug to see where it happened.",
+                err=True,
+            )
+            sys.exit(NOTHING_RANKED)
+
+    return run
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@shared_options
+@click.option(
+    "--strengths",
+    "--strength",
+    default="0.2:1.4:0.2",
+    show_default=True,
+    help="Such as 0.2:1.4:0.2 (both ends included) or 0.6,0.8,1.",
+)
+@one_sentence_errors
+def analyse_strength(**options: Any) -> None:
+    """Which strength of a LoRA? Renders a strength sweep, scores and ranks it.
+
+    \b
+    analyse-strength --demo
+    analyse-strength my.safetensors --model SDXL/ --prompts prompts.txt --seeds 1:4
+    analyse-strength --images renders/ --control base.png
+    """
+    _run("strength", **options)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@shared_options
+@click.option(
+    "--strengths",
+    "--strength",
+    default="1.0",
+    show_default=True,
+    help="One strength for all epochs, or several for epoch x strength.",
+)
+@one_sentence_errors
+def analyse_epochs(**options: Any) -> None:
+    """Which epoch of a training? Renders every checkpoint, scores and ranks them.
+
+    \b
+    analyse-epochs --demo
+    analyse-epochs train_output/ --model sd15/ --strength 0.8
+    analyse-epochs train_output/ --model sd15/ --strengths 0.6,0.8,1
+    analyse-epochs --images samples/ --controls controls/
+    """
+    _run("epochs", **options)
+
+
+def _run(kind: Kind, **o: Any) -> None:
+    from analysers import api
+
+    if o["report_only"]:
+        _finish(api.load_study(o["report_only"]), o["report_only"], o)
+        return
+    options = api.Options(
+        metrics=tuple(name.strip() for name in o["metrics"].split(",") if name.strip()),
+        rank_by=o["rank_by"],
+        tie_tolerance=o["tie_tolerance"],
+        margin=o["margin"],
+        **({} if o["jobs"] is None else {"workers": o["jobs"]}),
+    )
+    bar = api.Silent() if o["quiet"] or o["as_json"] else Bar()
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if o["images"]:
+        from generation.foreign import find_pictures
+
+        axis = "strength" if kind == "strength" else "epoch"
+        found = find_pictures(o["images"], axis=axis, control=o["control"], controls=o["controls"])
+        out = o["out"] or Path("runs", f"{o['images'].resolve().name}-{kind}")
+        study = api.score_pictures(
+            "plane" if found.axis == "both" else kind,
+            found,
+            out=out,
+            options=options,
+            title=o["images"].resolve().name,
+            progress=bar,
+            command=command,
+        )
+        _finish(study, out, o)
+        return
+    plan = _plan(kind, o)
+    if o["dry_run"]:
+        _describe(plan)
+        return
+    options.check()
+    if not o["quiet"] and not o["as_json"]:
+        count = len(plan.cells) - len(plan.cases)
+        click.echo(
+            f"{plan.title}: {count} pictures and {len(plan.cases)} controls "
+            f"at {plan.settings.width}x{plan.settings.height} on {plan.settings.device}."
+        )
+    study = api.run_study(plan, options, progress=bar, command=command, resume=o["resume"])
+    _finish(study, plan.out, o)
+
+
+def _plan(kind: Kind, o: dict[str, Any]) -> Any:
+    """The plan that the options ask for; with --demo, the embedded model's own."""
+    import sample_data
+    from analysers import api
+    from generation import grid
+
+    loras: Sequence[Path] = o["loras"]
+    settings: dict[str, Any] = {}
+    prompt_file = o["prompts"]
+    if o["demo"]:
+        settings = json.loads((sample_data.PATH / "settings.json").read_text())
+        demo = sample_data.DEMOS[kind]
+        o = {**o, "model": o["model"] or api.DEMO_MODEL}
+        o["seeds"] = _typed("seeds") or demo["seeds"]
+        o["strengths"] = _typed("strengths") or demo["strengths"]
+        loras = loras or [sample_data.PATH / demo["loras"]]
+        prompt_file = prompt_file or (None if o["prompt"] else sample_data.PATH / "prompts.txt")
+    if not loras:
+        raise UserError(
+            "There is nothing to analyse: name a LoRA file (or a folder of checkpoints), "
+            "--images FOLDER, or try --demo."
+        )
+    width, height = _size(o["size"])
+    lines = [grid.parse_prompt(text) for text in o["prompt"]]
+    if prompt_file:
+        lines += grid.read_prompts(prompt_file)
+    given = {
+        "width": width,
+        "height": height,
+        "steps": o["steps"],
+        "guidance_scale": o["guidance_scale"],
+        "sampler": o["sampler"],
+    }
+    settings.update({name: value for name, value in given.items() if value is not None})
+    stem = "demo" if o["demo"] else Path(loras[0]).resolve().stem
+    return api.plan_study(
+        kind,
+        loras,
+        model=o["model"],
+        out=o["out"] or Path("runs", f"{stem}-{kind}"),
+        strengths=grid.parse_strengths(o["strengths"]),
+        prompts=lines,
+        seeds=grid.parse_seeds(o["seeds"]),
+        negative=o["negative"],
+        clip_skip=o["clip_skip"],
+        device=o["device"],
+        dtype=o["dtype"],
+        batch_size=o["batch_size"],
+        name=o["name"],
+        **settings,
+    )
+
+
+def _typed(name: str) -> str:
+    """The option's value if the user typed it, else ""."""
+    context = click.get_current_context()
+    source = context.get_parameter_source(name)
+    typed = source is click.core.ParameterSource.COMMANDLINE
+    return str(context.params[name]) if typed else ""
+
+
+def _size(text: str) -> tuple[int | None, int | None]:
+    if not text:
+        return None, None
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise UserError(f"--size: cannot read {text!r}; write 768x512, or 768 for both.") from None
+
+
+def _describe(plan: Any) -> None:
+    from analysers import api
+
+    used = plan.settings
+    click.echo(
+        f"{plan.title}: {used.sampler}, {used.steps} steps, guidance {used.guidance_scale:g}, "
+        f"{used.width}x{used.height}, {used.dtype} on {used.device}"
+    )
+    for info in plan.loras[:1]:
+        click.echo(f"  {info.path.name}: {info.summary()}")
+    click.echo("Checkpoints in order of training:")
+    for checkpoint in plan.checkpoints:
+        names = ", ".join((checkpoint.path.name, *checkpoint.aliases))
+        click.echo(f"  {checkpoint.label or checkpoint.name:28} {names}"
+                   f"  (position from {checkpoint.position_source or 'nowhere'})")  # fmt: skip
+    for name, reason in plan.refused.items():
+        click.echo(f"  {name} is left out: {reason}")
+    for warning in plan.warnings:
+        click.echo(f"Warning: {warning}")
+    click.echo("Strengths: " + ", ".join(str(strength) for strength in plan.strengths))
+    click.echo(f"Cases: {len(plan.cases)} (prompt x seed)")
+    missing, seconds = api.estimate(plan)
+    click.echo(
+        f"To render: {missing} of {len(plan.cells)} pictures, about {_duration(seconds)} "
+        "(from two measured renders). Nothing was written."
+    )
+
+
+def _finish(study: Study, out: Path, o: dict[str, Any]) -> None:
+    """Write tables and report, print what was found, exit with the code that says how it went."""
+    from dataclasses import replace
+
+    from reports import html, tables
+
+    if o["votes"]:
+        study = replace(study, evidence={**study.evidence, "votes": html.read_votes(o["votes"])})
+    tables.write_tables(study, out)
+    report = html.write_report(study, out, single_file=o["single_file"])
+    if o["as_json"]:
+        click.echo((out / "study.json").read_text(encoding="utf-8"), nl=False)
+    elif o["quiet"]:
+        click.echo(str(report))
+    else:
+        _tell(study, report)
+    ranked = any(summary.rank is not None for summary in study.summaries)
+    failed = any(score.status == "failed" for score in study.scores)
+    sys.exit(NOTHING_RANKED if not ranked else SOME_FAILED if failed else DONE)
+
+
+def _tell(study: Study, report: Path) -> None:
+    import shutil
+
+    from reports import tables
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    click.echo()
+    click.echo(tables.terminal_table(study, width))
+    click.echo()
+    click.echo(click.style(study.verdict.answer, bold=True))
+    for sentence in study.verdict.sentences:
+        click.echo(sentence)
+    if study.verdict.warnings:
+        click.echo()
+    for warning in study.verdict.warnings:
+        click.echo(click.style("Note: ", fg="yellow") + warning, err=True)
+    click.echo(f"\nReport: {report}")
+
+
+class Bar:
+    """A `Progress` on the terminal, with a measured time to go."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def start(self, label: str, total: int) -> None:
+        """Show the bar; on a pipe, click prints the label only."""
+        self._bar = click.progressbar(length=total, label=label, show_pos=True, file=sys.stderr)
+        self._bar.__enter__()
+
+    def advance(self, count: int = 1) -> None:
+        """Count pictures done."""
+        self._bar.update(count)
+
+    def finish(self) -> None:
+        """Leave the line as it is."""
+        with suppress(AttributeError):
+            self._bar.__exit__(None, None, None)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
