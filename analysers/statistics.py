@@ -126,9 +126,7 @@ def intervals(
         spread = np.nanstd(deviations, axis=0)
         lower, upper = np.nanquantile(deviations, [tail, 1 - tail], axis=0)
         widen = stdtrit(freedom[rows], 1 - tail) / ndtri(1 - tail)
-        scale = widen * np.divide(
-            error[rows], spread, out=np.zeros_like(spread), where=spread > 0
-        )
+        scale = widen * np.divide(error[rows], spread, out=np.zeros_like(spread), where=spread > 0)
         low[rows] = mean[rows] + np.minimum(lower * scale, 0.0)
         high[rows] = mean[rows] + np.maximum(upper * scale, 0.0)
     return Bounds(mean, np.round(low, 9), np.round(high, 9))

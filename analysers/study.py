@@ -18,6 +18,7 @@ FORMAT = 1
 
 Kind = Literal["strength", "epochs", "plane"]
 Status = Literal["ok", "flagged", "failed"]
+State = Literal["", "clean", "unsure", "broken"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ class Interval:
 class Summary:
     """One candidate over its cases: one row of summary.csv.
 
-    `metrics` holds an interval per metric (signs of over-cooking included, as ratios to the
-    control). `diff_best` and `diff_control` are paired differences of the ranked metric, in its
+    `metrics` holds an interval per metric. Signs of over-cooking are relative to the control: ratios
+    (geometric mean) for contrast, colourfulness and Laplacian energy, a difference of shares for
+    `clipped`; `likeness` is a plain value without bounds. `diff_best` and `diff_control` are paired differences of the ranked metric, in its
     own direction (positive = larger value than the best's, the control's). `tied` means within the
     tie tolerance of the lowest mean; `contender`, that it cannot be told from the best. `safe` is
     None where there is no control to judge by.
@@ -96,6 +98,7 @@ class Summary:
     contender: bool = False
     safe: bool | None = None
     reason: str = ""
+    state: State = ""
 
 
 @dataclass(frozen=True)
