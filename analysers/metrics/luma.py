@@ -8,7 +8,7 @@ import numpy.typing as npt
 # BT.601 as MATLAB's rgb2gray has it (the first row of the inverse of its YIQ matrix), times 2**24.
 # The three add up to exactly 2**24, so that grey stays grey; integers are the same on every
 # machine, and for all 2**24 colours the result equals rounding the float64 sum.
-_RED, _GREEN, _BLUE = 5015314, 9848949, 1912954
+_RED, _GREEN, _BLUE = 5015314, 9848948, 1912954
 _HALF = 1 << 23
 
 
