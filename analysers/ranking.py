@@ -93,9 +93,8 @@ def decide(
         from_best = differences_from_best(
             loss, tables.prompts, place.best, resamples=resamples, seed=seed
         )
-        fair = np.where(
-            np.isin(np.arange(len(everyone)), place.eligible)[:, None], filled, math.nan
-        )
+        fair = filled.copy()
+        fair[[i for i in range(len(everyone)) if i not in place.eligible]] = math.nan
         share = probability_of_best(
             fair, tables.prompts, tolerance=tie_tolerance, resamples=resamples, seed=seed
         )

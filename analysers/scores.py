@@ -18,8 +18,8 @@ Array = NDArray[np.float64]
 class Tables:
     """All arrays have shape (candidates, cases); NaN where a value is missing or undefined.
 
-    `candidates` are in the order of `preference`, `cases` sorted by name. `prompts` (cases,) numbers
-    each case's prompt. `control[metric]` holds the value of the control that belongs to each cell.
+    `candidates` are in the order of `preference`, `cases` sorted by name. `prompts` (cases,)
+    numbers each case's prompt. `control[metric]` holds the value of the control that belongs to each cell.
     `rendered` marks cells with a picture; `undefined[metric]`, pictures on which the metric has no
     value although its control has one (or has no row): black, solid, collapsed.
     """
@@ -79,9 +79,8 @@ def tabulate(scores: Sequence[Score], kind: Kind) -> Tables:
         rendered[place] = True
         own = by_path.get(found[0].control) or by_case.get(cases[place[1]])
         for name in metrics:
-            known = [
-                v for v in (row.values.get(name, math.nan) for row in found) if math.isfinite(v)
-            ]
+            given = (row.values.get(name, math.nan) for row in found)
+            known = [value for value in given if math.isfinite(value)]
             if known:
                 values[name][place] = math.fsum(known) / len(known)
             # a control in which the metric is undefined too says nothing against the LoRA

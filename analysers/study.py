@@ -78,12 +78,14 @@ class Interval:
 class Summary:
     """One candidate over its cases: one row of summary.csv.
 
-    `metrics` holds an interval per metric. Signs of over-cooking are relative to the control: ratios
-    (geometric mean) for contrast, colourfulness and Laplacian energy, a difference of shares for
-    `clipped`; `likeness` is a plain value without bounds. `diff_best` and `diff_control` are paired differences of the ranked metric, in its
-    own direction (positive = larger value than the best's, the control's). `tied` means within the
-    tie tolerance of the lowest mean; `contender`, that it cannot be told from the best. `safe` is
-    None where there is no control to judge by.
+    `metrics` holds an interval per metric. Signs of over-cooking are relative to the control:
+    ratios (geometric mean) for contrast, colourfulness and Laplacian energy, a difference of shares
+    for `clipped`; `likeness` is a plain value without bounds. `diff_best` and `diff_control` are
+    paired differences of the ranked metric, in its own direction (positive = larger value than the
+    best's, the control's). `tied` means within the tie tolerance of the lowest mean; `contender`,
+    that it cannot be told from the best. `safe` is None where there is no control to judge by, and
+    False beyond a breakdown whatever the score. `state` is "clean" or "broken" where the evidence
+    says so, "unsure" between, "" without control.
     """
 
     candidate: Candidate

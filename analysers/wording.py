@@ -304,7 +304,10 @@ def _second_opinion(walk: Sequence[Summary], setting: Setting) -> list[str]:
         return []
     noticed = []
     for s in walk:
-        if s.state == "broken" or s.rank is None or s.candidate.strength == 0:
+        worse = s.diff_control.mean if setting.better == "lower" else -s.diff_control.mean
+        if s.state == "broken" or worse > setting.margin:
+            continue  # the metric sees it too
+        if s.rank is None or s.candidate.strength == 0:
             continue
         words = signs_seen(s, setting.likeness)
         if words:
@@ -314,13 +317,10 @@ def _second_opinion(walk: Sequence[Summary], setting: Setting) -> list[str]:
     s, words = min(noticed, key=lambda item: _size(item[0].candidate, setting.kind))
     metric = metric_name(setting.rank_by)
     text = f"{metric} sees no damage at {s.candidate.heading(setting.kind)}, but {listed(words)}."
-    others = [o for o, _ in noticed if o is not s]
+    others = [o.candidate for o, _ in noticed if o is not s]
     if others:
-        chosen = [o.candidate for o in others]
-        there = "there" if len(others) == 1 else "there too"
-        text += f" {_capital(span(chosen, walk, setting.kind))} shows such signs as well."
-        if len(others) > 1:
-            text = text.replace(" shows such signs as well.", f" show such signs {there}.")
+        show = "shows" if len(others) == 1 else "show"
+        text += f" {_capital(span(others, walk, setting.kind))} {show} such signs as well."
     return [f"{text} Look at the pictures before you trust the number."]
 
 
