@@ -1,0 +1,26 @@
+"""What several tests share: one thread per process, and the embedded model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+import sample_data  # noqa: E402
+from generation.cells import Checkpoint  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    return sample_data.PATH / "model"
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint() -> Checkpoint:
+    path = sample_data.PATH / "lora" / "pstr-000006.safetensors"
+    return Checkpoint(path, path.stem, epoch=6, label="epoch 6", tensor_hash="6" * 64)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key
+from generation.errors import UserError
+from generation.images import read_image, read_text
+from generation.store import Layout, Store, make_folder, stored_key, write_text
+
+SETTINGS = RenderSettings("demo", "ab" * 32, 64, 64, 4, 4.0, "dpmpp_2m_karras")
+LORA = Checkpoint(Path("x/my-000007.safetensors"), "my", epoch=7, tensor_hash="c" * 64)
+
+
+def study(root: Path, *cells: Cell) -> Store:
+    return Store(root, SETTINGS, Layout.of(cells))
+
+
+def paint(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def sweep(*prompts: str) -> list[Cell]:
+    cases = [Case(prompt, 1, name=f"p{i:02d}_s1") for i, prompt in enumerate(prompts)]
+    strengths = [Decimal("0.5"), Decimal("1.0")]
+    return [*(Cell(c) for c in cases), *(Cell(c, LORA, s) for s in strengths for c in cases)]
+
+
+def test_pictures_lie_where_people_look_for_them(tmp_path: Path) -> None:
+    case = Case("a cat", 1, name="p00_s1")
+    other = replace(LORA, path=Path("x/my-000008.safetensors"), epoch=8)
+    one = [Cell(case), Cell(case, LORA, Decimal("0.6"))]
+    assert study(tmp_path, *one).layout.place(one[1]) == Path("images/strength_0.60/p00_s1.png")
+    epochs = [Cell(case, LORA, Decimal(1)), Cell(case, other, Decimal(1))]
+    assert Layout.of(epochs).place(epochs[0]) == Path("images/epoch_0007/p00_s1.png")
+    plane = [*epochs, Cell(case, other, Decimal("0.125"))]
+    assert Layout.of(plane).place(plane[2]) == Path("images/epoch_0008/strength_0.125/p00_s1.png")
+    assert Layout.of(plane).place(Cell(case)) == Path("images/control/p00_s1.png")
+
+
+def test_a_picture_carries_its_cell_and_infotext(tmp_path: Path) -> None:
+    cell = Cell(Case("a cat", 5, "blurry", "p00_s5"), LORA, Decimal("0.60"))
+    store = study(tmp_path, cell)
+    path = store.save(cell, paint(1), batch_size=4)
+    assert np.array_equal(read_image(path), paint(1))
+    assert stored_key(path) == content_key(cell, SETTINGS)
+    text = read_text(path)["parameters"]
+    assert text.startswith("a cat") and "<lora:my-000007:0.6>" in text and "Seed: 5" in text
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_the_key_holds_what_changes_pixels_and_nothing_else() -> None:
+    cell = Cell(Case("a cat", 5), LORA, Decimal("0.6"))
+    key = content_key(cell, SETTINGS)
+    assert key == content_key(replace(cell, strength=Decimal("0.60")), SETTINGS)
+    renamed = replace(LORA, path=Path("elsewhere.safetensors"), name="n", epoch=3)
+    assert key == content_key(replace(cell, checkpoint=renamed), SETTINGS)
+    assert key == content_key(replace(cell, case=Case("a cat", 5, name="p09_s5")), SETTINGS)
+    for change in (
+        replace(cell, strength=Decimal("0.61")),
+        replace(cell, case=Case("a dog", 5)),
+        replace(cell, case=Case("a cat", 6)),
+        replace(cell, case=Case("a cat", 5, "x")),
+        replace(cell, checkpoint=replace(LORA, tensor_hash="d" * 64)),
+    ):
+        assert content_key(change, SETTINGS) != key
+    for name, value in (("steps", 5), ("dtype", "float16"), ("model_hash", "00"), ("width", 72)):
+        assert content_key(cell, replace(SETTINGS, **{name: value})) != key
+
+
+def test_only_what_is_new_is_missing_after_prompts_are_reordered(tmp_path: Path) -> None:
+    first = sweep("a cat", "a dog")
+    store = study(tmp_path, *first)
+    assert store.settle(first) == first
+    for number, cell in enumerate(first):
+        store.save(cell, paint(number), batch_size=4)
+    assert store.settle(first) == []
+    second = sweep("a fox", "a dog", "a cat")
+    store = study(tmp_path, *second)
+    assert {cell.case.prompt for cell in store.missing(second)} == {"a fox"}
+    missing = store.settle(second)
+    assert {cell.case.prompt for cell in missing} == {"a fox"} and len(missing) == 3
+    for number, cell in enumerate(first):
+        moved = next(c for c in second if content_key(c, SETTINGS) == content_key(cell, SETTINGS))
+        assert np.array_equal(read_image(store.path(moved)), paint(number))
+
+
+def test_what_gives_way_is_kept_aside(tmp_path: Path) -> None:
+    cells = sweep("a cat")
+    store = study(tmp_path, *cells)
+    for cell in cells:
+        store.save(cell, paint(1), batch_size=4)
+    changed = replace(SETTINGS, steps=9)
+    other = Store(tmp_path, changed, store.layout)
+    assert other.settle(cells) == cells
+    assert len(list((tmp_path / "images" / "previous").glob("*.png"))) == len(cells)
+    for cell in cells:
+        other.save(cell, paint(2), batch_size=4)
+    assert store.settle(cells) == [], "going back to the first settings renders nothing"
+
+
+def test_a_stranger_in_the_place_of_a_picture_is_not_overwritten(tmp_path: Path) -> None:
+    cells = sweep("a cat")
+    store = study(tmp_path, *cells)
+    place = store.path(cells[0])
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"not a picture of ours")
+    assert store.settle(cells) == cells
+    kept = list((tmp_path / "images" / "previous").glob("*.png"))
+    assert [path.read_bytes() for path in kept] == [b"not a picture of ours"]
+
+
+def test_rendering_anew_keeps_the_old_pictures(tmp_path: Path) -> None:
+    cells = sweep("a cat")
+    store = study(tmp_path, *cells)
+    for cell in cells:
+        store.save(cell, paint(1), batch_size=4)
+    assert store.set_aside(cells) == cells
+    for cell in cells:
+        store.save(cell, paint(2), batch_size=4)
+    assert store.settle(cells) == []
+    assert np.array_equal(read_image(store.path(cells[0])), paint(2))
+
+
+def test_text_is_written_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", "é\n")
+    assert (tmp_path / "a.json").read_bytes() == "é\n".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="--out"):
+        make_folder(tmp_path / "file" / "run")
