@@ -19,9 +19,9 @@ class Tables:
     """All arrays have shape (candidates, cases); NaN where a value is missing or undefined.
 
     `candidates` are in the order of `preference`, `cases` sorted by name. `prompts` (cases,)
-    numbers each case's prompt. `control[metric]` holds the value of the control that belongs to each cell.
-    `rendered` marks cells with a picture; `undefined[metric]`, pictures on which the metric has no
-    value although its control has one (or has no row): black, solid, collapsed.
+    numbers each case's prompt. `control[metric]` holds the value of the control that belongs to
+    each cell. `rendered` marks cells with a picture; `undefined[metric]`, pictures on which the
+    metric has no value although its control has one (or has no row): black, solid, collapsed.
     """
 
     candidates: tuple[Candidate, ...]

@@ -75,11 +75,13 @@ def metric_name(name: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without exponents: 23.1, 0.87, 114, -0.05."""
+    """About three significant digits, without exponents: 23.0, 0.87, 114, -0.05."""
     if not math.isfinite(value):
         return "unknown"
     if abs(value) >= 100:
         return f"{value:.0f}"
+    if abs(value) >= 9.95:
+        return f"{value:.1f}"
     text = f"{value:.3g}"
     return f"{value:.4f}".rstrip("0").rstrip(".") if "e" in text else text
 
