@@ -352,7 +352,10 @@ def score_pictures(
     controls = {pair.control: pair for pair in pictures.pairs if pair.control is not None}
     work = [
         *(Task(path, None, pair.picture.prompt, path) for path, pair in controls.items()),
-        *(Task(p.picture.path, p.control, p.picture.prompt, p) for p in pictures.pairs),
+        *(
+            Task(p.picture.path, p.control, p.picture.prompt, i)
+            for i, p in enumerate(pictures.pairs)
+        ),
     ]
     bar.start("Measuring", len(work))
     measured: dict[Any, Measured] = {}
@@ -373,7 +376,7 @@ def score_pictures(
         )  # fmt: skip
         for path, pair in controls.items()
     ]
-    for pair in pictures.pairs:
+    for index, pair in enumerate(pictures.pairs):
         picture = pair.picture
         place = order.index((picture.step or 0, picture.epoch or 0))
         label = f"epoch {picture.epoch}" if picture.epoch is not None else ""
@@ -382,7 +385,7 @@ def score_pictures(
             picture.lora, picture.epoch, picture.step, picture.strength, place, label
         )
         row = _score(
-            measured.get(pair), candidate, pair.case, picture.prompt, picture.seed,
+            measured.get(index), candidate, pair.case, picture.prompt, picture.seed,
             _relative(picture.path, out), _relative(pair.control, out), "",
         )  # fmt: skip
         if pair.control is None and row.status == "ok":
@@ -443,6 +446,9 @@ def _conclude(
     alike = {c: likeness(images) for c, images in thumbnails.items() if len(images) > 1}
     better = load_metric(options.rank_by).better or "lower"
     floor = evidence.get("noise", {}).get("floor", {})
+    trust = evidence.get("trust", {})
+    doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
+    found = checks.warnings(scores, kind=kind, pixels=pixels, noise_floor=floor)
     summaries, verdict = ranking.decide(
         scores,
         kind=kind,
@@ -452,11 +458,8 @@ def _conclude(
         margin=options.margin,
         noise_floor=floor,
         likeness=alike,
+        warnings=(*doubts, *found, *warnings),
     )
-    trust = evidence.get("trust", {})
-    doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
-    found = checks.warnings(scores, kind=kind, pixels=pixels, noise_floor=floor)
-    verdict = replace(verdict, warnings=(*doubts, *verdict.warnings, *found, *warnings))
     study = Study(
         kind=kind,
         title=title,

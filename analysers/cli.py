@@ -312,10 +312,10 @@ def _finish(study: Study, out: Path, o: dict[str, Any]) -> None:
     """Write tables and report, print what was found, exit with the code that says how it went."""
     from dataclasses import replace
 
-    from reports import html, tables
+    from reports import html, tables, votes
 
     if o["votes"]:
-        study = replace(study, evidence={**study.evidence, "votes": html.read_votes(o["votes"])})
+        study = replace(study, evidence={**study.evidence, "votes": votes.read_votes(o["votes"])})
     tables.write_tables(study, out)
     report = html.write_report(study, out, single_file=o["single_file"])
     if o["as_json"]:

@@ -83,6 +83,8 @@ def measure(
                 waiting.append(_from_json(task, known))
 
     with cache.open("a", encoding="utf-8") if cache else _Nowhere() as log:
+        if cache and not _ends_a_line(cache):
+            log.write("\n")
         for result in executor.map(partial(open_worker, tuple(metrics)), fresh()):
             log.write(_to_line(result, metrics))
             log.flush()
@@ -228,6 +230,14 @@ def _read_cache(path: Path, metrics: Sequence[str]) -> dict[str, dict[str, Any]]
             except (ValueError, KeyError, TypeError):
                 continue
     return kept
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return True
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
 
 
 def _from_json(task: Task, record: Mapping[str, Any]) -> Measured:
