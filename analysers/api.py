@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +28,7 @@ from generation.cells import Case, Cell, Checkpoint, RenderSettings
 from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
-from generation.lora import LoraInfo, inspect
+from generation.lora import FAMILY_NAMES, LoraInfo, inspect
 from generation.render import render
 from generation.store import Layout, Store, make_folder, write_text
 
@@ -184,14 +186,18 @@ def plan_study(
     if kind == "epochs" and len(strengths) > 1:
         kind = "plane"
     first = next(iter(infos.values()))
+    family = FAMILY_NAMES.get(first.family or "", "")
     if not model:
-        from generation.lora import FAMILY_NAMES
-
-        family = FAMILY_NAMES.get(first.family or "", "")
         asks = f"it asks for {family or 'a base model that its metadata does not name'}"
         raise UserError(f"--model is missing: name the base model of {first.path.name}; {asks}.")
     engine = import_engine()
     folder = sample_data.PATH / "model" if model == DEMO_MODEL else engine.find_model(model)
+    base = engine.model_family(folder)
+    if first.family and base and first.family != base:
+        raise UserError(
+            f"{first.path.name} is made for {family} and --model {model} is "
+            f"{FAMILY_NAMES[base]}; name a base model of its family."
+        )
     lines = tuple(prompts) or _default_prompts(first)
     natural = first.resolution or engine.model_size(folder)
     chosen_device = engine.choose_device(device)
@@ -434,7 +440,7 @@ def _conclude(
     from analysers.overcooking import likeness
 
     results: list[Measured] = list(measured)
-    evidence = {**evidence, **_trust(results, scores, options)}
+    evidence = {**evidence, **_trust(results, options)}
     thumbnails: dict[Candidate | None, list[Any]] = {}
     pixels: dict[str, str] = {}
     by_image = {_relative(r.task.image, out): r for r in results}
@@ -448,7 +454,9 @@ def _conclude(
     floor = evidence.get("noise", {}).get("floor", {})
     trust = evidence.get("trust", {})
     doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
-    found = checks.warnings(scores, kind=kind, pixels=pixels, noise_floor=floor)
+    found = checks.check(
+        scores, kind=kind, floor=floor, pixels=pixels, unrelated=_unrelated(results)
+    )
     summaries, verdict = ranking.decide(
         scores,
         kind=kind,
@@ -532,29 +540,38 @@ def _noise_floor(plan: RenderPlan, store: Store, engine: Engine | None) -> dict[
             }
         )
     engine.batch_size = usual
-    record = {"keys": keys, "pairs": pairs, "floor": checks.noise_floor(pairs)}
+    floor = checks.noise_floor((pair["ssim"], pair["brisque"]) for pair in pairs)
+    record = {"keys": keys, "pairs": pairs, "floor": floor}
     write_text(kept, json.dumps(record, indent=1) + "\n")
     return record
 
 
-def _trust(
-    results: Sequence[Measured], scores: Sequence[Score], options: Options
-) -> dict[str, Any]:
+def _trust(results: Sequence[Measured], options: Options) -> dict[str, Any]:
     """Degrade the user's own controls and see whether BRISQUE notices."""
     from analysers.metrics.brisque import brisque
     from analysers.trust import trust_check
+
+    images = _controls(results, 4)
+    if options.rank_by != "brisque" or not images:
+        return {}
+    return {"trust": asdict(trust_check(images, brisque))}
+
+
+def _unrelated(results: Sequence[Measured]) -> float | None:
+    """The usual SSIM between controls of different cases, or None with fewer than two of a size."""
+    from analysers.metrics.ssim import ssim
+
+    images = _controls(results, 5)
+    values = [ssim(a, b) for a, b in pairwise(images) if a.shape == b.shape]
+    return median(values) if values else None
+
+
+def _controls(results: Sequence[Measured], at_most: int) -> list[Any]:
+    """The first controls that could be read and differ from each other, as arrays."""
     from generation.images import read_image
 
-    if options.rank_by != "brisque":
-        return {}
-    wanted = {score.case for score in scores if score.candidate is None}
-    controls = [r for r in results if r.task.control is None and r.pixels]
-    unique = {r.pixels: r for r in controls}
-    if not wanted or not unique:
-        return {}
-    images = [read_image(r.task.image) for r in list(unique.values())[:4]]
-    result = trust_check(images, brisque)
-    return {"trust": asdict(result)}
+    unique = {r.pixels: r.task.image for r in results if r.task.control is None and r.pixels}
+    return [read_image(path) for path in sorted(unique.values())[:at_most]]
 
 
 def _weights(plan: RenderPlan) -> dict[str, Any]:

@@ -135,6 +135,24 @@ def model_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
+def model_family(folder: Path) -> str | None:
+    """The model's base family as `lora.LoraInfo.family` names it, or None where it is not told."""
+    try:
+        kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
+        part = "unet" if (folder / "unet").is_dir() else "transformer"
+        config = json.loads((folder / part / "config.json").read_text())
+    except (OSError, ValueError, KeyError):
+        return None
+    if kind == "StableDiffusionPipeline":
+        return "sd2" if config.get("cross_attention_dim") == 1024 else "sd1"
+    families = {
+        "StableDiffusionXLPipeline": "sdxl",
+        "StableDiffusion3Pipeline": "sd3",
+        "FluxPipeline": "flux",
+    }
+    return families.get(kind)
+
+
 def model_size(folder: Path) -> tuple[int, int]:
     """Width and height in pixels that the model was made for."""
     part = "unet" if (folder / "unet").is_dir() else "transformer"

@@ -1,0 +1,362 @@
+"""The two commands as people type them: real pictures, a real (tiny) model, real kills."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import sample_data
+from analysers.cli import analyse_epochs, analyse_strength
+
+LORA = sample_data.PATH / "lora" / "pstr-000006.safetensors"
+QUICK = ["--size", "64", "--steps", "2", "--jobs", "0"]
+SCORES = "checkpoint epoch step strength prompt seed image control ssim brisque status reason"
+SUMMARY = (
+    "rank checkpoint epoch step strength n brisque_mean brisque_low brisque_high ssim_mean "
+    "tied best"
+)
+
+
+def strength(*arguments: object) -> Result:
+    return CliRunner().invoke(analyse_strength, [str(a) for a in arguments])
+
+
+def epochs(*arguments: object) -> Result:
+    return CliRunner().invoke(analyse_epochs, [str(a) for a in arguments])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def paint(path: Path, seed: int, *, noise: float = 5.0, size: int = 96) -> Path:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), float)
+    pixels = pixels + np.random.default_rng(99).normal(0, noise, pixels.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def ancestors_folder(folder: Path, noises: dict[str, float]) -> Path:
+    for name, noise in noises.items():
+        paint(folder / f"{name}.png", 1, noise=noise)
+    return folder
+
+
+# --- pictures made elsewhere ---------------------------------------------------------------------
+
+
+def test_the_ancestors_layout_with_one_control(tmp_path: Path) -> None:
+    noises = {"strength_0.1": 4, "strength_0.2": 9, "strength_0.3": 30}
+    folder = ancestors_folder(tmp_path / "renders", noises)
+    control = paint(tmp_path / "base.png", 1, noise=2)
+    result = strength("--images", folder, "--control", control, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    table = rows(tmp_path / "run" / "scores.csv")
+    assert list(table[0])[:12] == SCORES.split()
+    pictures = [row for row in table if row["control"]]
+    assert [row["strength"] for row in pictures] == ["0.1", "0.2", "0.3"]
+    summary = rows(tmp_path / "run" / "summary.csv")
+    assert list(summary[0])[:12] == SUMMARY.split()
+    lowest = min(pictures, key=lambda row: float(row["brisque"]))
+    assert summary[0]["strength"] == lowest["strength"] and summary[0]["best"] == "True"
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert json.loads((tmp_path / "run" / "study.json").read_text())["format"] == 1
+
+
+def test_the_ancestors_layout_with_a_control_for_each_epoch(tmp_path: Path) -> None:
+    folder = tmp_path / "samples"
+    for number in (1, 2, 3):
+        paint(folder / f"epoch_{number:02d}.png", number, noise=6)
+        paint(folder / f"control_{number:02d}.png", number, noise=3)
+    result = epochs("--images", folder, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    pictures = [r for r in rows(tmp_path / "run" / "scores.csv") if r["control"]]
+    for row in pictures:
+        assert row["control"].endswith(f"control_{int(row['epoch']):02d}.png")
+
+
+@pytest.mark.parametrize(
+    ("command", "names", "winner"),
+    [
+        (strength, ("strength_0.8", "strength_0.3"), ("strength", "0.3")),
+        (epochs, ("epoch_07", "epoch_02"), ("epoch", "2")),
+    ],
+)
+def test_of_two_identical_settings_the_lower_wins(
+    tmp_path: Path, command: object, names: tuple[str, str], winner: tuple[str, str]
+) -> None:
+    for name in names:
+        paint(tmp_path / "in" / f"{name}.png", 1)
+    control = paint(tmp_path / "control.png", 1, noise=3)
+    result = command(  # type: ignore[operator]
+        "--images", tmp_path / "in", "--control", control, "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 0, result.output
+    summary = rows(tmp_path / "run" / "summary.csv")
+    assert summary[0][winner[0]] == winner[1] and summary[0]["best"] == "True"
+    assert all(row["tied"] == "True" for row in summary)
+
+
+def test_bad_pictures_are_named_and_the_others_scored(tmp_path: Path) -> None:
+    folder = ancestors_folder(tmp_path / "in", {"strength_0.1": 4, "strength_0.2": 9})
+    good = (folder / "strength_0.1.png").read_bytes()
+    (folder / "strength_0.3.png").write_bytes(good[:1500])
+    (folder / "strength_0.4.png").write_bytes(b"this is text")
+    Image.new("RGB", (96, 96), (7, 7, 7)).save(folder / "strength_0.5.png")
+    paint(folder / "strength_0.6.png", 1, size=128)
+    control = paint(tmp_path / "base.png", 1, noise=2)
+    result = strength("--images", folder, "--control", control, "--out", tmp_path / "run")
+    assert result.exit_code == 3, result.output
+    assert "Traceback" not in result.output
+    found = {row["strength"]: row for row in rows(tmp_path / "run" / "scores.csv")}
+    assert found["0.1"]["status"] == found["0.2"]["status"] == "ok"
+    for name in ("0.3", "0.4"):
+        assert found[name]["status"] == "failed" and f"strength_{name}" in found[name]["reason"]
+    assert found["0.5"]["status"] == "flagged" and found["0.5"]["brisque"] == ""
+    assert found["0.6"]["status"] == "flagged" and "128x128" in found["0.6"]["reason"]
+    ranks = {row["strength"]: row["rank"] for row in rows(tmp_path / "run" / "summary.csv")}
+    assert ranks["0.3"] == ranks["0.4"] == ranks["0.5"] == "" and ranks["0.1"]
+
+
+def test_pictures_without_a_control_are_scored_by_brisque_alone(tmp_path: Path) -> None:
+    folder = ancestors_folder(tmp_path / "in", {"strength_0.1": 4, "strength_0.2": 30})
+    result = strength("--images", folder, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    table = rows(tmp_path / "run" / "scores.csv")
+    assert all(r["ssim"] == "" and "no control" in r["reason"] and r["brisque"] for r in table)
+
+
+def test_an_empty_folder_says_which_names_were_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    result = strength("--images", tmp_path / "in", "--out", tmp_path / "run")
+    assert result.exit_code == 2 and "strength_0.1.png" in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_pictures_are_judged_without_importing_torch(tmp_path: Path) -> None:
+    folder = ancestors_folder(tmp_path / "in", {"strength_0.1": 4, "strength_0.2": 9})
+    arguments = ["--images", str(folder), "--out", str(tmp_path / "run"), "--jobs", "0"]
+    code = (
+        "import sys; from analysers.cli import analyse_strength as run\n"
+        "try:\n"
+        f"    run({arguments!r})\n"
+        "except SystemExit as stop:\n"
+        "    assert stop.code == 0, stop.code\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'torchvision'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+
+# --- rendering -----------------------------------------------------------------------------------
+
+
+def test_a_rendered_study_from_prompts_to_report(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat at night, pstr style\na dog in the snow, pstr style\n")
+    result = strength(
+        LORA, "--model", "demo", "--prompts", prompts, "--seeds", "1:2", "--strengths", "0:1:0.5",
+        "--out", tmp_path / "run", *QUICK,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    table = [row for row in rows(tmp_path / "run" / "scores.csv") if row["control"]]
+    assert len(table) == 3 * 4
+    for row in table:
+        assert (tmp_path / "run" / row["image"]).is_file()
+        assert row["checkpoint"] == LORA.name and row["epoch"] == "6"
+    zero = [float(row["ssim"]) for row in table if row["strength"] == "0.0"]
+    assert zero == [1.0] * 4, "strength 0 is the control"
+    assert all(float(r["ssim"]) < 1 for r in table if r["strength"] != "0.0")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert len(run["model"]["sha256"]) == 64 and run["settings"]["steps"] == 2
+    assert len(run["loras"][0]["sha256"]) == 64
+
+
+def test_epochs_times_strengths_with_one_unusable_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        shutil.copy(sample_data.PATH / "lora" / f"pstr-{number:06d}.safetensors", folder)
+    broken = folder / "pstr-000002.safetensors"
+    broken.write_bytes(broken.read_bytes()[:50_000])
+    result = epochs(
+        folder, "--model", "demo", "--prompt", "a cat, pstr style", "--seeds", "1",
+        "--strengths", "0.5,1", "--out", tmp_path / "run", *QUICK,
+    )  # fmt: skip
+    assert result.exit_code == 3, result.output
+    summary = rows(tmp_path / "run" / "summary.csv")
+    assert len(summary) == 6
+    failed = [row for row in summary if not row["rank"]]
+    assert {row["checkpoint"] for row in failed} == {"pstr-000002.safetensors"}
+    assert all("pstr-000002" in row["reason"] for row in failed)
+    assert (tmp_path / "run" / "images" / "epoch_0003" / "strength_0.50").is_dir()
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    result = epochs(
+        sample_data.PATH / "lora", "--model", "demo", "--prompt", "a cat", "--out",
+        tmp_path / "run", "--dry-run", *QUICK,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "To render: 22 of 22" in result.output and not (tmp_path / "run").exists()
+    assert result.output.index("pstr-000001") < result.output.index("pstr.safetensors")
+
+
+def test_three_kills_and_a_resume_give_the_undisturbed_result(tmp_path: Path) -> None:
+    def command(out: Path) -> list[str]:
+        return [
+            sys.executable, "-c", "from analysers.cli import analyse_strength as run; run()",
+            str(LORA), "--model", "demo", "--prompt", "a cat, pstr style", "--prompt",
+            "a fox in a forest", "--seeds", "1:4", "--strengths", "0.5:2:0.5", "--out", str(out),
+            "--size", "64", "--steps", "3", "--quiet",
+        ]  # fmt: skip
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), check=True, env=environment, capture_output=True)
+    pictures = len(list((whole / "images").rglob("*.png")))
+    assert pictures == 8 + 32
+    random_moment = random.Random(5)
+    written: dict[Path, int] = {}
+    for _ in range(3):
+        goal = len(written) + random_moment.randint(2, 9)
+        process = subprocess.Popen(
+            command(killed), env=environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        while process.poll() is None and len(list(killed.rglob("*_s*.png"))) < goal:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for path in killed.rglob("*_s?.png"):
+            stamp = path.stat().st_mtime_ns
+            assert written.setdefault(path, stamp) == stamp, f"{path.name} was rendered twice"
+    assert 0 < len(written) < pictures
+    subprocess.run(command(killed), check=True, env=environment, capture_output=True)
+    for path, stamp in written.items():
+        assert path.stat().st_mtime_ns == stamp, f"{path.name} was rendered twice"
+    assert (killed / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+
+
+def test_a_finished_run_is_reported_again_without_torch(tmp_path: Path) -> None:
+    folder = ancestors_folder(tmp_path / "in", {"strength_0.1": 4, "strength_0.2": 9})
+    assert strength("--images", folder, "--out", tmp_path / "run").exit_code == 0
+    before = (tmp_path / "run" / "scores.csv").read_bytes()
+    (tmp_path / "run" / "report.html").unlink()
+    result = strength("--report-only", tmp_path / "run", "--quiet")
+    assert result.exit_code == 0 and result.output.strip().endswith("report.html")
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "scores.csv").read_bytes() == before
+
+
+# --- what users get wrong ------------------------------------------------------------------------
+
+
+def bad_lora(folder: Path, kind: str) -> Path:
+    path = folder / "bad.safetensors"
+    data = LORA.read_bytes()
+    if kind == "text":
+        path.write_text("<html>404</html>")
+    elif kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "pickle in disguise":
+        path.write_bytes(b"\x80\x02}q\x00.")
+    elif kind in ("pt", "ckpt"):
+        path = folder / f"bad.{kind}"
+        path.write_bytes(b"PK\x03\x04" + b"\0" * 100)
+    elif kind == "no LoRA":
+        shutil.copy(sample_data.PATH / "model" / "text_encoder" / "model.safetensors", path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["absent", "text", "truncated", "empty", "pickle in disguise", "pt", "ckpt", "no LoRA"],
+)
+def test_a_file_that_is_no_lora_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = bad_lora(tmp_path, kind)
+    result = strength(path, "--model", "demo", "--prompt", "a cat", "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert "bad" in result.output and "Traceback" not in result.output
+    assert result.output.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--demo"),
+        ([LORA], "--model"),
+        ([LORA, "--model", "demo", "--strengths", "1:0:1", "--prompt", "a"], "--strengths"),
+        ([LORA, "--model", "demo", "--seeds", "x", "--prompt", "a"], "--seeds"),
+        ([LORA, "--model", "demo", "--size", "65", "--prompt", "a"], "--size"),
+        ([LORA, "--model", "demo", "--size", "big", "--prompt", "a"], "--size"),
+        ([LORA, "--model", "demo", "--sampler", "x", "--prompt", "a"], "--sampler"),
+        ([LORA, "--model", "demo", "--prompts", "absent.txt"], "absent.txt"),
+        ([LORA, "--model", "absent/", "--prompt", "a"], "--model"),
+        ([LORA, "--model", "demo", "--prompt", "a", "--rank-by", "beauty"], "beauty"),
+        ([LORA, "--model", "demo", "--prompt", "a", "--metrics", "beauty"], "beauty"),
+        (["--images", "absent"], "absent"),
+        (["--report-only", "."], "study.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = strength(*arguments)
+    assert result.exit_code == 2, result.output
+    assert words in result.output and "Traceback" not in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_familys_lora_is_refused_before_anything_is_rendered(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    tensors[f"{stem}.lora_down.weight"] = np.ones((4, 2048), np.float16)
+    tensors[f"{stem}.lora_up.weight"] = np.ones((640, 4), np.float16)
+    save_file(tensors, tmp_path / "xl.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
+    result = strength(
+        tmp_path / "xl.safetensors", "--model", "demo", "--prompt", "a", "--out", tmp_path / "run",
+        *QUICK,
+    )  # fmt: skip
+    assert result.exit_code == 2, result.output
+    assert "SDXL" in result.output and "Traceback" not in result.output
+
+
+def test_an_unwritable_run_folder(tmp_path: Path) -> None:
+    folder = ancestors_folder(tmp_path / "in", {"strength_0.1": 4})
+    (tmp_path / "file").write_text("")
+    result = strength("--images", folder, "--out", tmp_path / "file" / "run")
+    assert result.exit_code == 2 and "--out" in result.output
+
+
+@pytest.mark.parametrize("command", [strength, epochs])
+def test_every_option_has_help_and_every_documented_option_exists(command: object) -> None:
+    text = command("--help").output  # type: ignore[operator]
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme)) - {"--editable"}:
+        assert option in text, f"the README speaks of {option}"
