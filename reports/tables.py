@@ -234,14 +234,14 @@ def terminal_table(study: Study, width: int = 80) -> str:
             (
                 [
                     "-" if summary.rank is None else str(summary.rank),
-                    _one_line(summary.candidate.heading(study.kind)),
+                    one_line(summary.candidate.heading(study.kind)),
                     _number(interval.mean) or "-",
                     f"{_number(interval.low)} to {_number(interval.high)}"
                     if math.isfinite(interval.low) and math.isfinite(interval.high)
                     else "-",
                     (_number(other.mean, 3) if other else "") or "-",
                 ],
-                [_one_line(note) for note in notes(study, summary)],
+                [one_line(note) for note in notes(study, summary)],
             )
         )
     # A column that says nothing (no interval with one case, no SSIM) is left out.
@@ -404,10 +404,10 @@ def _axis_name(study: Study) -> str:
 
 def _md(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no table cell ended early."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", _one_line(text))
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", one_line(text))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text without line breaks, escape sequences or controls that could re-order a terminal."""
     return "".join(
         " " if c.isspace() else f"<U+{ord(c):04X}>" if _hidden(c) else c for c in text

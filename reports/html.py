@@ -1,0 +1,516 @@
+"""One study in, one page out: `report.html` opens from disk, offline, in any current browser.
+
+The page is built from `Page`, a record of plain values, by an autoescaping jinja2 template. Its
+script and style sheet are inline and the Content-Security-Policy allows exactly those, by hash, and
+pictures; nothing else loads or runs. What the script needs lies in a JSON block.
+
+Format of the JSON block (`#study`): candidates in grid order, cases in study order, and
+`cells[candidate][case] = [picture, status, reason, [values...], control or 0]`, or 0.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from analysers.study import Candidate, Interval, Score, Study, Summary, format_strength
+from reports import pictures, plots
+from reports.tables import interval_text, label, notes, write_atomically
+from reports.votes import votes_table
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_MOST_PAIRS = 4
+_HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure of the answer: what it is, its value, and a line below."""
+
+    term: str
+    value: str
+    detail: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One of the pick's pictures beside its control; `case` indexes the grid."""
+
+    case: int
+    prompt: str
+    seed: str
+    control: str | None
+    picked: str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the ranked table. `bar` is (low, mean, high) on a scale of 0 to 100."""
+
+    rank: str
+    heading: str
+    place: str
+    n: str
+    metric: str
+    bar: tuple[float, float, float] | None
+    cells: tuple[str, ...]
+    p_best: str
+    notes: str
+    tone: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the template shows."""
+
+    title: str
+    question: str
+    headline: str
+    rest: str
+    sentences: tuple[str, ...]
+    warnings: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    pick: str
+    pick_index: int
+    pairs: tuple[Pair, ...]
+    ratio: str
+    plots: tuple[plots.Plot, ...]
+    equal_effect: tuple[tuple[str, str], ...]
+    metric: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    failures: tuple[tuple[str, str, str], ...]
+    more_failures: int
+    evidence: tuple[tuple[str, Any], ...]
+    votes: Any
+    run: Any
+    counts: str
+    single_file: bool
+    data: str
+    policy: str = ""
+    style: str = ""
+    script: str = ""
+
+
+def write_report(
+    study: Study,
+    folder: Path,
+    *,
+    single_file: bool = False,
+    announce: Callable[[str], object] | None = None,
+    name: str = "report.html",
+) -> Path:
+    """Write the report of `study` to `folder/name`, whole or not at all, and return its path.
+
+    Pictures stay beside the page; with `single_file` thumbnails of them go inside, and `announce`
+    is told the size beforehand when it will pass 50 MB.
+    """
+    folder = Path(folder)
+    if single_file:
+        size = pictures.estimate_single_file(study, folder)
+        if size > pictures.ANNOUNCE_ABOVE and announce:
+            announce(
+                f"The single-file report will take about {size / 1e6:.0f} MB; "
+                "leave out --single-file to keep the pictures beside a small page."
+            )
+    path = folder / name
+    text = render(build(study, folder, single_file=single_file))
+    write_atomically(path, text.encode("utf-8", "replace"))
+    return path
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = visible
+    environment.filters["figure"] = _figure
+    environment.filters["columns"] = _columns
+    environment.filters["words"] = lambda text: visible(str(text).replace("_", " "))
+    return environment.get_template("report.html.j2").render(page=page)
+
+
+def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
+    """The study as page data; reads the pictures only when they go inside."""
+    table = pictures.arrange(study)
+    source = _sources(study, folder, single_file)
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    headline, rest = _split(study.verdict.answer)
+    by_candidate = {s.candidate: s for s in study.summaries}
+    best = study.verdict.best
+    index = {c: i for i, c in enumerate(table.candidates)}
+    width, height = _size(table, folder)
+    failed = [s for s in study.scores if s.status != "ok" or s.reason]
+    shown = [m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by]
+    others = [m for m in study.metrics if m not in (study.rank_by, *shown) and m not in plots.SIGNS]
+    return Page(
+        title=study.title or "LoRA study",
+        question={
+            "strength": "Which strength?",
+            "epochs": "Which checkpoint?",
+            "plane": "Which checkpoint, at which strength?",
+        }[study.kind],
+        headline=headline,
+        rest=rest,
+        sentences=study.verdict.sentences,
+        warnings=study.verdict.warnings,
+        facts=tuple(_facts(study, by_candidate)),
+        pick=best.heading(study.kind) if best else "",
+        pick_index=index.get(best, -1) if best else -1,
+        pairs=tuple(_pairs(study, table, folder, single_file)) if best else (),
+        ratio=f"{width}/{height}",
+        plots=tuple(plots.draw_all(study)),
+        equal_effect=tuple(plots.equal_effect(study)),
+        metric=label(study.rank_by),
+        columns=tuple(label(m) for m in (*shown, *others)),
+        rows=tuple(_rows(study, (*shown, *others), index)),
+        failures=tuple(
+            (
+                "control" if s.candidate is None else s.candidate.heading(study.kind),
+                _short(s.prompt, 120) + ("" if s.seed is None else f" · seed {s.seed}"),
+                s.reason or s.status,
+            )
+            for s in failed[:200]
+        ),
+        more_failures=max(0, len(failed) - 200),
+        evidence=tuple(
+            (key, value)
+            for key, value in study.evidence.items()
+            if key not in ("votes", "weights") and value
+        ),
+        votes=votes_table(study),
+        run=dict(study.run),
+        counts=_counts(table),
+        single_file=single_file,
+        data=_json(_data(study, table, source, width / height)),
+        policy=(
+            "default-src 'none'; base-uri 'none'; form-action 'none'; "
+            + ("img-src data:" if single_file else "img-src 'self' file: data:")
+            + f"; script-src '{_digest(script)}'; style-src '{_digest(style)}'"
+        ),
+        style=style,
+        script=script,
+    )
+
+
+def visible(text: object) -> str:
+    """Text for display: controls, and marks that re-order a line, become visible names."""
+    return _HIDDEN.sub(lambda m: f"⟨U+{ord(m.group()):04X}⟩", str(text))
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end its script element, whatever the texts in it say."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _split(answer: str) -> tuple[str, str]:
+    """The answer's first sentence, and the rest ("0.6." does not end at its decimal point)."""
+    match = re.match(r"(.{1,90}?[.!?])\s+(.+)", answer, flags=re.S)
+    return (match.group(1), match.group(2)) if match else (answer, "")
+
+
+def _sources(study: Study, folder: Path, single_file: bool) -> Callable[[str], str]:
+    """A function from a score row's picture to what the page's `src` says ("" for none)."""
+    paths = list(dict.fromkeys(p for s in study.scores for p in (s.image, s.control) if p))
+    if not single_file:
+        known = {p: pictures.address(p, folder) for p in paths}
+    else:
+        uris = pictures.data_uris([pictures.locate(p, folder) for p in paths])
+        known = {p: u or "" for p, u in zip(paths, uris, strict=True)}
+    return lambda path: known.get(path, "")
+
+
+def _size(table: pictures.Table, folder: Path) -> tuple[int, int]:
+    for score in (*table.controls.values(), *table.cells.values()):
+        size = pictures.size_of(pictures.locate(score.image, folder)) if score.image else None
+        if size:
+            return size
+    return 1, 1
+
+
+def _counts(table: pictures.Table) -> str:
+    made = sum(bool(s.image) for s in table.cells.values())
+    settings, cases = len(table.candidates), len(table.cases)
+    return (
+        f"{settings} setting{'s' * (settings != 1)} × {cases} case{'s' * (cases != 1)}, "
+        f"{made} picture{'s' * (made != 1)}"
+    )
+
+
+def _facts(study: Study, by_candidate: Mapping[Candidate, Summary]) -> list[Fact]:
+    verdict = study.verdict
+    facts = []
+    if verdict.best in by_candidate:
+        summary = by_candidate[verdict.best]
+        facts.append(
+            Fact(
+                "Best",
+                verdict.best.heading(study.kind),
+                f"{label(study.rank_by)} {interval_text(summary.metrics.get(study.rank_by), 1)}",
+                "accent",
+            )
+        )
+        moved = plots.effect(summary.metrics.get("ssim"))
+        if math.isfinite(summary.p_best):
+            facts.append(Fact("Confidence", confidence(summary.p_best), _share(summary.p_best)))
+        if math.isfinite(moved.mean):
+            facts.append(Fact("Effect", f"{moved.mean:.2f}", "1 − SSIM to the control"))
+    if verdict.plateau and study.kind == "epochs":
+        facts.append(
+            Fact("Effect levels off", verdict.plateau.heading(study.kind), "90 % of the effect")
+        )
+    if verdict.strongest_clean:
+        name = "Strongest, still clean" if study.kind != "epochs" else "Last clean"
+        facts.append(Fact(name, verdict.strongest_clean.heading(study.kind), "", "clean"))
+    if verdict.breakdown:
+        facts.append(Fact("Breaks at", verdict.breakdown.heading(study.kind), "", "breaks"))
+    return facts
+
+
+def confidence(p_best: float) -> str:
+    """How sure the ranking is of its first place, in a word."""
+    for bound, word in ((0.95, "high"), (0.75, "good"), (0.5, "moderate"), (0.0, "low")):
+        if p_best >= bound:
+            return word
+    return "low"
+
+
+def _share(probability: float) -> str:
+    return f"first in {100 * probability:.0f} % of resamplings"
+
+
+def _pairs(study: Study, table: pictures.Table, folder: Path, single_file: bool) -> list[Pair]:
+    best = study.verdict.best
+    assert best is not None
+    found = []
+    # One case of each prompt before a second seed of any.
+    seen: dict[str, int] = {}
+    cases = []
+    for i, case in enumerate(table.cases):
+        cell = table.cells.get((best, case))
+        if cell and cell.image:
+            seen[cell.prompt] = seen.get(cell.prompt, 0) + 1
+            cases.append((seen[cell.prompt], i, case, cell))
+    for _, i, case, cell in sorted(cases, key=lambda c: c[:2])[:_MOST_PAIRS]:
+        control = table.controls[case].image if case in table.controls else cell.control
+
+        def show(path: str) -> str | None:
+            if not path:
+                return None
+            if single_file:
+                return pictures.data_uri(
+                    pictures.locate(path, folder), pictures.LARGE_EDGE, quality=86
+                )
+            return pictures.address(path, folder)
+
+        seed = "" if cell.seed is None else str(cell.seed)
+        found.append(Pair(i, _short(cell.prompt, 140), seed, show(control), show(cell.image)))
+    return found
+
+
+def _rows(study: Study, columns: Sequence[str], index: Mapping[Candidate, int]) -> list[Row]:
+    bounds = [
+        value
+        for s in study.summaries
+        for i in [s.metrics.get(study.rank_by, Interval(math.nan))]
+        for value in (i.low, i.mean, i.high)
+        if math.isfinite(value)
+    ]
+    low, high = (min(bounds), max(bounds)) if bounds else (0.0, 1.0)
+    room = (high - low) or 1.0
+    rows = []
+    for summary in study.summaries:
+        interval = summary.metrics.get(study.rank_by, Interval(math.nan))
+        bar = None
+        if math.isfinite(interval.mean):
+            ends = [v if math.isfinite(v) else interval.mean for v in (interval.low, interval.high)]
+            scaled = [100 * (v - low) / room for v in (ends[0], interval.mean, ends[1])]
+            bar = (round(scaled[0], 2), round(scaled[1], 2), round(scaled[2], 2))
+        candidate = summary.candidate
+        rows.append(
+            Row(
+                rank="–" if summary.rank is None else str(summary.rank),
+                heading=candidate.heading(study.kind),
+                place=candidate.checkpoint,
+                n=str(summary.n),
+                metric=interval_text(interval),
+                bar=bar,
+                cells=tuple(
+                    interval_text(Interval(summary.metrics[m].mean), 3)
+                    if m in summary.metrics
+                    else ""
+                    for m in columns
+                ),
+                p_best="" if not math.isfinite(summary.p_best) else f"{summary.p_best:.0%}",
+                notes=", ".join(notes(study, summary)),
+                tone="best"
+                if summary.best
+                else "breaks"
+                if summary.safe is False or summary.rank is None
+                else "",
+                index=index.get(candidate, -1),
+            )
+        )
+    return rows
+
+
+def _data(
+    study: Study, table: pictures.Table, source: Callable[[str], str], ratio: float
+) -> dict[str, Any]:
+    """The JSON block that the page's script reads."""
+    metrics = list(dict.fromkeys([*study.metrics, *(m for s in study.scores for m in s.values)]))
+    by_candidate = {s.candidate: s for s in study.summaries}
+    prompts: dict[str, int] = {}
+    cases = []
+    for case in table.cases:
+        control = table.controls.get(case)
+        row = control or next(s for s in study.scores if s.case == case)
+        picture = control.image if control else row.control
+        cases.append(
+            {
+                "name": case,
+                "prompt": prompts.setdefault(row.prompt, len(prompts)),
+                "seed": row.seed,
+                "control": source(picture) if picture else "",
+                "path": picture,
+                "reason": control.reason if control else "",
+                "values": _values(control, metrics),
+            }
+        )
+    controls = {case: c["path"] for case, c in zip(table.cases, cases, strict=True)}
+    cells = []
+    for candidate in table.candidates:
+        line: list[Any] = []
+        for case in table.cases:
+            score = table.cells.get((candidate, case))
+            if score is None:
+                line.append(0)
+                continue
+            other = score.control and score.control != controls[case]
+            line.append(
+                [
+                    source(score.image) if score.image else "",
+                    score.status,
+                    score.reason,
+                    _values(score, metrics),
+                    source(score.control) if other else 0,
+                ]
+            )
+        cells.append(line)
+    return {
+        "format": 1,
+        "kind": study.kind,
+        "title": study.title,
+        "rankBy": study.rank_by,
+        "better": study.better,
+        "ratio": round(ratio, 4),
+        "metrics": [[m, label(m)] for m in metrics],
+        "prompts": list(prompts),
+        "candidates": [_candidate(study, c, by_candidate.get(c)) for c in table.candidates],
+        "cases": cases,
+        "cells": cells,
+        "settings": _settings(study.run),
+    }
+
+
+def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> dict[str, Any]:
+    mean = summary.metrics.get(study.rank_by, Interval(math.nan)).mean if summary else math.nan
+    ssim = summary.metrics.get("ssim", Interval(math.nan)).mean if summary else math.nan
+    return {
+        "heading": candidate.heading(study.kind),
+        "checkpoint": candidate.checkpoint,
+        "where": candidate.label or candidate.checkpoint or f"#{candidate.place + 1}",
+        "lora": PurePosixPath(candidate.checkpoint.replace("\\", "/")).stem,
+        "epoch": candidate.epoch,
+        "step": candidate.step,
+        "strength": None if candidate.strength is None else format_strength(candidate.strength),
+        "place": candidate.place,
+        "rank": summary.rank if summary else None,
+        "mean": _finite(mean),
+        "effect": _finite(1 - ssim),
+        "best": bool(summary and summary.best),
+        "contender": bool(summary and (summary.contender or summary.best)),
+        "safe": summary.safe if summary else None,
+        "notes": ", ".join(notes(study, summary)) if summary else "",
+    }
+
+
+def _settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the pictures share, named as A1111 names it, for the text that reproduces one."""
+    found: dict[str, Any] = {}
+    for part in (run, *(v for k, v in run.items() if k in ("settings", "render"))):
+        if isinstance(part, Mapping):
+            found.update({k: v for k, v in part.items() if isinstance(v, (str, int, float))})
+    names = {
+        "steps": "Steps",
+        "sampler": "Sampler",
+        "guidance_scale": "CFG scale",
+        "model": "Model",
+        "model_hash": "Model hash",
+        "clip_skip": "Clip skip",
+    }
+    pairs = [
+        (title, f"{found[key]:g}" if isinstance(found[key], float) else str(found[key]))
+        for key, title in names.items()
+        if key in found
+        and found[key] not in ("", None)
+        and not (key == "clip_skip" and not found[key])
+    ]
+    if "width" in found and "height" in found:
+        pairs.insert(min(3, len(pairs)), ("Size", f"{found['width']}x{found['height']}"))
+    if isinstance(found.get("negative"), str) and found["negative"]:
+        pairs.append(("Negative prompt", str(found["negative"])))
+    return pairs
+
+
+def _values(score: Score | None, metrics: Sequence[str]) -> list[float | None]:
+    if score is None:
+        return []
+    return [_finite(score.values.get(m, math.nan)) for m in metrics]
+
+
+def _finite(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _figure(value: Any) -> str:
+    """A value of an evidence section as people read it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "–"
+    return visible(value)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))

@@ -1,0 +1,679 @@
+"""The report's figures: matplotlib drawings as SVG that takes its colours from the page.
+
+matplotlib draws with marker colours, which `_themed` turns into the classes of the page's style
+sheet: one drawing serves light, dark and print, and nothing in it needs an inline style (the page's
+Content-Security-Policy forbids those). Text stays text. The same study gives the same bytes.
+Series differ by shape and label as well as by colour, for readers with a colour-vision deficiency.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from analysers.study import Candidate, Interval, Study, Summary, format_strength
+from reports.tables import label, one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIGNS = ("rms_contrast", "clipped", "colourfulness", "laplacian_energy", "likeness")
+
+# Marker colours; `_themed` replaces each by a class that the style sheet colours.
+INK, MUTED, ACCENT, CLEAN, BREAKS, RULE, PAPER, SECOND = (f"#00000{i}" for i in range(1, 9))
+_CLASSES = {
+    INK: "ink",
+    MUTED: "muted",
+    ACCENT: "accent",
+    CLEAN: "clean",
+    BREAKS: "breaks",
+    RULE: "rule",
+    PAPER: "paper",
+    SECOND: "second",
+}
+_MOST_LINES = 200
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure and the numbers in it. `svg` is trusted markup, everything else plain text."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    has_cases: bool = False
+    wide: bool = True
+
+
+def ordered(study: Study) -> list[Summary]:
+    """The summaries along training, then by strength: the order of the curves and of the grid."""
+    return sorted(study.summaries, key=lambda s: natural_order(s.candidate))
+
+
+def natural_order(candidate: Candidate) -> tuple[int, float, str]:
+    strength = math.nan if candidate.strength is None else float(candidate.strength)
+    return (candidate.place, strength if strength == strength else 0.0, candidate.label)
+
+
+def effect(interval: Interval | None) -> Interval:
+    """1 - SSIM with its bounds (they change sides)."""
+    if interval is None:
+        return Interval(math.nan)
+    return Interval(1 - interval.mean, 1 - interval.high, 1 - interval.low)
+
+
+def draw_all(study: Study) -> list[Plot]:
+    """Every figure that the study has the numbers for, in reading order."""
+    summaries = [s for s in ordered(study) if s.n]
+    plots: list[Plot] = []
+    if len(summaries) < 2:
+        return plots
+    if study.kind == "plane":
+        plots += heat_maps(study, summaries)
+    else:
+        plots.append(curves(study, summaries))
+    if "ssim" in study.metrics and study.rank_by != "ssim":
+        plots.append(trade_off(study, summaries))
+    if study.kind != "plane":
+        signs = [m for m in SIGNS if any(m in s.metrics for s in summaries)]
+        if signs:
+            plots.append(cooking_signs(study, summaries, signs))
+    weights = study.evidence.get("weights")
+    if isinstance(weights, Mapping):
+        found = weight_dynamics(weights)
+        if found:
+            plots.append(found)
+    return plots
+
+
+def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
+    """Quality above, effect below, against strength or along training, with 95 % intervals."""
+    xs, ticks = _positions(study, summaries)
+    metric = study.rank_by
+    panels: list[tuple[str, list[Interval]]] = [
+        (label(metric), [s.metrics.get(metric, Interval(math.nan)) for s in summaries])
+    ]
+    has_effect = "ssim" in study.metrics and metric != "ssim"
+    if has_effect:
+        panels.append(("effect (1 − SSIM)", [effect(s.metrics.get("ssim")) for s in summaries]))
+    by_candidate = _case_values(study)
+    with _style():
+        figure = _figure(7.6, 2.0 + 1.9 * len(panels))
+        ratios = [1.45, 1][: len(panels)]
+        axes = figure.subplots(
+            len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios}
+        )[:, 0]
+        cases = list(dict.fromkeys(s.case for s in study.scores if s.candidate is not None))
+        several = len(cases) > 1
+        for row, (axis, (name, intervals)) in enumerate(zip(axes, panels, strict=True)):
+            _shade(study, axis, summaries, xs, words=row == 0)
+            if several:
+                for case in cases[:_MOST_LINES]:
+                    values = [by_candidate.get((s.candidate, case), {}) for s in summaries]
+                    line = (
+                        [1 - v.get("ssim", math.nan) for v in values]
+                        if row
+                        else [v.get(metric, math.nan) for v in values]
+                    )
+                    axis.plot(xs, line, color=MUTED, lw=0.7, alpha=0.5, gid="percase", zorder=1.5)
+            _band(axis, xs, intervals)
+            axis.set_ylabel(name)
+            _mark_pick(study, axis, summaries, xs, intervals, words=row == 0)
+        control = [
+            s.values[metric]
+            for s in study.scores
+            if s.candidate is None and math.isfinite(s.values.get(metric, math.nan))
+        ]
+        if control:
+            mean = sum(control) / len(control)
+            axes[0].axhline(mean, color=SECOND, lw=1.2, ls=(0, (5, 3)), zorder=1)
+            axes[0].annotate(
+                "control",
+                (1, mean),
+                xycoords=("axes fraction", "data"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                color=SECOND,
+            )
+        if metric == "brisque":
+            axes[0].annotate(
+                "lower is better ↓", (0, 1), xycoords="axes fraction", xytext=(0, 6),
+                textcoords="offset points", color=MUTED,
+            )  # fmt: skip
+        _ticks(axes[-1], xs, ticks)
+        axes[-1].set_xlabel("strength" if study.kind == "strength" else "along training")
+        svg = _svg(figure, "curves")
+    columns = ["setting", "pictures"]
+    for name, _ in panels:
+        columns += [name, "low", "high"]
+    rows = []
+    for i, summary in enumerate(summaries):
+        row = [summary.candidate.heading(study.kind), str(summary.n)]
+        for _, intervals in panels:
+            row += [_text(v) for v in (intervals[i].mean, intervals[i].low, intervals[i].high)]
+        rows.append(tuple(row))
+    return Plot(
+        "curves",
+        "Quality and effect" if has_effect else "Quality",
+        "Mean over the pictures with its 95 % interval."
+        + (" Shaded: the clean range, and where it breaks." if _safe_known(summaries) else ""),
+        svg,
+        tuple(columns),
+        tuple(rows),
+        has_cases=several,
+    )
+
+
+def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
+    """Quality against effect; the Pareto front joins the settings that none beats in both."""
+    metric = study.rank_by
+    points = []
+    for summary in summaries:
+        quality = summary.metrics.get(metric, Interval(math.nan))
+        moved = effect(summary.metrics.get("ssim"))
+        if math.isfinite(quality.mean) and math.isfinite(moved.mean):
+            points.append((summary, moved, quality))
+    front = pareto([(m.mean, q.mean) for _, m, q in points], study.better)
+    with _style():
+        figure = _figure(7.6, 4.0)
+        axis = figure.subplots()
+        if len(front) > 1:
+            axis.plot(
+                [points[i][1].mean for i in front],
+                [points[i][2].mean for i in front],
+                color=ACCENT, lw=1.4, alpha=0.55, zorder=1,
+            )  # fmt: skip
+        few = len(points) <= 16
+        for i, (summary, moved, quality) in enumerate(points):
+            axis.plot(
+                [moved.low, moved.high], [quality.mean] * 2, color=MUTED, lw=0.8, alpha=0.45,
+                zorder=1,
+            )  # fmt: skip
+            axis.plot(
+                [moved.mean] * 2, [quality.low, quality.high], color=MUTED, lw=0.8, alpha=0.45,
+                zorder=1,
+            )  # fmt: skip
+            broken = summary.safe is False
+            axis.plot(
+                moved.mean, quality.mean, ls="none", zorder=3,
+                marker="X" if broken else "o", ms=7 if broken else 6.5, mew=1.4,
+                mec=BREAKS if broken else ACCENT,
+                mfc=PAPER if not (broken or summary.contender or summary.best)
+                else BREAKS if broken else ACCENT,
+            )  # fmt: skip
+            if summary.best:
+                axis.plot(
+                    moved.mean, quality.mean, "o", ms=13, mfc="none", mec=ACCENT, mew=1.6, zorder=2
+                )
+            if few or summary.best or (i in front and len(front) < 12):
+                axis.annotate(
+                    _short(_head(study, summary), 24), (moved.mean, quality.mean),
+                    xytext=(9, 6), textcoords="offset points", zorder=4,
+                    color=INK if summary.best else MUTED,
+                    fontweight="bold" if summary.best else "normal",
+                )  # fmt: skip
+        axis.set_xlabel("effect (1 − SSIM): how far from the control →")
+        axis.set_ylabel(label(metric) + (" (lower is better)" if study.better == "lower" else ""))
+        axis.margins(x=0.08, y=0.12)
+        svg = _svg(figure, "tradeoff")
+    chosen = set(front)
+    rows = tuple(
+        (
+            s.candidate.heading(study.kind),
+            _text(m.mean),
+            _text(q.mean),
+            "yes" if i in chosen else "",
+        )
+        for i, (s, m, q) in enumerate(points)
+    )
+    return Plot(
+        "tradeoff",
+        "Quality against effect",
+        "The line is the Pareto front: no other setting has both more effect and better quality. "
+        "Filled: cannot be told from the best. Cross: worse than the control.",
+        svg,
+        ("setting", "effect", label(metric), "on the front"),
+        rows,
+        wide=False,
+    )
+
+
+def pareto(points: Sequence[tuple[float, float]], better: str) -> list[int]:
+    """Indices of the points not dominated in (more effect, better quality), by growing effect."""
+    sign = 1 if better == "lower" else -1
+    order = sorted(range(len(points)), key=lambda i: (-points[i][0], sign * points[i][1]))
+    front: list[int] = []
+    best = math.inf
+    for i in order:
+        if sign * points[i][1] < best:
+            best = sign * points[i][1]
+            front.append(i)
+    return front[::-1]
+
+
+def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[str]) -> Plot:
+    """Small multiples of the signs of over-cooking: each as a ratio to the control."""
+    xs, ticks = _positions(study, summaries)
+    series = [
+        (label(m), [s.metrics.get(m, Interval(math.nan)) for s in summaries], m) for m in signs
+    ]
+    with _style():
+        columns = min(len(series), 3)
+        lines = math.ceil(len(series) / columns)
+        figure = _figure(7.6, 0.4 + 1.9 * lines)
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for k, axis in enumerate(grid.flat):
+            if k >= len(series):
+                axis.remove()
+                continue
+            name, intervals, metric = series[k]
+            if metric != "likeness":
+                axis.axhline(1, color=SECOND, lw=1, ls=(0, (5, 3)))
+            _band(axis, xs, intervals, small=True)
+            _mark_pick(study, axis, summaries, xs, intervals, words=False)
+            axis.set_title(name, loc="left", color=INK)
+            _ticks(axis, xs, ticks, most=4)
+        svg = _svg(figure, "signs")
+    rows = tuple(
+        (s.candidate.heading(study.kind), *(_text(v[i].mean) for _, v, _ in series))
+        for i, s in enumerate(summaries)
+    )
+    return Plot(
+        "signs",
+        "Signs of over-cooking",
+        "Ratios to the control (dashed: 1, as without the LoRA). A sudden rise of contrast, "
+        "clipping, colour or fine detail is what a burnt picture looks like.",
+        svg,
+        ("setting", *(name for name, _, _ in series)),
+        rows,
+    )
+
+
+def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
+    """Checkpoint x strength: quality with contours of equal effect, and the effect itself."""
+    import numpy as np
+
+    places = list(dict.fromkeys(s.candidate.place for s in summaries))
+    strengths = sorted(
+        {s.candidate.strength for s in summaries if s.candidate.strength is not None}
+    )
+    names = {s.candidate.place: _where(s.candidate) for s in summaries}
+    at = {(s.candidate.place, s.candidate.strength): s for s in summaries}
+    shape = (len(strengths), len(places))
+    moved = np.full(shape, math.nan)
+    fields = [study.rank_by] + [
+        m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by
+    ]
+    values = {m: np.full(shape, math.nan) for m in fields}
+    for j, place in enumerate(places):
+        for i, strength in enumerate(strengths):
+            summary = at.get((place, strength))
+            if summary:
+                for m in fields:
+                    values[m][i, j] = summary.metrics.get(m, Interval(math.nan)).mean
+                moved[i, j] = 1 - summary.metrics.get("ssim", Interval(math.nan)).mean
+    if "ssim" in values and study.rank_by != "ssim":
+        values["effect"] = moved
+        del values["ssim"]
+    plots = []
+    for metric, matrix in values.items():
+        title = "effect (1 − SSIM)" if metric == "effect" else label(metric)
+        with _style():
+            figure = _figure(7.6, 1.3 + 0.42 * max(4, len(strengths)))
+            axis = figure.subplots()
+            mesh = axis.pcolormesh(
+                np.arange(len(places) + 1) - 0.5,
+                np.arange(len(strengths) + 1) - 0.5,
+                np.ma.masked_invalid(matrix),
+                # cividis reads the same with and without a colour-vision deficiency.
+                cmap="cividis_r" if metric == study.rank_by and study.better == "lower"
+                else "cividis",
+                edgecolors=PAPER,
+                linewidth=1.2,
+            )  # fmt: skip
+            if metric == study.rank_by and min(shape) > 1 and np.isfinite(moved).all():
+                lines = axis.contour(moved, levels=5, colors=["#ffffff"], linewidths=1.1, alpha=0.9)
+                axis.clabel(lines, fmt="%.2f", fontsize=8)
+            small = len(places) > 14
+            for (i, j), value in np.ndenumerate(matrix):
+                here = at.get((places[j], strengths[i]))
+                if here is None or not math.isfinite(value):
+                    continue
+                if here.safe is False:
+                    axis.plot(j, i, "x", color="#ffffff", ms=9, mew=2.6)
+                    axis.plot(j, i, "x", color="#8a2500", ms=8, mew=1.4)
+                if here.best:
+                    axis.plot(j, i, "*", ms=17, mfc="#ffffff", mec="#101010", mew=1.2, zorder=6)
+            axis.set_yticks(range(len(strengths)), [format_strength(s) for s in strengths])
+            _ticks(axis, list(range(len(places))), [names[p] for p in places], 7 if small else 14)
+            axis.set_ylabel("strength")
+            axis.tick_params(length=0)
+            axis.grid(False)
+            for side in axis.spines.values():
+                side.set_visible(False)
+            bar = figure.colorbar(mesh, ax=axis, pad=0.02, aspect=18)
+            bar.outline.set_visible(False)  # type: ignore[operator]
+            bar.ax.tick_params(length=0)
+            bar.solids.set_edgecolor("face")
+            bar.set_label(title)
+            svg = _svg(figure, f"heat-{re.sub(r'[^a-z0-9]', '', metric)}")
+        rows = tuple(
+            (format_strength(s), *(_text(v) for v in matrix[i])) for i, s in enumerate(strengths)
+        )
+        caption = "Star: the pick. Cross: worse than the control."
+        if metric == study.rank_by:
+            caption += " White lines join settings of equal effect (1 − SSIM)."
+        plots.append(
+            Plot(
+                f"heat-{metric}",
+                f"{title} over training and strength",
+                caption,
+                svg,
+                ("strength", *(names[p] for p in places)),
+                rows,
+                wide=metric == study.rank_by,
+            )
+        )
+    return plots
+
+
+def equal_effect(study: Study) -> list[tuple[str, str]]:
+    """For the pick of a plane: at which strength each other checkpoint moves pictures as far.
+
+    Linear interpolation of the mean effect between neighbouring strengths; checkpoints that do not
+    reach that effect within the strengths tried are left out.
+    """
+    best = next((s for s in study.summaries if s.best), None)
+    if study.kind != "plane" or best is None or "ssim" not in best.metrics:
+        return []
+    target = 1 - best.metrics["ssim"].mean
+    by_place: dict[int, list[tuple[float, float]]] = {}
+    names = {}
+    for summary in ordered(study):
+        strength = summary.candidate.strength
+        if strength is None or "ssim" not in summary.metrics:
+            continue
+        names[summary.candidate.place] = _where(summary.candidate)
+        by_place.setdefault(summary.candidate.place, []).append(
+            (float(strength), 1 - summary.metrics["ssim"].mean)
+        )
+    found = []
+    for place, points in by_place.items():
+        for (s0, e0), (s1, e1) in pairwise(points):
+            if min(e0, e1) <= target <= max(e0, e1) and e0 != e1:
+                strength_here = s0 + (s1 - s0) * (target - e0) / (e1 - e0)
+                found.append((names[place], f"{strength_here:.2f}"))
+                break
+    return found
+
+
+def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
+    """What training did to the LoRA's own numbers, one panel per number, along the checkpoints."""
+    rows = [r for r in weights.get("rows", ()) if isinstance(r, Mapping)]
+    names = [
+        key
+        for key in dict.fromkeys(k for r in rows for k in r)
+        if sum(_is_number(r.get(key)) for r in rows) > 1 and key not in ("epoch", "step", "place")
+    ][:9]
+    if len(rows) < 2 or not names:
+        return None
+    heads = [
+        one_line(str(r.get("label") or r.get("checkpoint") or i + 1)) for i, r in enumerate(rows)
+    ]
+    xs = [float(i) for i in range(len(rows))]
+    with _style():
+        columns = min(len(names), 3)
+        lines = math.ceil(len(names) / columns)
+        figure = _figure(7.6, 0.4 + 1.9 * lines)
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for k, axis in enumerate(grid.flat):
+            if k >= len(names):
+                axis.remove()
+                continue
+            ys = [float(r[names[k]]) if _is_number(r.get(names[k])) else math.nan for r in rows]
+            _band(axis, xs, [Interval(y) for y in ys], small=True)
+            axis.set_title(one_line(names[k].replace("_", " ")), loc="left", color=INK)
+            _ticks(axis, xs, heads, most=3)
+        svg = _svg(figure, "weights")
+    return Plot(
+        "weights",
+        "What training did to the weights",
+        "Read from the LoRA files, without rendering.",
+        svg,
+        ("checkpoint", *(n.replace("_", " ") for n in names)),
+        tuple(
+            (
+                head,
+                *(_text(float(r[n])) if _is_number(r.get(n)) else "" for n in names),
+            )
+            for head, r in zip(heads, rows, strict=True)
+        ),
+    )
+
+
+def _positions(study: Study, summaries: Sequence[Summary]) -> tuple[list[float], list[str]]:
+    """Places on the x axis: the strength itself, else evenly spaced along training."""
+    heads = [_head(study, s) for s in summaries]
+    strengths = [s.candidate.strength for s in summaries]
+    if study.kind == "strength" and all(s is not None for s in strengths):
+        return [float(s) for s in strengths if s is not None], heads
+    return [float(i) for i in range(len(summaries))], heads
+
+
+def _ticks(axis: Axes, xs: Sequence[float], heads: Sequence[str], most: int = 12) -> None:
+    every = max(1, math.ceil(len(xs) / most))
+    chosen = list(range(0, len(xs), every))
+    texts = [_short(heads[i], 18) for i in chosen]
+    axis.set_xticks([xs[i] for i in chosen], texts)
+    if sum(map(len, texts)) > 8 * most and len(texts) > 3:
+        axis.tick_params(axis="x", rotation=35)
+        for tick in axis.get_xticklabels():
+            tick.set_ha("right")
+
+
+def _band(
+    axis: Axes, xs: Sequence[float], intervals: Sequence[Interval], *, small: bool = False
+) -> None:
+    lows = [i.low for i in intervals]
+    highs = [i.high for i in intervals]
+    axis.fill_between(xs, lows, highs, color=ACCENT, alpha=0.16, lw=0, zorder=2)
+    axis.plot(
+        xs, [i.mean for i in intervals], color=ACCENT, lw=1.6 if small else 2.0, marker="o",
+        ms=3.2 if small else 5, zorder=3,
+    )  # fmt: skip
+
+
+def _shade(
+    study: Study, axis: Axes, summaries: Sequence[Summary], xs: Sequence[float], *, words: bool
+) -> None:
+    """The clean range up to the strongest clean setting, and everything from the breakdown on."""
+    verdict = study.verdict
+    at = {s.candidate: x for s, x in zip(summaries, xs, strict=True)}
+    clean = [at[c] for c in verdict.zone if c in at]
+    word = "clean"
+    if study.kind == "epochs" and clean:
+        word = "Goldilocks zone"
+    elif verdict.strongest_clean in at:
+        clean = [min(xs), at[verdict.strongest_clean]]
+    spans = []
+    if clean and max(clean) >= min(clean):
+        pad = 0.25 if study.kind == "epochs" else 0.0
+        spans.append((min(clean) - pad, max(clean) + pad, CLEAN, word, None))
+    if verdict.breakdown in at:
+        spans.append((at[verdict.breakdown], max(xs), BREAKS, "breaks", "///"))
+    room = (max(xs) - min(xs)) or 1.0
+    for low, high, colour, text, hatch in spans:
+        if high - low < 0.02 * room:
+            low, high = low - 0.012 * room, high + 0.012 * room
+        axis.axvspan(low, high, color=colour, alpha=0.10, lw=0, zorder=0)
+        if hatch:
+            axis.axvspan(
+                low, high, facecolor="none", edgecolor=colour, hatch=hatch, alpha=0.25, lw=0,
+                zorder=0,
+            )  # fmt: skip
+        if words:
+            axis.annotate(
+                text, ((low + high) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, -12),
+                textcoords="offset points", ha="center", color=colour, fontweight="bold",
+            )  # fmt: skip
+
+
+def _mark_pick(
+    study: Study,
+    axis: Axes,
+    summaries: Sequence[Summary],
+    xs: Sequence[float],
+    intervals: Sequence[Interval],
+    *,
+    words: bool,
+) -> None:
+    for summary, x, interval in zip(summaries, xs, intervals, strict=True):
+        if summary.best and math.isfinite(interval.mean):
+            axis.axvline(x, color=ACCENT, lw=1, ls=(0, (1, 2)), zorder=1)
+            axis.plot(x, interval.mean, "o", ms=12, mfc="none", mec=ACCENT, mew=1.8, zorder=4)
+            if words:
+                axis.annotate(
+                    "pick: " + _short(_head(study, summary), 24),
+                    (x, interval.mean), xytext=(0, -22), textcoords="offset points", ha="center",
+                    color=ACCENT, fontweight="bold", zorder=5,
+                )  # fmt: skip
+
+
+def _safe_known(summaries: Sequence[Summary]) -> bool:
+    return any(s.safe is not None for s in summaries)
+
+
+def _case_values(study: Study) -> dict[tuple[Candidate, str], Mapping[str, float]]:
+    return {(s.candidate, s.case): s.values for s in study.scores if s.candidate is not None}
+
+
+def _where(candidate: Candidate) -> str:
+    return one_line(candidate.label or candidate.checkpoint or f"#{candidate.place + 1}")
+
+
+def _head(study: Study, summary: Summary) -> str:
+    return one_line(summary.candidate.heading(study.kind))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else ""
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _style() -> Any:
+    """matplotlib's settings for one drawing: nothing of the user's own configuration leaks in."""
+    import matplotlib
+
+    return matplotlib.rc_context(
+        {
+            **{
+                key: value
+                for key, value in matplotlib.rcParamsDefault.items()
+                if not key.startswith(("backend", "animation", "date", "webagg", "toolbar"))
+            },
+            "svg.hashsalt": "lora-analysers",
+            "svg.fonttype": "none",
+            "text.parse_math": False,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.labelsize": 10,
+            "axes.edgecolor": RULE,
+            "axes.labelcolor": MUTED,
+            "axes.facecolor": "none",
+            "figure.facecolor": "none",
+            "savefig.facecolor": "none",
+            "text.color": INK,
+            "xtick.color": RULE,
+            "ytick.color": RULE,
+            "xtick.labelcolor": MUTED,
+            "ytick.labelcolor": MUTED,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.grid.axis": "y",
+            "grid.color": RULE,
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+            "lines.solid_capstyle": "round",
+        }
+    )
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure, name: str) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with warnings.catch_warnings():
+        # The browser has glyphs that matplotlib's font lacks; the SVG keeps text as text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return _themed(buffer.getvalue(), name)
+
+
+def _themed(svg: str, name: str) -> str:
+    """matplotlib's SVG made fit for the page: themed classes, no inline style, ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r'\sid="percase[^"]*"', ' class="percase"', svg)
+    svg = re.sub(r'(\s)id="([^"]+)"', rf'\1id="{name}-\2"', svg)
+    svg = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{name}-\2"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    svg = re.sub(r'\sstyle="([^"]*)"', _attributes, svg)
+    svg = re.sub(r'\s(fill|stroke)="(#00000[1-8])"', _class_of, svg)
+    # An element may now have two classes: one for its fill, one for its stroke.
+    svg = re.sub(
+        r'(<[^<>]*?)\sclass="([^"]*)"([^<>]*?)\sclass="([^"]*)"', r'\1 class="\2 \4"\3', svg
+    )
+    svg = re.sub(
+        r"<svg[^>]*?viewBox=\"([^\"]*)\"[^>]*>",
+        r'<svg viewBox="\1" xmlns="http://www.w3.org/2000/svg" aria-hidden="true">',
+        svg,
+        count=1,
+    )
+    return re.sub(r"\n\s*", "\n", svg).strip()
+
+
+def _attributes(match: re.Match[str]) -> str:
+    """An inline style as presentation attributes; font families are the page's own."""
+    kept = []
+    for part in match.group(1).replace("&quot;", "'").split(";"):
+        key, _, value = part.partition(":")
+        key, value = key.strip(), value.strip()
+        if key == "font":
+            words = re.match(r"(?:(bold|\d{3})\s+)?([\d.]+px)", value)
+            if words:
+                kept.append(("font-size", words.group(2)))
+                if words.group(1):
+                    kept.append(("font-weight", words.group(1)))
+        elif key and value and key != "font-family":
+            kept.append((key, value))
+    return "".join(f' {key}="{value}"' for key, value in kept)
+
+
+def _class_of(match: re.Match[str]) -> str:
+    return f' class="{match.group(1)[0]}-{_CLASSES[match.group(2)]}"'

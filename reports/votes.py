@@ -1,0 +1,177 @@
+"""People's blind A/B votes: the exported file, Bradley-Terry, agreement with a metric.
+
+File format 1: a JSON object with `kind` "lora-analysers votes", `format` 1, `settings` (a list of
+{heading, checkpoint, epoch, step, strength}) and `votes` (a list of {a, b, choice, case}, where `a`
+and `b` index `settings` and `choice` is "a", "b" or "tie").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from analysers.study import Candidate, Interval, Study
+from generation.errors import UserError
+
+FORMAT = 1
+KIND = "lora-analysers votes"
+
+
+def read_votes(path: Path) -> dict[str, Any]:
+    """The votes of a file that the report exported, fitted, for `Study.evidence["votes"]`.
+
+    Returns {"votes": n, "rows": [{heading, checkpoint, epoch, step, strength, wins, losses, ties,
+    ability, low, high}]}; settings without a vote are left out. Raises UserError when the file
+    cannot be read or is something else.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: this is not JSON; export the votes from the report.") from error
+    if not isinstance(data, dict) or data.get("kind") != KIND:
+        raise UserError(f"{path}: these are not votes; export them from the report's blind test.")
+    if data.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: votes of format {data.get('format')}, this version reads {FORMAT}; "
+            "export them again from a report of this version."
+        )
+    settings, votes = data.get("settings"), data.get("votes")
+    if not isinstance(settings, list) or not isinstance(votes, list):
+        raise UserError(f"{path}: settings or votes are missing; export them again.")
+    if not all(isinstance(s, dict) for s in settings):
+        raise UserError(f"{path}: a setting is not an object; export the votes again.")
+    pairs = []
+    for number, vote in enumerate(votes, 1):
+        if (
+            not isinstance(vote, dict)
+            or not all(_index(vote.get(side), len(settings)) for side in "ab")
+            or vote["a"] == vote["b"]
+            or vote.get("choice") not in ("a", "b", "tie")
+        ):
+            raise UserError(f"{path}: vote {number} is damaged; export the votes again.")
+        pairs.append((vote["a"], vote["b"], vote["choice"]))
+    fitted = bradley_terry(len(settings), pairs)
+    rows = []
+    for i, setting in enumerate(settings):
+        wins = sum((a == i and c == "a") or (b == i and c == "b") for a, b, c in pairs)
+        losses = sum((a == i and c == "b") or (b == i and c == "a") for a, b, c in pairs)
+        ties = sum(i in (a, b) and c == "tie" for a, b, c in pairs)
+        if wins + losses + ties == 0:
+            continue
+        known = ("heading", "checkpoint", "epoch", "step", "strength")
+        rows.append(
+            {
+                **{key: setting.get(key) for key in known},
+                "wins": wins,
+                "losses": losses,
+                "ties": ties,
+                "ability": fitted[i].mean,
+                "low": fitted[i].low,
+                "high": fitted[i].high,
+            }
+        )
+    rows.sort(key=lambda row: -row["ability"])
+    return {"votes": len(pairs), "rows": rows}
+
+
+def bradley_terry(n: int, votes: Sequence[tuple[int, int, str]]) -> list[Interval]:
+    """Log-abilities (mean 0) with 95 % intervals from votes (a, b, "a" | "b" | "tie").
+
+    Bradley and Terry (1952): P(i beats j) = p_i / (p_i + p_j), fitted by the MM iteration of Hunter
+    (2004). A tie is half a win for each. Every setting also ties once with an imaginary opponent of
+    ability 1, so that one that never lost stays finite. Intervals come from the Fisher information
+    of each setting with the others held.
+    """
+    wins = [0.5] * n
+    games: dict[tuple[int, int], float] = {}
+    for a, b, choice in votes:
+        wins[a] += {"a": 1.0, "b": 0.0, "tie": 0.5}[choice]
+        wins[b] += {"a": 0.0, "b": 1.0, "tie": 0.5}[choice]
+        pair = (min(a, b), max(a, b))
+        games[pair] = games.get(pair, 0) + 1
+    power = [1.0] * n
+    for _ in range(2000):
+        rate = [1 / (p + 1) for p in power]
+        for (a, b), count in games.items():
+            share = count / (power[a] + power[b])
+            rate[a] += share
+            rate[b] += share
+        updated = [w / r for w, r in zip(wins, rate, strict=True)]
+        moved = max((abs(math.log(u / p)) for u, p in zip(updated, power, strict=True)), default=0)
+        power = updated
+        if moved < 1e-10:
+            break
+    information = [p / (p + 1) ** 2 for p in power]
+    for (a, b), count in games.items():
+        share = count * power[a] * power[b] / (power[a] + power[b]) ** 2
+        information[a] += share
+        information[b] += share
+    logs = [math.log(p) for p in power]
+    centre = sum(logs) / n if n else 0.0
+    return [
+        Interval(x - centre, x - centre - 1.96 / math.sqrt(f), x - centre + 1.96 / math.sqrt(f))
+        for x, f in zip(logs, information, strict=True)
+    ]
+
+
+def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
+    """Kendall's tau-b of two rankings; NaN when either has no order (all equal, fewer than two)."""
+    agree = ties_x = ties_y = pairs = 0
+    for i in range(len(x)):
+        for j in range(i):
+            pairs += 1
+            ties_x += x[i] == x[j]
+            ties_y += y[i] == y[j]
+            product = (x[i] - x[j]) * (y[i] - y[j])
+            agree += (product > 0) - (product < 0)
+    room = (pairs - ties_x) * (pairs - ties_y)
+    return agree / math.sqrt(room) if room else math.nan
+
+
+def votes_table(study: Study) -> dict[str, Any] | None:
+    """The votes beside the ranked metric, for the report; None without votes.
+
+    `tau` is Kendall's tau-b between people's order and the metric's (1: the same order).
+    """
+    votes = study.evidence.get("votes")
+    if not isinstance(votes, Mapping) or not isinstance(votes.get("rows"), Sequence):
+        return None
+    by_identity = {identity(s.candidate): s for s in study.summaries}
+    rows, ours, theirs, unknown = [], [], [], 0
+    for row in votes["rows"]:
+        summary = by_identity.get(_row_identity(row))
+        if summary is None:
+            unknown += 1
+            continue
+        mean = summary.metrics.get(study.rank_by, Interval(math.nan)).mean
+        if math.isfinite(mean):
+            ours.append(-mean if study.better == "lower" else mean)
+            theirs.append(float(row["ability"]))
+        rows.append({**row, "heading": summary.candidate.heading(study.kind), "rank": summary.rank,
+                     "metric": mean})  # fmt: skip
+    tau = kendall_tau(theirs, ours)
+    return {"votes": votes.get("votes", 0), "rows": rows, "tau": tau, "unknown": unknown}
+
+
+def identity(candidate: Candidate) -> tuple[Any, ...]:
+    return (candidate.checkpoint, candidate.epoch, candidate.step, candidate.strength)
+
+
+def _row_identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    strength = row.get("strength")
+    try:
+        value = None if strength is None else Decimal(str(strength))
+    except InvalidOperation:
+        value = None
+    return (row.get("checkpoint") or "", row.get("epoch"), row.get("step"), value)
+
+
+def _index(value: object, size: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
