@@ -155,6 +155,17 @@ def read_text(path: Path) -> dict[str, str]:
     return texts
 
 
+def read_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) from the header, None if it is no readable picture. Nothing is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                return image.size
+    except Exception:  # as in read_image
+        return None
+
+
 # --- pixels ---------------------------------------------------------------------------------------
 
 
