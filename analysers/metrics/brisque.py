@@ -114,9 +114,11 @@ def _mscn(padded: Floats) -> Floats:
     """Mean-subtracted, contrast-normalised coefficients, (I - mu) / (sigma + 1), of some rows with
     the three rows above and below them.
     """
-    kernel = gaussian_kernel(_RADIUS, 7 / 6)
-    mean = blur(padded, kernel)
-    deviation = blur(np.square(padded), kernel)
+    planes = np.empty((padded.shape[0], 2, padded.shape[1]))
+    planes[:, 0] = padded
+    np.square(padded, out=planes[:, 1])
+    blurred = blur(planes, gaussian_kernel(_RADIUS, 7 / 6))
+    mean, deviation = blurred[:, 0], blurred[:, 1]
     deviation -= np.square(mean)
     np.abs(deviation, out=deviation)
     np.sqrt(deviation, out=deviation)

@@ -39,15 +39,18 @@ def bands(height: int, width: int) -> Iterator[slice]:
         yield slice(top, min(top + rows, height))
 
 
-def blur(plane: Floats, kernel: Kernel) -> Floats:
-    """Separable filter with a symmetric kernel of radius r: (H, W) -> (H - 2r, W).
+def blur(planes: Floats, kernel: Kernel) -> Floats:
+    """Separable filter with a symmetric kernel of radius r: (H, n, W) -> (H - 2r, n, W).
 
-    Rows only where the window fits; columns as though zeros surrounded the picture.
+    n planes go together, row by row. Rows come out only where the window fits; columns as though
+    zeros surrounded the picture.
     """
     from scipy.ndimage import correlate1d
 
-    columns = _banded(plane.shape[0], kernel) @ plane
-    return cast(Floats, correlate1d(columns, kernel, axis=1, mode="constant"))
+    height, count, width = planes.shape
+    columns = _banded(height, kernel) @ planes.reshape(height, count * width)
+    rows = correlate1d(columns.reshape(-1, count, width), kernel, axis=2, mode="constant")
+    return cast(Floats, rows)
 
 
 def half_size(plane: Floats) -> Floats:

@@ -40,7 +40,7 @@ class ControlMaps:
         plane = luma(control)
         if min(plane.shape) < _WINDOW:
             raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {plane.shape}.")
-        mean, variance = _moments(plane.astype(np.float64))
+        mean, variance, _ = _moments(plane, plane)
         return cls(control.shape, plane, mean.copy(), variance.copy())
 
     def ssim(self, image: npt.NDArray[np.uint8]) -> float:
@@ -73,11 +73,8 @@ class ControlMaps:
         bit for bit, for equal pictures.
         """
         source = slice(rows.start, rows.stop + _WINDOW - 1)
-        plane = image[source].astype(np.float64)
-        mean, variance = _moments(plane)
+        mean, variance, covariance = _moments(image[source], self.luma[source])
         control_mean = self.mean[rows]
-        plane *= self.luma[source]
-        covariance = _blur(plane)
         product = mean * control_mean
         covariance -= product
         covariance *= 2.0
@@ -109,18 +106,23 @@ def ssim_map(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> Fl
     return ControlMaps.of(control).map(image)
 
 
-def _blur(plane: Floats) -> Floats:
+def _moments(
+    image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]
+) -> tuple[Floats, Floats, Floats]:
+    """Of each window that fits: the image's mean and population variance, and the mean of the
+    product of image and control.
+    """
+    height, width = image.shape
+    planes = np.empty((height, 3, width))
+    planes[:, 0] = image
+    planes[:, 2] = control
+    np.square(planes[:, 0], out=planes[:, 1])
+    planes[:, 2] *= planes[:, 0]
     margin = _WINDOW // 2
-    return blur(plane, gaussian_kernel(margin, 1.5))[:, margin:-margin]
-
-
-def _moments(plane: Floats) -> tuple[Floats, Floats]:
-    """Local mean and population variance."""
-    mean = _blur(plane)
-    square = np.square(plane)
-    variance = _blur(square)
+    blurred = blur(planes, gaussian_kernel(margin, 1.5))[:, :, margin:-margin]
+    mean, variance, product = blurred[:, 0], blurred[:, 1], blurred[:, 2]
     variance -= np.square(mean)
-    return mean, variance
+    return mean, variance, product
 
 
 @dataclass
