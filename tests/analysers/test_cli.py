@@ -344,7 +344,7 @@ def test_another_familys_lora_is_refused_before_anything_is_rendered(tmp_path: P
         *QUICK,
     )  # fmt: skip
     assert result.exit_code == 2, result.output
-    assert "SDXL" in result.output and "Traceback" not in result.output
+    assert "Stable Diffusion XL" in result.output and "Traceback" not in result.output
 
 
 def test_an_unwritable_run_folder(tmp_path: Path) -> None:
