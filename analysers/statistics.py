@@ -8,7 +8,8 @@ seeds within each; else cases are. A few facts decide the rest:
   seeds) makes it too wide. So the resamples give the interval its *shape*, and its *scale* comes
   from the unbiased standard error between prompts with Student's t. With one seed per prompt this
   is close to the expanded percentile interval of Hesterberg (2015, "What teachers should know
-  about the bootstrap", The American Statistician 69:371).
+  about the bootstrap", The American Statistician 69:371). With fewer prompts than that, the error
+  between cases or between prompts counts, whichever is larger.
 * The best was picked because it looked lowest, so an ordinary interval of the difference from it
   excludes zero too often. `differences_from_best` allows for the choice, in the manner of Hsu's
   multiple comparisons with the best (1981, Annals of Statistics 9:1026).
@@ -118,7 +119,7 @@ def intervals(
     mean = row_means(table)
     low, high = np.full(len(table), math.nan), np.full(len(table), math.nan)
     units = clusters(groups)
-    error, freedom = _standard_errors(table, mean, units)
+    error, freedom = _standard_errors(table, mean, groups)
     rows = np.flatnonzero(freedom >= 1)
     if rows.size:
         tail = (1 - LEVEL) / 2
@@ -143,9 +144,10 @@ def differences_from_best(
     """Each row's mean difference from row `best`, over the cases that both have, lower = better.
 
     The lower bound allows for `best` having been chosen among all rows: row i's is the mean
-    difference less q_i standard errors, q_i the 95 % quantile of the largest standardised error
-    among row i's differences from all other rows. So whichever row is truly best, its lower bound
-    is above zero in at most about 5 % of studies. The upper bound is that of `intervals`.
+    difference less q_i standard errors, q_i the 97.5 % quantile (the lower end of a two-sided 95 %)
+    of the largest standardised error among row i's differences from all other rows. So whichever
+    row is truly best, its lower bound is above zero in about 2.5 % of studies at most. The upper
+    bound is that of `intervals`.
     """
     from scipy.special import ndtr, stdtrit
 
@@ -163,7 +165,7 @@ def differences_from_best(
             continue
         pairs = table[i] - table
         mean = row_means(pairs)
-        error, freedom = _standard_errors(pairs, mean, units)
+        error, freedom = _standard_errors(pairs, mean, groups)
         others = np.flatnonzero((freedom >= 1) & (error > 0) & (np.arange(len(table)) != i))
         if not others.size or not error[best] > 0:
             continue
@@ -174,7 +176,7 @@ def differences_from_best(
             deviations = _resampled_means(centred, units, resamples, seed)
         spread = np.nanstd(deviations, axis=0)
         worst = np.nanmax(deviations / np.where(spread > 0, spread, math.inf), axis=1)
-        quantile = np.nanquantile(worst, LEVEL)
+        quantile = np.nanquantile(worst, (1 + LEVEL) / 2)
         # the resamples speak of a known spread: move the same tail to Student's t
         students = stdtrit(freedom[best], 1 - ndtr(-quantile))
         low[i] = min(plain.low[i], plain.mean[i] - students * error[best])
@@ -265,9 +267,25 @@ def _on_grid(values: Array, counts: Array) -> Array:
 
 
 def _standard_errors(
+    table: Array, mean: Array, groups: NDArray[Any]
+) -> tuple[Array, NDArray[np.intp]]:
+    """Standard error of each row's mean, and its degrees of freedom.
+
+    Where prompts are too few to be resampled, cases give the degrees of freedom, but what the
+    prompts show of differences among them still counts: the larger of the two errors is taken.
+    """
+    error, freedom = _errors_between(table, mean, clusters(groups))
+    names, prompts = np.unique(np.asarray(groups), return_inverse=True)
+    if 2 <= len(names) < MIN_PROMPTS:
+        between, _ = _errors_between(table, mean, np.asarray(prompts, np.intp).reshape(-1))
+        error = np.fmax(error, np.where(np.isfinite(error), between, math.nan))
+    return error, freedom
+
+
+def _errors_between(
     table: Array, mean: Array, units: NDArray[np.intp]
 ) -> tuple[Array, NDArray[np.intp]]:
-    """Standard error of each row's mean from the sums within units, and its degrees of freedom."""
+    """Standard error from the sums of residuals within units, and units - 1."""
     have = np.isfinite(table)
     member = np.zeros((table.shape[1], int(units.max(initial=-1)) + 1))
     member[np.arange(table.shape[1]), units] = 1.0

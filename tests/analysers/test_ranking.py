@@ -1,0 +1,397 @@
+"""The decision on score rows whose answer is known."""
+
+import math
+import random
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from analysers.ranking import decide
+from analysers.study import Candidate, Score
+
+
+def strength(text: str) -> Candidate:
+    return Candidate("lora.safetensors", strength=Decimal(text))
+
+
+def epoch(number: int, at: str = "0.8") -> Candidate:
+    return Candidate(
+        f"lora-{number:06d}.safetensors",
+        epoch=number,
+        strength=Decimal(at),
+        place=number - 1,
+        label=f"epoch {number}",
+    )
+
+
+def row(candidate, case, score, *, ssim=math.nan, status="ok", reason="", **signs) -> Score:
+    values = {"brisque": float(score), "ssim": ssim, **signs}
+    name = "control" if candidate is None else f"{candidate.checkpoint}_{candidate.strength}"
+    return Score(
+        candidate,
+        f"p{case:02d}_s1",
+        f"prompt {case}",
+        1,
+        f"{name}/{case}.png",
+        f"control/{case}.png" if candidate else "",
+        values,
+        status,
+        reason,
+    )
+
+
+def sweep(curve, cases=12, spread=0.5, control=True, signs=lambda candidate: {}, seed=0):
+    """Rows over `cases` prompts: each with its level, `curve` added per candidate."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    rows = []
+    for case in range(cases):
+        level = rng.normal(25, 8)
+        if control:
+            rows.append(row(None, case, level, **signs(None)))
+        for place, (candidate, worse) in enumerate(curve.items()):
+            score = level + worse + rng.normal(0, spread)
+            ssim = 1 - 0.9 * (1 - math.exp(-0.6 * (place + 1)))
+            rows.append(row(candidate, case, score, ssim=ssim, **signs(candidate)))
+    return rows
+
+
+STRENGTHS = {
+    strength(s): mu
+    for s, mu in zip(
+        ("0.2", "0.4", "0.6", "0.8", "1.0", "1.2", "1.4"), (-1, -3, -4, -3, 0, 9, 15), strict=True
+    )
+}
+EPOCHS = {epoch(i): mu for i, mu in zip(range(1, 9), (0, -1, -2, -3, -2, 0, 8, 20), strict=True)}
+
+
+def by(summaries):
+    return {s.candidate: s for s in summaries}
+
+
+# --- part 1: best and ties
+
+
+def test_one_case_is_the_ancestors_rule():
+    rows = [row(strength(s), 0, v) for s, v in (("0.2", 30), ("0.4", 21.3), ("0.6", 24))]
+    summaries, verdict = decide(rows, kind="strength")
+    assert [str(s.candidate.strength) for s in summaries] == ["0.4", "0.6", "0.2"]
+    assert [s.rank for s in summaries] == [1, 2, 3]
+    assert verdict.best == strength("0.4")
+    assert verdict.answer == "Use 0.4: lowest BRISQUE (21.3) on the only case."
+    assert math.isnan(summaries[1].diff_best.low) and math.isnan(summaries[0].p_best)
+    assert all(s.contender for s in summaries)  # nothing can be ruled out
+    assert "no interval" in verdict.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "scores, winner, tied",
+    [
+        ((20.0, 20.01, 20.005), "0.2", 3),
+        ((20.01, 20.0, 25.0), "0.2", 2),
+        ((20.011, 20.0, 25.0), "0.4", 0),
+        ((25.0, 20.0, 20.0), "0.4", 2),
+    ],
+)
+def test_ties_within_the_tolerance_go_to_the_lower_strength(scores, winner, tied):
+    rows = [row(strength(s), 0, v) for s, v in zip(("0.2", "0.4", "0.6"), scores, strict=True)]
+    summaries, verdict = decide(rows, kind="strength")
+    assert verdict.best == strength(winner)
+    assert sum(s.tied for s in summaries) == tied
+    assert ("tie for the lowest" in verdict.answer) == (tied > 0)
+
+
+def test_two_identical_epochs_the_earlier_wins_and_it_is_said():
+    rows = [row(epoch(e), 0, 20.0) for e in (3, 2)] + [row(epoch(1), 0, 22.0)]
+    summaries, verdict = decide(rows, kind="epochs")
+    assert verdict.best == epoch(2)
+    assert verdict.answer == (
+        "Use epoch 2: epoch 2 and epoch 3 tie for the lowest BRISQUE (20.0) on the only case, "
+        "and the earliest epoch wins."
+    )
+
+
+def test_negative_strengths_tie_by_size():
+    rows = [row(strength(s), 0, 20.0) for s in ("-0.6", "-0.2", "0.2", "0.6")]
+    summaries, _ = decide(rows, kind="strength")
+    assert [str(s.candidate.strength) for s in summaries] == ["0.2", "-0.2", "0.6", "-0.6"]
+
+
+def test_a_higher_is_better_metric_keeps_its_own_direction():
+    curve = {c: -mu for c, mu in STRENGTHS.items()}
+    summaries, verdict = decide(sweep(curve), kind="strength", better="higher")
+    assert verdict.best == strength("0.6")
+    assert summaries[1].diff_best.high > summaries[1].diff_best.low
+    assert summaries[-1].diff_best.mean == pytest.approx(-19, abs=1)
+    assert summaries[-1].diff_control.high < -5
+    assert "highest mean BRISQUE" in verdict.answer and verdict.breakdown == strength("1.2")
+
+
+def test_the_order_of_rows_changes_nothing():
+    rows = sweep(STRENGTHS)
+    shuffled = rows[:]
+    random.Random(4).shuffle(shuffled)
+    assert decide(rows, kind="strength") == decide(shuffled, kind="strength")
+
+
+def test_a_level_added_to_a_prompt_changes_no_difference():
+    rows = sweep(STRENGTHS)
+    moved = [
+        Score(**{**r.__dict__, "values": {**r.values, "brisque": r.values["brisque"] + 64.0}})
+        if r.prompt == "prompt 3"
+        else r
+        for r in rows
+    ]
+    for before, after in zip(
+        decide(rows, kind="strength")[0], decide(moved, kind="strength")[0], strict=True
+    ):
+        assert before.candidate == after.candidate and before.contender == after.contender
+        for name in ("diff_best", "diff_control"):
+            x, y = getattr(before, name), getattr(after, name)
+            assert (x.mean, x.low, x.high) == pytest.approx((y.mean, y.low, y.high), abs=1e-7)
+
+
+# --- missing, failed and undefined cells
+
+
+def test_a_candidate_that_failed_is_listed_last_with_its_reason():
+    rows = sweep(STRENGTHS)
+    rows += [
+        row(strength("0.5"), c, math.nan, status="failed", reason="out of memory")
+        for c in range(12)
+    ]
+    summaries, verdict = decide(rows, kind="strength")
+    last = summaries[-1]
+    assert (last.candidate, last.rank, last.n) == (strength("0.5"), None, 0)
+    assert last.reason == "out of memory" and last.safe is None and not last.contender
+    assert "0.5 could not be ranked: out of memory." in verdict.warnings
+    assert verdict.best == strength("0.6")
+    assert not any(math.isinf(s.metrics["brisque"].mean) for s in summaries)
+
+
+def test_missing_the_hard_cases_does_not_help():
+    rows = sweep({strength("0.4"): 0.0, strength("0.6"): 1.0, strength("0.8"): 1.5}, spread=0.1)
+    level = {r.case: r.values["brisque"] for r in rows if r.candidate is None}
+    hard = sorted(level, key=level.get)[-4:]
+    rows = [r for r in rows if not (r.candidate == strength("0.6") and r.case in hard)]
+    summaries, verdict = decide(rows, kind="strength")
+    means = [s.metrics["brisque"].mean for s in summaries]
+    assert means[1] < means[0]  # its plain mean is lower, as it missed the hard cases
+    assert [str(s.candidate.strength) for s in summaries] == ["0.4", "0.6", "0.8"]
+    assert summaries[1].n == 8 and "4 of 12 cases missing" in summaries[1].reason
+    assert summaries[1].diff_best.mean == pytest.approx(1.0, abs=0.1)
+    assert any("lacks some cases" in w for w in verdict.warnings)
+
+
+def test_black_pictures_do_not_win():
+    rows = sweep({strength("0.4"): 0.0, strength("1.4"): -6.0})
+    for i, r in enumerate(rows):
+        if r.candidate == strength("1.4") and r.case in ("p00_s1", "p01_s1"):
+            rows[i] = row(
+                r.candidate, int(r.case[1:3]), math.nan, status="flagged", reason="all black"
+            )
+    summaries, verdict = decide(rows, kind="strength")
+    assert verdict.best == strength("0.4")
+    assert summaries[1].state == "broken" and summaries[1].rank == 2 and not summaries[1].contender
+    assert summaries[1].reason == "2 of 12 pictures have no score: all black"
+    assert verdict.breakdown == strength("1.4")
+
+
+def test_a_case_whose_control_is_black_too_counts_against_nobody():
+    rows = sweep({strength("0.4"): 0.0, strength("0.8"): -3.0})
+    rows = [r for r in rows if r.case != "p00_s1"] + [
+        row(c, 0, math.nan, status="flagged", reason="all black")
+        for c in (None, strength("0.4"), strength("0.8"))
+    ]
+    summaries, verdict = decide(rows, kind="strength")
+    assert verdict.best == strength("0.8") and summaries[0].n == 11
+    assert {s.state for s in summaries} == {"clean"}
+
+
+def test_nothing_to_rank():
+    rows = [row(strength("0.4"), 0, math.nan, status="failed", reason="unreadable picture")]
+    summaries, verdict = decide(rows, kind="strength")
+    assert verdict.best is None and summaries[0].rank is None
+    assert verdict.answer.startswith("Nothing could be ranked")
+    assert decide([], kind="epochs")[1].answer.startswith("Nothing could be ranked")
+
+
+# --- part 2: evidence
+
+
+def test_what_is_near_the_best_cannot_be_told_from_it():
+    summaries, verdict = decide(sweep(STRENGTHS, spread=1.0), kind="strength")
+    kept = {str(c.strength) for c in verdict.contenders}
+    assert "0.6" in kept and not kept & {"0.2", "1.0", "1.2", "1.4"}
+    found = by(summaries)
+    assert sum(s.p_best for s in summaries) == pytest.approx(1.0)
+    assert found[strength("0.6")].p_best > 0.5
+    assert found[strength("1.4")].diff_best.low > 10
+    for s in summaries:
+        assert s.contender == (s.best or not s.diff_best.low > 0)
+
+
+def test_noise_alone_leaves_all_in_the_race():
+    flat = dict.fromkeys(STRENGTHS, 0.0)
+    _, verdict = decide(sweep(flat, spread=4.0, seed=5), kind="strength")
+    assert len(verdict.contenders) == 7
+    assert "It cannot be told from any other strength." in verdict.answer
+
+
+def test_no_difference_below_the_noise_floor_is_called_one():
+    rows = sweep({strength("0.4"): 0.0, strength("0.6"): 0.8}, spread=0.05)
+    assert not by(decide(rows, kind="strength")[0])[strength("0.6")].contender
+    summaries, verdict = decide(rows, kind="strength", noise_floor={"brisque": 1.0, "ssim": 0.001})
+    assert by(summaries)[strength("0.6")].contender
+    assert any("no smaller difference is called one" in s for s in verdict.sentences)
+
+
+def test_two_cases_say_how_little_they_know():
+    _, verdict = decide(sweep(STRENGTHS, cases=2, spread=2.0), kind="strength")
+    assert any("Two cases" in w for w in verdict.warnings)
+
+
+# --- part 3: the safe range
+
+
+def test_the_strongest_clean_strength_and_the_breakdown():
+    summaries, verdict = decide(sweep(STRENGTHS), kind="strength")
+    assert verdict.strongest_clean == strength("1.0") and verdict.breakdown == strength("1.2")
+    assert verdict.answer.endswith("Strongest that is still clean: 1.0; it breaks at 1.2.")
+    assert [by(summaries)[c].safe for c in STRENGTHS] == [True] * 5 + [False] * 2
+
+
+def test_nothing_beyond_a_breakdown_is_safe_even_if_the_metric_recovers():
+    curve = {**STRENGTHS, strength("1.6"): -8.0}
+    summaries, verdict = decide(sweep(curve), kind="strength")
+    last = by(summaries)[strength("1.6")]
+    assert last.state == "clean" and last.safe is False
+    assert verdict.strongest_clean != strength("1.6") and verdict.breakdown == strength("1.2")
+    assert any("lies beyond the breakdown" in s for s in verdict.sentences)
+
+
+def test_noise_is_not_called_a_breakdown():
+    flat = dict.fromkeys(STRENGTHS, 0.0)
+    summaries, verdict = decide(sweep(flat, cases=6, spread=12.0, seed=1), kind="strength")
+    assert {s.state for s in summaries} <= {"unsure", "clean"} and verdict.breakdown is None
+    assert any("neither clean nor broken" in s for s in verdict.sentences)
+
+
+def test_both_directions_are_walked_from_zero():
+    curve = {strength(s): v for s, v in (("-0.8", 12), ("-0.4", 1), ("0.0", 0), ("0.4", -2))}
+    summaries, verdict = decide(sweep({**curve, strength("0.8"): -1}), kind="strength")
+    assert verdict.best == strength("0.4") and verdict.strongest_clean == strength("0.8")
+    assert verdict.breakdown is None  # -0.8 lies on the other side
+    found = by(summaries)
+    assert found[strength("-0.8")].state == "broken" and found[strength("-0.4")].safe
+    assert found[strength("0.0")].safe
+
+
+def test_best_without_the_lora_is_said_so():
+    curve = {strength("0.0"): 0, strength("0.4"): 3, strength("0.8"): 9}
+    _, verdict = decide(sweep(curve), kind="strength")
+    assert verdict.answer.startswith("Use 0.0, that is, leave the LoRA out:")
+    assert "Of the strengths that use the LoRA, 0.4 comes first." in verdict.sentences
+
+
+def test_without_controls_nothing_is_called_safe():
+    summaries, verdict = decide(sweep(STRENGTHS, control=False), kind="strength")
+    assert {s.safe for s in summaries} == {None} and verdict.strongest_clean is None
+    assert "clean" not in verdict.answer
+
+
+def test_the_margin_is_obeyed():
+    wide = decide(sweep(STRENGTHS), kind="strength", margin=12.0)[1]
+    assert (wide.strongest_clean, wide.breakdown) == (strength("1.2"), strength("1.4"))
+
+
+def test_each_candidate_may_have_a_control_of_its_own():
+    """The ancestors' layout: control_0.2.png beside strength_0.2.png, one case."""
+    rows = []
+    for name, control, score in (("0.2", 20.0, 21.0), ("0.4", 40.0, 41.0), ("0.6", 20.0, 41.0)):
+        base = Score(None, "all", "", None, f"control_{name}.png", "", {"brisque": control})
+        mine = Score(
+            strength(name), "all", "", None, f"s_{name}.png", base.image, {"brisque": score}
+        )
+        rows += [base, mine]
+    summaries, verdict = decide(rows, kind="strength")
+    assert {str(s.candidate.strength): s.diff_control.mean for s in summaries} == {
+        "0.2": 1.0,
+        "0.4": 1.0,
+        "0.6": 21.0,
+    }
+    assert verdict.breakdown == strength("0.6")
+
+
+# --- part 4: effect, plateau, zone, and the plane
+
+
+def test_the_goldilocks_zone_runs_from_plateau_to_breakdown():
+    summaries, verdict = decide(sweep(EPOCHS), kind="epochs")
+    assert verdict.best == epoch(4) and verdict.breakdown == epoch(7)
+    # effect 0.9 (1 - exp(-0.6 k)) reaches 90 % of epoch 6's at epoch 4
+    assert verdict.plateau == epoch(4)
+    assert verdict.zone == (epoch(4), epoch(5), epoch(6))
+    assert verdict.strongest_clean == epoch(6)
+    text = " ".join(verdict.sentences)
+    assert "Goldilocks zone: epoch 4 to epoch 6" in text
+    assert "undertrained" in text and "overtrained" in text
+
+
+def test_an_effect_that_still_grows_is_mentioned():
+    rows = [
+        Score(**{**r.__dict__, "values": {**r.values, "ssim": 1 - 0.1 * r.candidate.epoch}})
+        if r.candidate
+        else r
+        for r in sweep({epoch(i): -i for i in range(1, 6)})
+    ]
+    _, verdict = decide(rows, kind="epochs")
+    assert verdict.plateau == epoch(5) and "longer training may do more" in verdict.sentences[-1]
+
+
+def test_on_the_plane_safety_needs_all_that_is_milder():
+    damage = lambda e, s: 20.0 if e * float(s) > 4.5 else -1.0 * e * float(s)  # noqa: E731
+    curve = {epoch(e, s): damage(e, s) for e in (2, 4, 6, 8) for s in ("0.4", "0.6", "0.8", "1.0")}
+    curve[epoch(8, "1.0")] = -9.0  # the wreck that the metric likes
+    summaries, verdict = decide(sweep(curve), kind="plane")
+    found = by(summaries)
+    assert found[epoch(8, "1.0")].safe is False and found[epoch(6, "0.6")].safe
+    for a, s in found.items():
+        milder = [found[b].state for b in found if b.place <= a.place and b.strength <= a.strength]
+        assert s.safe == ("broken" not in milder and s.state == "clean")
+    assert any("edge of the clean region" in s for s in verdict.sentences)
+
+
+# --- the second opinion
+
+
+def fried(candidate):
+    s = 0.0 if candidate is None else float(candidate.strength)
+    return {
+        "rms_contrast": 50 * (1.4 if s > 1.1 else 1.0),
+        "clipped": 0.01 + (0.02 * s),
+        "colourfulness": 40.0,
+        "laplacian_energy": 9.0,
+    }
+
+
+def test_the_signs_contradict_a_metric_that_likes_the_wreck():
+    curve = {c: -2.0 * float(c.strength) for c in STRENGTHS}
+    likeness = {None: 0.30, **{c: 0.31 + 0.3 * (float(c.strength) > 1.1) for c in curve}}
+    summaries, verdict = decide(
+        sweep(curve, signs=fried), kind="strength", likeness=likeness, warnings=("first",)
+    )
+    assert verdict.warnings[0] == "first"
+    assert verdict.warnings[1].startswith(
+        "BRISQUE sees no damage at 1.2, but contrast is 1.4 times the control's "
+        "and prompts have begun to look alike. 1.4 shows such signs as well."
+    )
+    worst = by(summaries)[strength("1.4")].metrics
+    assert worst["rms_contrast"].mean == pytest.approx(1.4)
+    assert worst["clipped"].mean == pytest.approx(0.028)
+    assert worst["likeness"].mean == pytest.approx(0.61)
+
+
+def test_no_contradiction_where_the_metric_sees_the_damage():
+    _, verdict = decide(sweep(STRENGTHS, signs=fried), kind="strength")
+    assert verdict.warnings == ()
