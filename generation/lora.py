@@ -714,7 +714,7 @@ def inspect(path: str | Path) -> LoraInfo:
         modules=len(modules),
         touches=touches,
         unsupported=_unsupported(modules, algorithms, others),
-        trainer=_trainer(header.metadata),
+        trainer=trainer(header.metadata),
         epoch=stored_epoch(header.metadata),
         step=stored_step(header.metadata),
         trigger_words=trigger_words(header.metadata),
@@ -887,8 +887,8 @@ def _format(
             if "mid" in leaves or (len(down) == 4 and down[2:] != (1, 1)):
                 return "kohya-locon"
         return "kohya-lora"
-    trainer = _trainer(header.metadata)
-    return trainer if trainer in {"ai-toolkit", "onetrainer"} else layout
+    made_by = trainer(header.metadata)
+    return made_by if made_by in {"ai-toolkit", "onetrainer"} else layout
 
 
 def _unsupported(
@@ -1044,7 +1044,8 @@ def stored_epoch(metadata: Mapping[str, str]) -> int | None:
     return None
 
 
-def _trainer(metadata: Mapping[str, str]) -> str | None:
+def trainer(metadata: Mapping[str, str]) -> str | None:
+    """kohya, ai-toolkit, onetrainer, simpletuner or diffusers, where the metadata betray it."""
     software = parse_json(metadata.get("software"))
     if isinstance(software, dict) and software.get("name") == "ai-toolkit":
         return "ai-toolkit"
