@@ -1,0 +1,89 @@
+"""The record and its JSON."""
+
+import json
+import math
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from analysers.ranking import decide
+from analysers.study import Candidate, Score, Study, format_strength, from_json, to_json
+
+
+def finished() -> Study:
+    rows = []
+    for case in range(7):
+        control = f"control/{case}.png"
+        rows.append(
+            Score(None, f"p{case}", f'"<script>" {case}', case, control, "", {"brisque": 20.0})
+        )
+        for text in ("-0.50", "0.6", "1.20"):
+            candidate = Candidate("a.safetensors", 3, 1200, Decimal(text), 2, "epoch 3")
+            values = {"brisque": 20.0 + case + 9 * float(text), "ssim": 0.8}
+            rows.append(Score(candidate, f"p{case}", "", case, f"{text}.png", control, values))
+    broken = Candidate(strength=Decimal("2"))
+    rows.append(Score(broken, "p0", "", 0, "2.png", "", {"brisque": math.nan}, "failed", "missing"))
+    summaries, verdict = decide(rows, kind="plane")
+    return Study(
+        "plane",
+        "title \u202e",
+        "brisque",
+        "lower",
+        ("brisque", "ssim"),
+        tuple(rows),
+        summaries,
+        verdict,
+        evidence={"noise": {"floor": {"ssim": 0.0}}},
+        run={"command": ["analyse-strength"]},
+    )
+
+
+def test_a_study_survives_its_json():
+    study = finished()
+    text = to_json(study)
+    again = from_json(text)
+    assert to_json(again) == text
+    assert again.verdict == study.verdict
+    assert [s.candidate for s in again.summaries] == [s.candidate for s in study.summaries]
+    assert again.summaries[0] == study.summaries[0]
+    assert again.scores[1] == study.scores[1]
+    assert again.summaries[0].state == study.summaries[0].state != ""
+    assert again.evidence == study.evidence and again.run == study.run
+
+
+def test_json_is_strict_and_keeps_strengths_in_decimal():
+    text = to_json(finished())
+    data = json.loads(text, parse_constant=pytest.fail)  # NaN is not JSON
+    assert data["scores"][1]["candidate"]["strength"] == "-0.50"
+    assert data["summaries"][-1]["diff_best"]["low"] is None
+
+
+def test_unknown_numbers_come_back_as_nan():
+    last = from_json(to_json(finished())).summaries[-1]
+    assert last.rank is None and last.reason == "missing"
+    assert math.isnan(last.p_best) and math.isnan(last.diff_control.mean)
+
+
+def test_another_format_is_refused():
+    text = to_json(replace(finished(), format=99))
+    with pytest.raises(ValueError, match="format 99"):
+        from_json(text)
+    with pytest.raises(ValueError, match="format None"):
+        from_json("[]")
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [("0.60", "0.6"), ("1", "1.0"), ("0", "0.0"), ("-0.25", "-0.25"), ("10", "10.0")],
+)
+def test_strengths_read_as_people_write_them(text, shown):
+    assert format_strength(Decimal(text)) == shown
+
+
+def test_headings():
+    candidate = Candidate("a.safetensors", 7, None, Decimal("0.60"), 6, "epoch 7")
+    assert candidate.heading("strength") == "0.6"
+    assert candidate.heading("epochs") == "epoch 7"
+    assert candidate.heading("plane") == "epoch 7 at 0.6"
+    assert Candidate(place=2).heading("epochs") == "#3"
