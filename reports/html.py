@@ -264,7 +264,7 @@ def _counts(table: pictures.Table) -> str:
 def _facts(study: Study, by_candidate: Mapping[Candidate, Summary]) -> list[Fact]:
     verdict = study.verdict
     facts = []
-    if verdict.best in by_candidate:
+    if verdict.best is not None and verdict.best in by_candidate:
         summary = by_candidate[verdict.best]
         facts.append(
             Fact(
@@ -401,6 +401,11 @@ def _data(
                 "values": _values(control, metrics),
             }
         )
+    # The negative prompt belongs to the case; run.json knows it where the pictures were rendered.
+    known = study.run.get("cases")
+    for row in known if isinstance(known, (list, tuple)) else ():
+        if isinstance(row, Mapping) and row.get("negative") and row.get("name") in table.cases:
+            cases[table.cases.index(row["name"])]["negative"] = str(row["negative"])
     controls = {case: c["path"] for case, c in zip(table.cases, cases, strict=True)}
     cells = []
     for candidate in table.candidates:
@@ -482,8 +487,6 @@ def _settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if "width" in found and "height" in found:
         pairs.insert(min(3, len(pairs)), ("Size", f"{found['width']}x{found['height']}"))
-    if isinstance(found.get("negative"), str) and found["negative"]:
-        pairs.append(("Negative prompt", str(found["negative"])))
     return pairs
 
 

@@ -39,6 +39,8 @@ _CLASSES = {
     SECOND: "second",
 }
 _MOST_LINES = 200
+# Inches at 72 units: a full and a half column of the page, so that text comes out near 12 px.
+WIDE, HALF = 11.6, 6.4
 
 
 @dataclass(frozen=True)
@@ -108,27 +110,27 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
         panels.append(("effect (1 − SSIM)", [effect(s.metrics.get("ssim")) for s in summaries]))
     by_candidate = _case_values(study)
     with _style():
-        figure = _figure(7.6, 2.0 + 1.9 * len(panels))
+        figure = _figure(WIDE, 1.2 + 2.2 * len(panels))
         ratios = [1.45, 1][: len(panels)]
         axes = figure.subplots(
             len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios}
         )[:, 0]
         cases = list(dict.fromkeys(s.case for s in study.scores if s.candidate is not None))
         several = len(cases) > 1
-        for row, (axis, (name, intervals)) in enumerate(zip(axes, panels, strict=True)):
-            _shade(study, axis, summaries, xs, words=row == 0)
+        for panel, (axis, (name, intervals)) in enumerate(zip(axes, panels, strict=True)):
+            _shade(study, axis, summaries, xs, words=panel == 0)
             if several:
                 for case in cases[:_MOST_LINES]:
                     values = [by_candidate.get((s.candidate, case), {}) for s in summaries]
                     line = (
                         [1 - v.get("ssim", math.nan) for v in values]
-                        if row
+                        if panel
                         else [v.get(metric, math.nan) for v in values]
                     )
                     axis.plot(xs, line, color=MUTED, lw=0.7, alpha=0.5, gid="percase", zorder=1.5)
             _band(axis, xs, intervals)
             axis.set_ylabel(name)
-            _mark_pick(study, axis, summaries, xs, intervals, words=row == 0)
+            _mark_pick(study, axis, summaries, xs, intervals, words=panel == 0)
         control = [
             s.values[metric]
             for s in study.scores
@@ -157,9 +159,9 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
     columns = ["setting", "pictures"]
     for name, _ in panels:
         columns += [name, "low", "high"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for i, summary in enumerate(summaries):
-        row = [summary.candidate.heading(study.kind), str(summary.n)]
+        row: list[str] = [summary.candidate.heading(study.kind), str(summary.n)]
         for _, intervals in panels:
             row += [_text(v) for v in (intervals[i].mean, intervals[i].low, intervals[i].high)]
         rows.append(tuple(row))
@@ -186,7 +188,7 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
             points.append((summary, moved, quality))
     front = pareto([(m.mean, q.mean) for _, m, q in points], study.better)
     with _style():
-        figure = _figure(7.6, 4.0)
+        figure = _figure(HALF, 4.4)
         axis = figure.subplots()
         if len(front) > 1:
             axis.plot(
@@ -216,10 +218,11 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 axis.plot(
                     moved.mean, quality.mean, "o", ms=13, mfc="none", mec=ACCENT, mew=1.6, zorder=2
                 )
-            if few or summary.best or (i in front and len(front) < 12):
+            if few or summary.best or (i in front and len(front) < 8):
                 axis.annotate(
                     _short(_head(study, summary), 24), (moved.mean, quality.mean),
-                    xytext=(9, 6), textcoords="offset points", zorder=4,
+                    xytext=(9, 6) if few else (0, -20), ha="left" if few else "center",
+                    textcoords="offset points", zorder=4,
                     color=INK if summary.best else MUTED,
                     fontweight="bold" if summary.best else "normal",
                 )  # fmt: skip
@@ -263,15 +266,15 @@ def pareto(points: Sequence[tuple[float, float]], better: str) -> list[int]:
 
 
 def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[str]) -> Plot:
-    """Small multiples of the signs of over-cooking: each as a ratio to the control."""
+    """Small multiples of the signs of over-cooking, each against the control."""
     xs, ticks = _positions(study, summaries)
     series = [
         (label(m), [s.metrics.get(m, Interval(math.nan)) for s in summaries], m) for m in signs
     ]
     with _style():
-        columns = min(len(series), 3)
+        columns = 2 if len(series) > 1 else 1
         lines = math.ceil(len(series) / columns)
-        figure = _figure(7.6, 0.4 + 1.9 * lines)
+        figure = _figure(HALF, 0.4 + 2.0 * lines)
         grid = figure.subplots(lines, columns, squeeze=False)
         for k, axis in enumerate(grid.flat):
             if k >= len(series):
@@ -279,7 +282,8 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
                 continue
             name, intervals, metric = series[k]
             if metric != "likeness":
-                axis.axhline(1, color=SECOND, lw=1, ls=(0, (5, 3)))
+                unchanged = 0 if metric == "clipped" else 1
+                axis.axhline(unchanged, color=SECOND, lw=1, ls=(0, (5, 3)))
             _band(axis, xs, intervals, small=True)
             _mark_pick(study, axis, summaries, xs, intervals, words=False)
             axis.set_title(name, loc="left", color=INK)
@@ -292,11 +296,13 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
     return Plot(
         "signs",
         "Signs of over-cooking",
-        "Ratios to the control (dashed: 1, as without the LoRA). A sudden rise of contrast, "
-        "clipping, colour or fine detail is what a burnt picture looks like.",
+        "Against the control (dashed: as without the LoRA): ratios, and for clipped pixels the "
+        "added share. A sudden rise of contrast, clipping, colour or fine detail is what a burnt "
+        "picture looks like.",
         svg,
         ("setting", *(name for name, _, _ in series)),
         rows,
+        wide=False,
     )
 
 
@@ -328,9 +334,10 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
         del values["ssim"]
     plots = []
     for metric, matrix in values.items():
-        title = "effect (1 − SSIM)" if metric == "effect" else label(metric)
+        title = "Effect (1 − SSIM)" if metric == "effect" else label(metric)
         with _style():
-            figure = _figure(7.6, 1.3 + 0.42 * max(4, len(strengths)))
+            wide = metric == study.rank_by
+            figure = _figure(WIDE if wide else HALF, 1.2 + 0.5 * max(4, len(strengths)))
             axis = figure.subplots()
             mesh = axis.pcolormesh(
                 np.arange(len(places) + 1) - 0.5,
@@ -343,9 +350,11 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                 linewidth=1.2,
             )  # fmt: skip
             if metric == study.rank_by and min(shape) > 1 and np.isfinite(moved).all():
-                lines = axis.contour(moved, levels=5, colors=["#ffffff"], linewidths=1.1, alpha=0.9)
-                axis.clabel(lines, fmt="%.2f", fontsize=8)
-            small = len(places) > 14
+                # White on a dark edge shows on either end of the colour map.
+                axis.contour(moved, levels=5, colors=["#101010"], linewidths=3.2, alpha=0.55)
+                lines = axis.contour(moved, levels=5, colors=["#ffffff"], linewidths=1.3)
+                for text in axis.clabel(lines, fmt="%.2f", fontsize=9, inline=False):
+                    text.set_bbox({"facecolor": "#101010", "lw": 0, "pad": 1.5, "alpha": 0.75})
             for (i, j), value in np.ndenumerate(matrix):
                 here = at.get((places[j], strengths[i]))
                 if here is None or not math.isfinite(value):
@@ -356,7 +365,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                 if here.best:
                     axis.plot(j, i, "*", ms=17, mfc="#ffffff", mec="#101010", mew=1.2, zorder=6)
             axis.set_yticks(range(len(strengths)), [format_strength(s) for s in strengths])
-            _ticks(axis, list(range(len(places))), [names[p] for p in places], 7 if small else 14)
+            _ticks(axis, list(range(len(places))), [names[p] for p in places], 14 if wide else 7)
             axis.set_ylabel("strength")
             axis.tick_params(length=0)
             axis.grid(False)
@@ -365,7 +374,8 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
             bar = figure.colorbar(mesh, ax=axis, pad=0.02, aspect=18)
             bar.outline.set_visible(False)  # type: ignore[operator]
             bar.ax.tick_params(length=0)
-            bar.solids.set_edgecolor("face")
+            if bar.solids is not None:
+                bar.solids.set_edgecolor("face")
             bar.set_label(title)
             svg = _svg(figure, f"heat-{re.sub(r'[^a-z0-9]', '', metric)}")
         rows = tuple(
@@ -382,7 +392,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                 svg,
                 ("strength", *(names[p] for p in places)),
                 rows,
-                wide=metric == study.rank_by,
+                wide=wide,
             )
         )
     return plots
@@ -433,9 +443,9 @@ def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
     ]
     xs = [float(i) for i in range(len(rows))]
     with _style():
-        columns = min(len(names), 3)
+        columns = min(len(names), 4)
         lines = math.ceil(len(names) / columns)
-        figure = _figure(7.6, 0.4 + 1.9 * lines)
+        figure = _figure(WIDE, 0.4 + 2.1 * lines)
         grid = figure.subplots(lines, columns, squeeze=False)
         for k, axis in enumerate(grid.flat):
             if k >= len(names):
@@ -444,7 +454,7 @@ def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
             ys = [float(r[names[k]]) if _is_number(r.get(names[k])) else math.nan for r in rows]
             _band(axis, xs, [Interval(y) for y in ys], small=True)
             axis.set_title(one_line(names[k].replace("_", " ")), loc="left", color=INK)
-            _ticks(axis, xs, heads, most=3)
+            _ticks(axis, xs, heads, most=4)
         svg = _svg(figure, "weights")
     return Plot(
         "weights",
@@ -479,7 +489,7 @@ def _ticks(axis: Axes, xs: Sequence[float], heads: Sequence[str], most: int = 12
     if sum(map(len, texts)) > 8 * most and len(texts) > 3:
         axis.tick_params(axis="x", rotation=35)
         for tick in axis.get_xticklabels():
-            tick.set_ha("right")
+            tick.set_horizontalalignment("right")
 
 
 def _band(
@@ -506,7 +516,7 @@ def _shade(
         word = "Goldilocks zone"
     elif verdict.strongest_clean in at:
         clean = [min(xs), at[verdict.strongest_clean]]
-    spans = []
+    spans: list[tuple[float, float, str, str, str | None]] = []
     if clean and max(clean) >= min(clean):
         pad = 0.25 if study.kind == "epochs" else 0.0
         spans.append((min(clean) - pad, max(clean) + pad, CLEAN, word, None))

@@ -63,7 +63,7 @@ SUMMARY_FIRST = (
     "contender",
 )
 INTEGERS = ("epoch", "step", "seed", "rank", "n")
-TEXTS = ("checkpoint", "prompt", "image", "control", "status", "reason", "role", "case")
+TEXTS = ("checkpoint", "prompt", "image", "control", "status", "reason", "role", "case", "state")
 BOOLEANS = ("tied", "best", "safe", "contender")
 
 LABELS = {
@@ -130,6 +130,7 @@ def summary_frame(study: Study) -> pd.DataFrame:
             "safe": summary.safe,
             "contender": summary.contender,
             "reason": summary.reason,
+            "state": summary.state,
         }
         for metric in ("brisque", "ssim", *others):
             interval = summary.metrics.get(metric, Interval(math.nan))
@@ -137,7 +138,7 @@ def summary_frame(study: Study) -> pd.DataFrame:
             row[f"{metric}_low"] = interval.low
             row[f"{metric}_high"] = interval.high
         rows.append(row)
-    return _frame(rows, (*SUMMARY_FIRST, *more, "reason"))
+    return _frame(rows, (*SUMMARY_FIRST, *more, "reason", "state"))
 
 
 def write_tables(study: Study, folder: Path) -> tuple[Path, Path]:
@@ -290,7 +291,7 @@ def notes(study: Study, summary: Summary) -> list[str]:
     elif summary.safe is True:
         found.append("clean")
     elif summary.safe is False:
-        found.append("worse than the control")
+        found.append("broken" if summary.state == "broken" else "worse than the control")
     if verdict.plateau == summary.candidate and study.kind == "epochs":
         found.append("effect has levelled off")
     if summary.reason:

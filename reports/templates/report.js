@@ -454,19 +454,18 @@
     setMode(view.mode);
   }
   function reproduce(c, k) {
-    const who = candidates[c], settings = study.settings.filter((s) => s[0] !== "Negative prompt");
-    const negative = study.settings.find((s) => s[0] === "Negative prompt");
+    const who = candidates[c], settings = study.settings, negative = cases[k].negative;
     const tag = who.lora ? " <lora:" + who.lora + ":" + (who.strength ?? "1.0") + ">" : "";
     const parts = settings.map(([key, value]) => key + ": " + value);
     if (cases[k].seed !== null) parts.push("Seed: " + cases[k].seed);
     if (who.checkpoint) parts.push("LoRA: " + who.checkpoint);
     if (who.strength !== null) parts.push("Strength: " + who.strength);
-    return prompt(k) + tag + "\n" + (negative ? "Negative prompt: " + negative[1] + "\n" : "") + parts.join(", ");
+    return prompt(k) + tag + "\n" + (negative ? "Negative prompt: " + negative + "\n" : "") + parts.join(", ");
   }
   function setMode(mode) {
     view.mode = mode;
     stage.dataset.mode = mode;
-    stage.classList.remove("swap", "soften");
+    stage.classList.remove("swap");
     clearInterval(view.timer);
     for (const button of document.querySelectorAll(".modes button")) button.setAttribute("aria-pressed", button.dataset.mode === mode);
     $("divider-label").hidden = mode !== "slider";
@@ -554,8 +553,7 @@
     } catch (error) {
       if (error.name !== "SecurityError") throw error;
       stage.dataset.mode = "difference";
-      stage.classList.add("soften");
-      layers.style.filter = "brightness(4)";
+      layers.style.filter = "grayscale(1) blur(3px) brightness(5)";
       return "Softened difference: browsers do not let a page opened from disk read its pictures. The single-file report shows the SSIM map.";
     }
   }
