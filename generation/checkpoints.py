@@ -119,7 +119,8 @@ def find_checkpoints(
             chosen.append(_read(path, _place_of(path)))
     if chosen:
         # Files named one by one are one series, whatever they are called.
-        groups = {chosen[0].place.stem: chosen + [f for g in groups.values() for f in g]}
+        listed = [item for group in _grouped(chosen).values() for item in group]
+        groups = {chosen[0].name: listed + [f for g in groups.values() for f in g]}
     members = _choose(groups, name, paths)
     return _ordered(members, warnings)
 
@@ -190,6 +191,10 @@ def _hint(folder: Path) -> str:
 def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
     """(safetensors that may be checkpoints, pickles), without looking into them."""
     entries = _entries(folder)
+    if _CHECKPOINT_FOLDER.fullmatch(folder.name) or _UNIT_FOLDER.fullmatch(folder.name):
+        only = _inside(folder, ema)
+        if only:
+            return only, []
     files, pickles, backups = [], [], []
     for entry in entries:
         if entry.suffix.lower() == ".safetensors":
@@ -208,7 +213,7 @@ def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
                 backups.append(entry)
     if ema:
         averaged = [path for path in files if path.parent.name == "ema"]
-        averaged += [p for p in _named(folder / "ema", _EMA_NAMES)]
+        averaged += _named(folder / "ema", _EMA_NAMES)
         return averaged, pickles
     if not any(_ONETRAINER.fullmatch(path.stem) for path in files):
         files += [path for backup in backups for path in _named(backup / "lora", ("lora",))]
@@ -503,7 +508,7 @@ def _sorted(drafts: Sequence[Checkpoint], warnings: list[str]) -> list[Checkpoin
     steps = all(c.step is not None for c in numbered)
     epochs = all(c.epoch is not None for c in numbered)
     if not steps and not epochs:
-        steps = sum(c.step is not None for c in numbered) > sum(
+        steps = sum(c.step is not None for c in numbered) >= sum(
             c.epoch is not None for c in numbered
         )
     else:
