@@ -12,6 +12,7 @@ from generation.foreign.picture import (
     PictureSet,
     Rejected,
 )
+from generation.foreign.studies import join_checkpoints, split_studies, write_recommended_weight
 
 __all__ = [
     "Axis",
@@ -25,5 +26,8 @@ __all__ = [
     "differences",
     "facts_from_texts",
     "find_pictures",
+    "join_checkpoints",
     "parse_name",
+    "split_studies",
+    "write_recommended_weight",
 ]

@@ -73,7 +73,7 @@ def comfyui(text: str) -> Facts | None:
         "distilled_guidance": _guidance(graph, sampler.get("positive")),
         "denoising": number_text(_value(graph, sampler.get("denoise"))),
         "model": model,
-        "passes": str(len(samplers)) if len(samplers) > 1 else "",
+        "passes": "; ".join(_pass(graph, node) for node in reversed(samplers[:-1][:8])),
     }
     seed = _value(graph, sampler.get("seed", sampler.get("noise_seed")))
     uses_tags = any("tag" in str(n["class_type"]).lower() for n in graph.values())
@@ -87,6 +87,13 @@ def comfyui(text: str) -> Facts | None:
         loras=tuple(loras.values()),
         settings={key: value[:200] for key, value in settings.items() if value},
     )
+
+
+def _pass(graph: Graph, sampler: Mapping[str, Any]) -> str:
+    inputs = _gathered(graph, sampler)
+    seed = _value(graph, inputs.get("seed", inputs.get("noise_seed")))
+    steps, denoise = (number_text(_value(graph, inputs.get(key))) for key in ("steps", "denoise"))
+    return f"seed {whole(seed)}, {steps} steps, denoising {denoise}"
 
 
 def _graph(data: object) -> Graph:

@@ -362,8 +362,12 @@ _SHARED = {
     "vae": "VAE",
     "denoising": "denoising",
     "upscale": "upscaling",
-    "passes": "number of passes",
+    "passes": "further passes",
 }
+
+
+_SILENT = {"clip_skip": "1", "denoising": "none", "upscale": "none", "passes": "none"}
+"""What it means if one interface writes nothing under a key in one of two pictures."""
 
 
 def differences(one: Facts, other: Facts, triggers: Sequence[str] = ()) -> list[str]:
@@ -380,9 +384,11 @@ def differences(one: Facts, other: Facts, triggers: Sequence[str] = ()) -> list[
     if None not in (one.seed, other.seed) and one.seed != other.seed:
         told.append(f"seed {other.seed} instead of {one.seed}")
     a, b = one.settings, other.settings
+    silent = _SILENT if one.source == other.source else {}
     for key, words in _SHARED.items():
-        if key in a and key in b and a[key] != b[key]:
-            told.append(f"{words} {b[key]} instead of {a[key]}")
+        ours, theirs = (told_by.get(key, silent.get(key, "")) for told_by in (a, b))
+        if ours and theirs and ours != theirs:
+            told.append(f"{words} {theirs} instead of {ours}")
     model = "model_hash" if "model_hash" in a and "model_hash" in b else "model"
     if model in a and model in b and a[model] != b[model]:
         told.append(f"model {b.get('model', b[model])} instead of {a.get('model', a[model])}")
