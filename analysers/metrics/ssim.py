@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from analysers.metrics.filters import Floats, bands, blur, gaussian_kernel
+from analysers.metrics.filters import Floats, Kernel, bands, blur, gaussian_kernel
 from analysers.metrics.luma import luma
 from analysers.metrics.metric import Sample
 
-_C1 = (0.01 * 255) ** 2
-_C2 = (0.03 * 255) ** 2
-_WINDOW = 11
+C1 = (0.01 * 255) ** 2
+C2 = (0.03 * 255) ** 2
+WINDOW = 11
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class ControlMaps:
     def of(cls, control: npt.NDArray[np.uint8]) -> ControlMaps:
         """The maps of a grey (H, W) or RGB (H, W, 3) uint8 control of at least 11 x 11 pixels."""
         plane = luma(control)
-        if min(plane.shape) < _WINDOW:
+        if min(plane.shape) < WINDOW:
             raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {plane.shape}.")
         mean, variance, _ = _moments(plane, plane)
         return cls(control.shape, plane, mean.copy(), variance.copy())
@@ -72,21 +72,21 @@ class ControlMaps:
         """The map's `rows`. Sums are taken in an order that makes numerator and denominator equal,
         bit for bit, for equal pictures.
         """
-        source = slice(rows.start, rows.stop + _WINDOW - 1)
+        source = slice(rows.start, rows.stop + WINDOW - 1)
         mean, variance, covariance = _moments(image[source], self.luma[source])
         control_mean = self.mean[rows]
         product = mean * control_mean
         covariance -= product
         covariance *= 2.0
-        covariance += _C2
+        covariance += C2
         variance += self.variance[rows]
-        variance += _C2
+        variance += C2
         product *= 2.0
-        product += _C1
+        product += C1
         product *= covariance
         np.square(mean, out=mean)
         mean += np.square(control_mean, out=covariance)
-        mean += _C1
+        mean += C1
         mean *= variance
         product /= mean
         return product
@@ -106,6 +106,11 @@ def ssim_map(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> Fl
     return ControlMaps.of(control).map(image)
 
 
+def gaussian_window() -> Kernel:
+    """The 11 weights of the window along one axis."""
+    return gaussian_kernel(WINDOW // 2, 1.5)
+
+
 def _moments(
     image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]
 ) -> tuple[Floats, Floats, Floats]:
@@ -118,8 +123,8 @@ def _moments(
     planes[:, 2] = control
     np.square(planes[:, 0], out=planes[:, 1])
     planes[:, 2] *= planes[:, 0]
-    margin = _WINDOW // 2
-    blurred = blur(planes, gaussian_kernel(margin, 1.5))[:, :, margin:-margin]
+    margin = WINDOW // 2
+    blurred = blur(planes, gaussian_window())[:, :, margin:-margin]
     mean, variance, product = blurred[:, 0], blurred[:, 1], blurred[:, 2]
     variance -= np.square(mean)
     return mean, variance, product

@@ -1,0 +1,243 @@
+"""Can the metric be trusted on this kind of picture? And what is wrong with a degenerate one?
+
+The user's own controls are degraded step by step, and the metric is asked to put the steps in
+order. On photographs BRISQUE does; on flat drawings, which are not the natural scenes that it was
+fitted to, it calls the degraded picture better (docs/metrics.md has the figures).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+THRESHOLD = 0.5
+"""Mean tau below which the metric should not decide alone: photographs reach 0.8 and more, flat
+drawings stay at 0.2 and less (docs/metrics.md, benchmarks/ladders.py)."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """One way of degrading, in growing steps from 0 (untouched).
+
+    `means` are the metric's means over the controls, one per level; `tau` is the mean over the
+    controls of Kendall's tau-b between the true order and the metric's, from 1 (all in order) to -1
+    (upside down), 0 for a control on which the metric does not move at all. Only a ladder that
+    `decides` enters the verdict.
+    """
+
+    name: str
+    unit: str
+    levels: tuple[float, ...]
+    means: tuple[float, ...]
+    tau: float
+    decides: bool
+
+
+@dataclass(frozen=True)
+class TrustResult:
+    """The verdict on a metric: `tau` is the mean over the ladders that decide, NaN if none could
+    be scored; `sentence` says it in words; `controls` is how many pictures were degraded.
+    """
+
+    trusted: bool
+    sentence: str
+    tau: float
+    controls: int
+    ladders: tuple[Ladder, ...]
+
+
+def trust_check(
+    controls: Sequence[Pixels],
+    score: Callable[[Pixels], float],
+    seed: int = 0,
+    at_most: int = 8,
+    *,
+    better: Literal["lower", "higher"] = "lower",
+    name: str = "BRISQUE",
+) -> TrustResult:
+    """Degrade `controls` (uint8, grey (H, W) or RGB (H, W, 3)) and see whether `score` notices.
+
+    At most `at_most` of them are used, evenly spread; each is scored 17 times. `better` is the
+    metric's direction, `name` what the sentence calls it. `seed` seeds the white noise. A control
+    that `score` finds undefined (NaN) at every step of a ladder does not count for it.
+    """
+    chosen = _spread(controls, at_most)
+    worse = 1.0 if better == "lower" else -1.0
+    untouched = [score(picture) for picture in chosen]
+    ladders = []
+    for title, unit, levels, degrade, decides in _LADDERS:
+        values = np.array(
+            [
+                [start, *(score(degrade(picture, level, seed)) for level in levels)]
+                for picture, start in zip(chosen, untouched, strict=True)
+            ]
+        ).reshape(len(chosen), 1 + len(levels))
+        defined = values[np.isfinite(values).all(axis=1)]
+        means = defined.mean(axis=0) if len(defined) else np.full(1 + len(levels), math.nan)
+        taus = [_tau(worse * row) for row in defined]
+        ladders.append(
+            Ladder(
+                name=title,
+                unit=unit,
+                levels=(0.0, *levels),
+                means=tuple(float(mean) for mean in means),
+                tau=float(np.mean(taus)) if taus else math.nan,
+                decides=decides,
+            )
+        )
+    return _judge(tuple(ladders), len(chosen), name)
+
+
+def _judge(ladders: tuple[Ladder, ...], controls: int, name: str) -> TrustResult:
+    deciding = [ladder.tau for ladder in ladders if ladder.decides and not math.isnan(ladder.tau)]
+    if not deciding:
+        sentence = (
+            f"No control could be degraded and scored, so it is not known whether {name} can be "
+            "trusted on these pictures."
+        )
+        return TrustResult(False, sentence, math.nan, controls, ladders)
+    tau = float(np.mean(deciding))
+    trusted = tau >= THRESHOLD
+    blind = [ladder.name for ladder in ladders if ladder.tau < THRESHOLD]
+    if trusted:
+        sentence = (
+            f"{name} puts degraded copies of these controls in the right order (tau {tau:.2f})"
+        )
+        sentence += f", but does not order {_listed(blind)}." if blind else "."
+    else:
+        sentence = (
+            f"{name} should not decide alone on this kind of picture: it does not put degraded "
+            f"copies of the controls in order (tau {tau:.2f}, needs {THRESHOLD}; it fails on "
+            f"{_listed(blind)}), as happens with flat drawings and other pictures far from "
+            "photographs."
+        )
+    return TrustResult(trusted, sentence, tau, controls, ladders)
+
+
+def _tau(values: npt.NDArray[np.float64]) -> float:
+    """Kendall's tau-b between the values' order and their places; 0 where all are equal."""
+    from scipy.stats import kendalltau
+
+    tau = float(kendalltau(np.arange(len(values)), values).statistic)
+    return 0.0 if math.isnan(tau) else tau
+
+
+def _spread(controls: Sequence[Pixels], at_most: int) -> list[Pixels]:
+    if len(controls) <= at_most:
+        return list(controls)
+    return [controls[round(at)] for at in np.linspace(0, len(controls) - 1, at_most)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def blurred(image: Pixels, sigma: float, seed: int = 0) -> Pixels:
+    """Gaussian blur, `sigma` in pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    axes = (sigma, sigma) + (0.0,) * (image.ndim - 2)
+    return _to_pixels(gaussian_filter(image.astype(np.float64), axes))
+
+
+def noisy(image: Pixels, sigma: float, seed: int = 0) -> Pixels:
+    """White Gaussian noise of standard deviation `sigma` grey levels in every channel."""
+    generator = np.random.default_rng(seed)
+    return _to_pixels(image + sigma * generator.standard_normal(image.shape))
+
+
+def compressed(image: Pixels, loss: float, seed: int = 0) -> Pixels:
+    """JPEG at quality 100 - `loss`."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=round(100 - loss))
+    with Image.open(buffer) as coded:
+        return np.asarray(coded)
+
+
+def over_saturated(image: Pixels, excess: float, seed: int = 0) -> Pixels:
+    """Every channel's distance from the luma times 1 + `excess`; grey pictures stay as they are."""
+    from analysers.metrics.luma import luma
+
+    if image.ndim == 2:
+        return image
+    grey = luma(image)[..., np.newaxis].astype(np.float64)
+    return _to_pixels(grey + (1.0 + excess) * (image - grey))
+
+
+def _to_pixels(values: npt.NDArray[np.float64]) -> Pixels:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+# Name, unit of the levels, levels above 0, function, whether the verdict asks this ladder.
+# BRISQUE and SSIM look at luma, which saturation hardly touches: no photograph's are put in order,
+# so that ladder is shown but decides nothing.
+_LADDERS: tuple[
+    tuple[str, str, tuple[float, ...], Callable[[Pixels, float, int], Pixels], bool], ...
+] = (
+    ("blur", "sigma in pixels", (0.7, 1.4, 2.8, 5.6), blurred, True),
+    ("white noise", "sigma in grey levels", (6.0, 12.0, 24.0, 48.0), noisy, True),
+    ("JPEG", "100 - quality", (60.0, 80.0, 90.0, 95.0), compressed, True),
+    ("over-saturation", "excess", (0.5, 1.0, 2.0, 4.0), over_saturated, False),
+)
+
+
+def diagnose(image: Pixels) -> str | None:
+    """What is wrong with a degenerate picture and what usually causes it, as a clause that begins
+    in lower case; None for a picture that has something to measure.
+
+    `image` is uint8, grey (H, W) or RGB (H, W, 3).
+    """
+    from analysers.metrics.brisque import brisque_with_reason
+    from analysers.metrics.luma import luma
+
+    plane = luma(image)
+    if image.max() <= 1:
+        return (
+            "the picture is black; a VAE that overflows in half precision paints black (decode it "
+            "in float32), and so does a safety filter"
+        )
+    if (image == image[:1, :1]).all():
+        colour = ", ".join(str(value) for value in np.atleast_1d(image[0, 0]))
+        return (
+            f"the picture is one single colour ({colour}); the LoRA has collapsed at this setting, "
+            "or the VAE overflowed in half precision"
+        )
+    if (plane > 1).mean() < 0.001:
+        return (
+            "the picture is black but for a few pixels; a VAE that overflows in half precision "
+            "paints black (decode it in float32), and so does a safety filter"
+        )
+    deviation = float(plane.std())
+    if deviation < 1.0:
+        return (
+            f"the picture is nearly flat (its brightness varies by {deviation:.1f} of 255 levels); "
+            "the LoRA has probably collapsed at this setting"
+        )
+    if abs(_neighbours_agree(plane)) < 0.1:
+        return (
+            "the picture is noise: neighbouring pixels have nothing in common; the LoRA has "
+            "collapsed at this setting, or sampling failed"
+        )
+    return brisque_with_reason(image)[1] or None
+
+
+def _neighbours_agree(plane: Pixels) -> float:
+    """The correlation of neighbouring pixels, mean of across and down: about 0 in white noise,
+    0.8 and more in pictures.
+    """
+    centred = plane.astype(np.float64)
+    centred -= centred.mean()
+    energy = float(np.square(centred).mean())
+    across = float((centred[:, 1:] * centred[:, :-1]).mean()) if plane.shape[1] > 1 else energy
+    down = float((centred[1:] * centred[:-1]).mean()) if plane.shape[0] > 1 else energy
+    return (across + down) / (2.0 * energy)
