@@ -108,10 +108,8 @@ def _judge(ladders: tuple[Ladder, ...], controls: int, name: str) -> TrustResult
     trusted = tau >= THRESHOLD
     blind = [ladder.name for ladder in ladders if ladder.tau < THRESHOLD]
     if trusted:
-        sentence = (
-            f"{name} puts degraded copies of these controls in the right order (tau {tau:.2f})"
-        )
-        sentence += f", but does not order {_listed(blind)}." if blind else "."
+        but = f", but it does not see {_listed(blind)}" if blind else ""
+        sentence = f"{name} puts degraded copies of these controls in order (tau {tau:.2f}){but}."
     else:
         sentence = (
             f"{name} should not decide alone on this kind of picture: it does not put degraded "
