@@ -532,15 +532,9 @@ def _noise_floor(plan: RenderPlan, store: Store, engine: Engine | None) -> dict[
     for case in plan.cases[:NOISE_CASES]:
         first = read_image(store.path(Cell(case)))
         again = engine.render([case])[0]
-        pairs.append(
-            {
-                "case": case.name,
-                "ssim": ssim(again, first),
-                "brisque": abs(brisque(again) - brisque(first)),
-            }
-        )
+        pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
     engine.batch_size = usual
-    floor = checks.noise_floor((pair["ssim"], pair["brisque"]) for pair in pairs)
+    floor = checks.noise_floor(pairs)
     record = {"keys": keys, "pairs": pairs, "floor": floor}
     write_text(kept, json.dumps(record, indent=1) + "\n")
     return record

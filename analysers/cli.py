@@ -180,8 +180,12 @@ def _run(kind: Kind, **o: Any) -> None:
     if o["images"]:
         from generation.foreign import find_pictures
 
-        axis = "strength" if kind == "strength" else "epoch"
-        found = find_pictures(o["images"], axis=axis, control=o["control"], controls=o["controls"])
+        found = find_pictures(
+            o["images"],
+            axis="strength" if kind == "strength" else "epoch",
+            control=o["control"],
+            controls=o["controls"],
+        )
         out = o["out"] or Path("runs", f"{o['images'].resolve().name}-{kind}")
         study = api.score_pictures(
             "plane" if found.axis == "both" else kind,
@@ -200,10 +204,11 @@ def _run(kind: Kind, **o: Any) -> None:
         return
     options.check()
     if not o["quiet"] and not o["as_json"]:
-        count = len(plan.cells) - len(plan.cases)
+        controls = len(plan.cases)
         click.echo(
-            f"{plan.title}: {count} pictures and {len(plan.cases)} controls "
-            f"at {plan.settings.width}x{plan.settings.height} on {plan.settings.device}."
+            f"{plan.title}: {_count(len(plan.cells) - controls, 'picture')} and "
+            f"{_count(controls, 'control')} at {plan.settings.width}x{plan.settings.height} "
+            f"on {plan.settings.device}."
         )
     study = api.run_study(plan, options, progress=bar, command=command, resume=o["resume"])
     _finish(study, plan.out, o)
@@ -367,6 +372,10 @@ class Bar:
         """Leave the line as it is."""
         with suppress(AttributeError):
             self._bar.__exit__(None, None, None)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _duration(seconds: float) -> str:

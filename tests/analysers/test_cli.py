@@ -147,7 +147,7 @@ def test_pictures_without_a_control_are_scored_by_brisque_alone(tmp_path: Path) 
 def test_an_empty_folder_says_which_names_were_looked_for(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     result = strength("--images", tmp_path / "in", "--out", tmp_path / "run")
-    assert result.exit_code == 2 and "strength_0.1.png" in result.output
+    assert result.exit_code == 2 and "strength_0.6.png" in result.output
     assert result.output.count("\n") == 1
 
 

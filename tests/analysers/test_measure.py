@@ -87,7 +87,7 @@ def test_nothing_is_measured_twice(tasks: list[Task], tmp_path: Path) -> None:
         file.write('{"format": 1, "metr')  # a kill in the middle of a line
     size = cache.stat().st_size
     second = by_tag(measure(tasks, METRICS, InProcess(), cache))
-    assert cache.stat().st_size == size
+    assert cache.stat().st_size <= size + 1, "at most the cut line is ended"
     for tag, result in first.items():
         again = second[tag]
         assert (again.values, again.status, again.pixels) == (
