@@ -154,6 +154,11 @@ def _answer(
             words = span(contenders, walk, kind)
         parts.append(f"It cannot be told from {words}.")
     parts += _clean_words(walk, verdict, setting)
+    noticed = [s.candidate for s, _ in _noticed(walk, setting)]
+    if verdict.best in noticed or verdict.strongest_clean in noticed:
+        first = noticed[0].heading(kind)
+        onward = f"from {first} on" if len(noticed) > 1 else f"at {first}"
+        parts.append(f"But {onward} there are signs of over-cooking: look before you publish.")
     return " ".join(parts)
 
 
@@ -300,10 +305,8 @@ def _effect(
     return sentences
 
 
-def _second_opinion(walk: Sequence[Summary], setting: Setting) -> list[str]:
-    """Where the ranked metric sees no damage but the signs of over-cooking are there."""
-    if setting.better != "lower" and setting.rank_by == "ssim":
-        return []
+def _noticed(walk: Sequence[Summary], setting: Setting) -> list[tuple[Summary, list[str]]]:
+    """Where the ranked metric sees no damage but signs of over-cooking are there; mildest first."""
     noticed = []
     for s in walk:
         worse = s.diff_control.mean if setting.better == "lower" else -s.diff_control.mean
@@ -314,12 +317,17 @@ def _second_opinion(walk: Sequence[Summary], setting: Setting) -> list[str]:
         words = signs_seen(s, setting.likeness)
         if words:
             noticed.append((s, words))
+    return sorted(noticed, key=lambda item: _size(item[0].candidate, setting.kind))
+
+
+def _second_opinion(walk: Sequence[Summary], setting: Setting) -> list[str]:
+    noticed = _noticed(walk, setting)
     if not noticed:
         return []
-    s, words = min(noticed, key=lambda item: _size(item[0].candidate, setting.kind))
+    s, words = noticed[0]
     metric = metric_name(setting.rank_by)
     text = f"{metric} sees no damage at {s.candidate.heading(setting.kind)}, but {listed(words)}."
-    others = [o.candidate for o, _ in noticed if o is not s]
+    others = [o.candidate for o, _ in noticed[1:]]
     if others:
         show = "shows" if len(others) == 1 else "show"
         text += f" {_capital(span(others, walk, setting.kind))} {show} such signs as well."

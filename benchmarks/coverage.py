@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 
 STRENGTHS = np.arange(1, 8) * 0.2
 SHAPES: dict[str, Array] = {
-    "U": 12.0 * (STRENGTHS - 0.6) ** 2,
+    "U": np.asarray(12.0 * (STRENGTHS - 0.6) ** 2, dtype=np.float64),
     "cliff": np.where(STRENGTHS > 0.9, 10.0, 0.0),
     "flat": np.zeros(len(STRENGTHS)),
 }

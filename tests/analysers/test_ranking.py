@@ -386,6 +386,9 @@ def test_the_signs_contradict_a_metric_that_likes_the_wreck():
         "BRISQUE sees no damage at 1.2, but contrast is 1.4 times the control's "
         "and prompts have begun to look alike. 1.4 shows such signs as well."
     )
+    assert verdict.answer.endswith(
+        "But from 1.2 on there are signs of over-cooking: look before you publish."
+    )
     worst = by(summaries)[strength("1.4")].metrics
     assert worst["rms_contrast"].mean == pytest.approx(1.4)
     assert worst["clipped"].mean == pytest.approx(0.028)
