@@ -209,6 +209,35 @@ def _exact_products(device: Any) -> Iterator[None]:
 # From a file to modules
 
 
+@dataclass(frozen=True)
+class LoraFile:
+    """An opened LoRA file whose modules are read one at a time."""
+
+    header: lora.Header
+    grouped: Mapping[str, Mapping[str, str]] = field(repr=False)
+    scales: lora.AdapterScales = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> LoraFile:
+        """Check the header and the keys; no factor is read. Raises ``UserError`` as ``modules``."""
+        info = lora.inspect(path)
+        if info.unsupported:
+            raise UserError(
+                f"{lora.printable(str(info.path))} holds {', '.join(info.unsupported)}, which "
+                "cannot be applied; use a LoRA, LoCon, LoHa, LoKr, DoRA or full-difference file."
+            )
+        header = lora.read_header(path)
+        grouped, _ = lora.group_keys(header.tensors)  # keys of no module are in info.unsupported
+        return cls(header, grouped, lora.AdapterScales.of(header))
+
+    def read(self, stem: str) -> list[ModuleDelta]:
+        """The updates of one module: of its weight, of its bias, or of both."""
+        keys = self.grouped[stem]
+        tensors = lora.read_tensors(self.header.path, keys.values(), header=self.header)
+        arrays = {leaf: tensors[key] for leaf, key in keys.items()}
+        return list(_module(self.header.path, stem, arrays, self.scales))
+
+
 def modules(path: str | Path) -> dict[str, ModuleDelta]:
     """Every update of a LoRA file, by its key stem (" (bias)" is added for a bias).
 
@@ -216,24 +245,12 @@ def modules(path: str | Path) -> dict[str, ModuleDelta]:
     (OFT, GLoRA, IA3, bundled embeddings), for keys of no known kind, for NaN and infinity, and
     for factors that do not fit each other; the sentence names the key.
     """
-    info = lora.inspect(path)
-    header = lora.read_header(path)
-    grouped, others = lora.group_keys(header.tensors)
-    name = lora.printable(str(info.path))
-    if info.unsupported:
-        raise UserError(
-            f"{name} holds {', '.join(info.unsupported)}, which cannot be applied; use a LoRA, "
-            "LoCon, LoHa, LoKr, DoRA or full-difference file."
-        )
-    del others  # named in info.unsupported
-    tensors = lora.read_tensors(path, header=header)
-    scales = lora.AdapterScales.of(header)
-    found = {}
-    for stem, leaves in grouped.items():
-        arrays = {leaf: tensors[key] for leaf, key in leaves.items()}
-        for delta in _module(info.path, stem, arrays, scales):
-            found[stem + ("" if delta.parameter == "weight" else " (bias)")] = delta
-    return found
+    file = LoraFile.open(path)
+    return {
+        stem + ("" if delta.parameter == "weight" else " (bias)"): delta
+        for stem in file.grouped
+        for delta in file.read(stem)
+    }
 
 
 _FACTOR_NAMES = {
