@@ -1,0 +1,406 @@
+"""Base models: where they lie, what family they are, how they load with no network.
+
+A model is a diffusers folder, a hub id (found in the hub's cache, or downloaded), or a single
+`.safetensors` checkpoint in Stability's or Black Forest Labs' layout. Configurations and tokenizer
+for single files of Stable Diffusion 1.x, 2.x and XL ship in `generation/configs`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from generation.errors import UserError
+from generation.lora import FAMILY_NAMES, Header, read_header, sha256
+
+CONFIGS = Path(__file__).with_name("configs")
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family needs: its diffusers pipeline and the settings people start from.
+
+    `multiple` is what both sides of a picture must be divisible by, in pixels; `flow` marks models
+    trained for flow matching, which keep their own scheduler.
+    """
+
+    pipeline: str
+    denoiser: str
+    multiple: int
+    guidance_scale: float
+    flow: bool = False
+    negative: bool = True
+
+
+FAMILIES: Mapping[str, Family] = {
+    "sd1": Family("StableDiffusionPipeline", "unet", 8, 7.0),
+    "sd2": Family("StableDiffusionPipeline", "unet", 8, 7.0),
+    "sdxl": Family("StableDiffusionXLPipeline", "unet", 8, 7.0),
+    "sd3": Family("StableDiffusion3Pipeline", "transformer", 16, 5.0, flow=True),
+    "flux": Family("FluxPipeline", "transformer", 16, 3.5, flow=True, negative=False),
+}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model on this disk.
+
+    `path` is a diffusers folder or a single checkpoint; `config` is the folder of configurations
+    that a single checkpoint needs (None for a folder). `digest` is the SHA-256 of a checkpoint, or
+    of a folder's names and contents. `scheduler` is the model's own scheduler configuration.
+    """
+
+    name: str
+    path: Path
+    family: str
+    width: int
+    height: int
+    digest: str
+    scheduler: Mapping[str, Any]
+    config: Path | None = None
+
+    @property
+    def traits(self) -> Family:
+        return FAMILIES[self.family]
+
+
+def find_model(
+    name: str, *, config: Path | None = None, prediction_type: str | None = None
+) -> BaseModel:
+    """The base model that `name` means; downloads a hub id that is not in the cache.
+
+    `config` (a diffusers folder; weights optional) describes a single checkpoint that the shipped
+    configurations do not fit, and supplies the parts that it lacks. `prediction_type` overrides
+    what the model says of itself. Raises UserError when the model cannot be had, or not be used.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _single_file(name, path, config, prediction_type)
+    if path.suffix in {".safetensors", ".ckpt", ".pt"}:
+        raise UserError(f"--model: {name} does not exist; check the path.")
+    if config is not None:
+        raise UserError(f"--model-config is for single checkpoints, and {name} is none.")
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise UserError(
+                f"--model: {name} has no model_index.json; name a diffusers pipeline folder or a "
+                ".safetensors checkpoint."
+            )
+        folder = path
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        folder = _from_hub(name)
+    else:
+        raise UserError(f"--model: there is no folder or file {name}; check the path.")
+    family = folder_family(folder, name)
+    width, height = _folder_size(folder, family)
+    scheduler = _scheduler_config(folder, prediction_type)
+    return BaseModel(name, folder, family, width, height, folder_digest(folder), scheduler)
+
+
+def folder_family(folder: Path, name: str = "") -> str:
+    """The family of a diffusers folder, as `lora.LoraInfo.family` names it."""
+    try:
+        kind = str(json.loads((folder / "model_index.json").read_text())["_class_name"])
+        families = [f for f, traits in FAMILIES.items() if traits.pipeline == kind]
+        if families == ["sd1", "sd2"]:
+            width = _config(folder, "unet").get("cross_attention_dim")
+            return "sd2" if width == 1024 else "sd1"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--model: {name or folder} is no complete diffusers folder "
+            f"({_first_line(error)}); download it again."
+        ) from error
+    if not families:
+        known = ", ".join(FAMILY_NAMES[family] for family in FAMILIES)
+        raise UserError(
+            f"--model: {name or folder} is a {kind}, which cannot be rendered here; use a "
+            f"text-to-image model of {known}."
+        )
+    return families[0]
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and the SHA-256 of the model's weights and configurations."""
+    total = hashlib.sha256()
+    kinds = {".safetensors", ".bin", ".json", ".txt", ".model"}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in kinds and path.is_file() and path.name != "README.json":
+            total.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            total.update(_file_digest(path).encode())
+    return total.hexdigest()
+
+
+def load_pipeline(model: BaseModel, dtype: Any) -> Any:
+    """The model's text-to-image pipeline on the CPU, without safety checker and watermark."""
+    import diffusers
+
+    kind = getattr(diffusers, model.traits.pipeline)
+    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    if model.traits.pipeline == "StableDiffusionPipeline":
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    if model.traits.pipeline == "StableDiffusionXLPipeline":
+        options["add_watermarker"] = False
+    try:
+        if model.config is None:
+            half = any(model.path.glob("*/*.fp16.safetensors")) and not any(
+                path.name in {"model.safetensors", "diffusion_pytorch_model.safetensors"}
+                for path in model.path.glob("*/*.safetensors")
+            )
+            return kind.from_pretrained(
+                str(model.path), use_safetensors=True, variant="fp16" if half else None, **options
+            )
+        with _complete_config(model.config) as config:
+            if not _has_part(model.path, ("first_stage_model.", "vae.")):
+                options["vae"] = diffusers.AutoencoderKL.from_pretrained(
+                    str(config), subfolder="vae", torch_dtype=dtype, local_files_only=True
+                )
+            return kind.from_single_file(str(model.path), config=str(config), **options)
+    except Exception as error:
+        # diffusers and transformers raise dozens of kinds here, and every one means this.
+        remedy = (
+            "is it a complete diffusers folder with safetensors weights?"
+            if model.config is None
+            else "parts that the checkpoint lacks must lie in --model-config FOLDER."
+        )
+        raise UserError(
+            f"--model: {model.name} cannot be loaded ({_first_line(error)}); {remedy}"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------
+# Single checkpoints
+
+
+def _single_file(
+    name: str, path: Path, config: Path | None, prediction_type: str | None
+) -> BaseModel:
+    header = read_header(path)  # refuses pickles, web pages and truncated files
+    family = checkpoint_family(header)
+    prediction = prediction_type or _stated_prediction(header)
+    if config is None:
+        if FAMILIES[family].flow:
+            raise UserError(
+                f"--model: {name} is {FAMILY_NAMES[family]} without configurations; add "
+                "--model-config FOLDER, a diffusers folder of that family with its text encoders."
+            )
+        if family == "sd2" and prediction is None:
+            raise UserError(
+                f"--model: {name} does not say what it predicts; add --prediction-type "
+                "v_prediction (768-pixel models) or epsilon (512-pixel models)."
+            )
+        config = CONFIGS / family
+    elif folder_family(config, f"--model-config {config}") != family:
+        raise UserError(
+            f"--model-config: {config} is not {FAMILY_NAMES[family]}, which {name} is; name a "
+            "diffusers folder of its family."
+        )
+    width, height = _folder_size(config, family)
+    if config == CONFIGS / "sd2" and prediction == "epsilon":
+        width = height = 512
+    scheduler = dict(_scheduler_config(config, prediction))
+    if "ztsnr" in header.tensors:
+        scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    digest = sha256(path)
+    if config.parent != CONFIGS:
+        digest = hashlib.sha256((digest + folder_digest(config)).encode()).hexdigest()
+    return BaseModel(name, path, family, width, height, digest, scheduler, config)
+
+
+def checkpoint_family(header: Header) -> str:
+    """The family of a single checkpoint, from its keys.
+
+    Raises UserError for LoRAs, refiners, inpainting models and checkpoints without a denoiser.
+    """
+    keys = header.tensors
+    name = header.path.name
+    text = " ".join(sorted({".".join(key.split(".")[:3]) for key in keys}))
+    if "double_blocks.0" in text:
+        return "flux"
+    if "joint_blocks.0" in text:
+        return "sd3"
+    first = keys.get("model.diffusion_model.input_blocks.0.0.weight")
+    if first is None:
+        lora = any("lora" in key or "hada_" in key or "lokr_" in key for key in keys)
+        raise UserError(
+            f"--model: {name} is "
+            + ("a LoRA, not a base model" if lora else "no checkpoint of a known layout")
+            + "; name a base model: a checkpoint, a diffusers folder or a hub id."
+        )
+    if first.shape[1] != 4:
+        raise UserError(
+            f"--model: {name} takes {first.shape[1]} input channels (an inpainting or depth "
+            "model); name its text-to-image model."
+        )
+    if "conditioner.embedders.1" in text:
+        return "sdxl"
+    if "conditioner.embedders.0" in text:
+        raise UserError(f"--model: {name} is an SDXL refiner; name the SDXL base model.")
+    if "cond_stage_model.model" in text:
+        return "sd2"
+    if "cond_stage_model.transformer" in text:
+        return "sd1"
+    raise UserError(
+        f"--model: {name} holds no text encoder; name a whole checkpoint or a diffusers folder."
+    )
+
+
+def _stated_prediction(header: Header) -> str | None:
+    """What the checkpoint says it predicts: modelspec metadata, or the key `v_pred`."""
+    stated = header.metadata.get("modelspec.prediction_type", "").lower()
+    if stated.startswith("v") or "v_pred" in header.tensors:
+        return "v_prediction"
+    return "epsilon" if stated.startswith("eps") else None
+
+
+def _has_part(path: Path, prefixes: tuple[str, ...]) -> bool:
+    return any(key.startswith(prefixes) for key in read_header(path).tensors)
+
+
+@contextmanager
+def _complete_config(config: Path) -> Iterator[Path]:
+    """The folder itself or, for a shipped one, a copy with the tokenizers' files written out."""
+    if config.parent != CONFIGS:
+        yield config
+        return
+    with tempfile.TemporaryDirectory(prefix="lora-analysers-") as scratch:
+        copy = Path(shutil.copytree(config, Path(scratch, config.name)))
+        for folder in copy.glob("tokenizer*"):
+            write_clip_tokenizer(folder)
+        yield copy
+
+
+def write_clip_tokenizer(folder: Path) -> None:
+    """Write CLIP's `vocab.json` and `merges.txt` (Radford et al. 2021) from the shipped merges.
+
+    The vocabulary is: 256 bytes under printable stand-ins (as in GPT-2), the same ending a word,
+    one entry a merge, and the two special tokens; 49,408 in all.
+    """
+    merges = gzip.decompress((CONFIGS / "clip_merges.txt.gz").read_bytes()).decode().splitlines()
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
+    words = symbols + [symbol + "</w>" for symbol in symbols]
+    words += [merge.replace(" ", "") for merge in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8", newline="\n"
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# The hub and its cache
+
+
+def _from_hub(name: str) -> Path:
+    """A hub model's folder, from the cache where it is complete there, else downloaded."""
+    import diffusers
+    from huggingface_hub import snapshot_download
+
+    try:
+        cached = Path(snapshot_download(name, local_files_only=True))
+    except Exception:  # many kinds, all meaning "not in the cache"
+        cached = None
+    if cached is not None and _is_complete(cached):
+        return cached
+    try:
+        return Path(diffusers.DiffusionPipeline.download(name))
+    except Exception as error:
+        raise UserError(f"--model: {name} {hub_problem(error)}") from error
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether every part that the index names has its weights or other files there."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except (OSError, ValueError):
+        return False
+    for part, kind in index.items():
+        if part.startswith("_") or not isinstance(kind, list) or kind[0] is None:
+            continue
+        if part in {"safety_checker", "feature_extractor", "image_encoder"}:
+            continue
+        wanted = "*.json" if part.startswith(("tokenizer", "scheduler")) else "*.safetensors"
+        if not any((folder / part).glob(wanted)):
+            return False
+    return True
+
+
+def hub_problem(error: BaseException) -> str:
+    """Why a hub model cannot be had, and what to do, from the client's error and its causes."""
+    names: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        names += [kind.__name__ for kind in type(cause).__mro__]
+        cause = cause.__cause__ or cause.__context__
+    if "GatedRepoError" in names:
+        return "is gated: accept its licence on its hub page, then log in with `hf auth login`."
+    if "RepositoryNotFoundError" in names:
+        return "is not on the hub, or is private: check the name, or log in with `hf auth login`."
+    if "OfflineModeIsEnabled" in names or "LocalEntryNotFoundError" in names:
+        return (
+            "is no folder here and not complete in the hub's cache, and the hub cannot be "
+            "reached; download it once with a network, or name a folder."
+        )
+    return f"is no folder here and cannot be had from the hub ({_first_line(error)})."
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file; in the hub's cache, large files are named by it."""
+    target = path.resolve()
+    if target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name):
+        return target.name
+    return sha256(path)
+
+
+# ---------------------------------------------------------------------------------------------
+# Configurations
+
+
+def _config(folder: Path, part: str) -> dict[str, Any]:
+    return dict(json.loads((folder / part / "config.json").read_text(encoding="utf-8")))
+
+
+def _folder_size(folder: Path, family: str) -> tuple[int, int]:
+    """Width and height in pixels that the model was made for."""
+    try:
+        latent = _config(folder, FAMILIES[family].denoiser).get("sample_size") or 128
+        side = int(latent) * 2 ** (len(_config(folder, "vae")["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--model: {folder} is no complete diffusers folder ({_first_line(error)}); "
+            "download it again."
+        ) from error
+    return side, side
+
+
+def _scheduler_config(folder: Path, prediction_type: str | None) -> Mapping[str, Any]:
+    path = folder / "scheduler" / "scheduler_config.json"
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model: {path} cannot be read ({_first_line(error)}).") from error
+    if prediction_type is not None:
+        if prediction_type not in PREDICTION_TYPES:
+            known = " or ".join(PREDICTION_TYPES)
+            raise UserError(f"--prediction-type: {prediction_type} is unknown; say {known}.")
+        if "flow" in str(config.get("_class_name", "")).lower():
+            raise UserError("--prediction-type: flow-matching models have none; leave it out.")
+        config["prediction_type"] = prediction_type
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
