@@ -96,7 +96,7 @@
   const narrow = matchMedia("(max-width: 640px)");
   const state = {
     layout: "cases", page: 0, sort: "natural", filter: "all", find: "", zoom: narrow.matches ? 1 : 2,
-    pin: !narrow.matches, hidden: new Set(), focus: [0, 0],
+    pin: !narrow.matches, hidden: new Set(), focus: [0, -1],
   };
   const unique = (list) => [...new Set(list)];
   const places = unique(candidates.map((c) => c.place));
@@ -202,7 +202,7 @@
     grid.setAttribute("aria-rowcount", table.rows.length + 1);
     grid.setAttribute("aria-colcount", table.cols.length + 1 + (table.pinned ? 1 : 0));
     grid.style.height = geometry.top + table.rows.length * geometry.height + 20 + "px";
-    state.focus = [Math.min(state.focus[0], table.rows.length - 1), Math.min(state.focus[1], lastCol())];
+    state.focus = [Math.min(state.focus[0], table.rows.length - 1), Math.max(firstCol(), Math.min(state.focus[1], lastCol()))];
     [grid.scrollLeft, grid.scrollTop] = keep;
     drawn.clear();
     draw();
@@ -269,12 +269,14 @@
     const q = c === -2 ? null : quality(c, k), s = c === -2 ? null : valuesOf(c, k)[ssimAt];
     const cap = make("span", { className: "cap" });
     if (c === -1) cap.append("control");
-    if (q !== null) cap.append(make("b", { textContent: number(q, 1) }));
+    if (q !== null) {
+      cap.append(make("span", { className: "hidden", textContent: metrics[rankAt][1] + " " }), make("b", { textContent: number(q, 1) }));
+    }
     if (c >= 0 && s !== null && s !== undefined && geometry.width > 100) cap.append("SSIM " + number(s, 2));
     if (c >= 0 && firstOf(k) === c) { box.classList.add("first"); cap.title = "first of its row"; }
     if (cell && cell[1] !== "ok") { box.classList.add("flagged"); button.title = visible(cell[2] || cell[1]); }
     button.append(frame, cap);
-    button.setAttribute("aria-label", what + (q === null ? "" : ", " + metrics[rankAt][1] + " " + number(q, 1)));
+    if (!source) frame.append(make("span", { className: "hidden", textContent: what }));
     if (c === -2) button.disabled = true;
     else button.addEventListener("click", () => { moveFocus(r, at, false); openViewer(c, k, button); });
     button.addEventListener("focus", () => { state.focus = [r, at]; });

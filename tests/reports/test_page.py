@@ -1,0 +1,723 @@
+"""The report in a real headless Chromium: every control, every key, no error, nothing off the disk.
+
+Needs Chromium with its driver, and axe-core (`npm install --no-save axe-core`, or its path in
+AXE_CORE). Without them the tests are skipped on a developer's machine and fail where CI is set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysers.study import Candidate, Interval, Score, Study, Summary, Verdict
+from reports import html, votes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _missing(what: str) -> Any:
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+class Page:
+    """A browser tab with the few gestures that the tests need."""
+
+    def __init__(self, driver: Any, downloads: Path) -> None:
+        self.driver = driver
+        self.downloads = downloads
+
+    def open(self, path: Path, *, width: int = 1280, height: int = 860, **media: str) -> Page:
+        features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
+        self.driver.get(path.as_uri())
+        self.wait("document.documentElement.dataset.ready === 'yes'")
+        return self
+
+    def js(self, code: str, *arguments: Any) -> Any:
+        return self.driver.execute_script("return " + code, *arguments)
+
+    def wait(self, condition: str, seconds: float = 10) -> None:
+        end = time.monotonic() + seconds
+        while not self.js(f"Boolean({condition})"):
+            assert time.monotonic() < end, f"never became true: {condition}"
+            time.sleep(0.02)
+
+    def find(self, selector: str) -> Any:
+        return self.driver.find_element("css selector", selector)
+
+    def click(self, selector: str) -> None:
+        self.js(
+            "document.querySelector(arguments[0])"
+            ".scrollIntoView({behavior: 'instant', block: 'center'})",
+            selector,
+        )
+        self.find(selector).click()
+
+    def choose(self, selector: str, value: str) -> None:
+        from selenium.webdriver.support.ui import Select
+
+        Select(self.find(selector)).select_by_value(value)
+
+    def press(self, *keys: str) -> None:
+        from selenium.webdriver import ActionChains
+
+        for key in keys:
+            *held, last = key
+            chain = ActionChains(self.driver)
+            for modifier in held:
+                chain.key_down(modifier)
+            chain.send_keys(last)
+            for modifier in held:
+                chain.key_up(modifier)
+            chain.perform()
+
+    def texts(self, selector: str) -> list[str]:
+        return self.js(
+            "[...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
+        )
+
+    def columns(self) -> list[str]:
+        return self.texts("#grid .head .colhead .text")
+
+    def shot(self, selector: str) -> np.ndarray:
+        picture = Image.open(io.BytesIO(self.find(selector).screenshot_as_png))
+        return np.asarray(picture.convert("RGB"))
+
+    def problems(self) -> list[str]:
+        """Console errors, and requests for anything but files, data and blobs."""
+        found = [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
+        requests = {}
+        for entry in self.driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            parameters = message["params"]
+            if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
+                url = parameters.get("url") or parameters["request"]["url"]
+                if not url.startswith(("file:", "data:", "blob:")):
+                    requests[parameters["requestId"]] = "request: " + url
+            elif parameters.get("blockedReason") == "csp":  # announced, but never sent
+                requests.pop(parameters["requestId"], None)
+        return found + list(requests.values())
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    webdriver = None
+    try:
+        from selenium import webdriver  # type: ignore[no-redef]
+    except ImportError:
+        _missing("selenium is missing: pip install selenium")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    chromedriver = shutil.which("chromedriver")
+    if not chromium or not chromedriver:
+        _missing("Chromium and its driver are missing: apt-get install chromium chromium-driver")
+    downloads = tmp_path_factory.mktemp("downloads")
+    options = webdriver.ChromeOptions()  # type: ignore[union-attr]
+    options.binary_location = str(chromium)
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(  # type: ignore[union-attr]
+        options=options,
+        service=webdriver.ChromeService(chromedriver),  # type: ignore[union-attr]
+    )
+    driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
+    )
+    yield Page(driver, downloads)
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: Page) -> Iterator[Page]:
+    browser.driver.get("about:blank")
+    browser.problems()
+    yield browser
+    assert browser.problems() == []
+
+
+@pytest.fixture(scope="session")
+def report(strength_study: tuple[Study, Path]) -> Path:
+    return html.write_report(*strength_study)
+
+
+@pytest.fixture(scope="session")
+def single(strength_study: tuple[Study, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The single-file report, moved away from its pictures."""
+    study, folder = strength_study
+    path = html.write_report(study, folder, single_file=True, name="single.html")
+    return Path(shutil.move(path, tmp_path_factory.mktemp("mail") / "report.html"))
+
+
+@pytest.fixture(scope="session")
+def plane(plane_study: tuple[Study, Path]) -> Path:
+    return html.write_report(*plane_study)
+
+
+def test_the_answer_comes_first_with_its_pictures(page: Page, report: Path) -> None:
+    page.open(report)
+    assert page.find("h1").text == "Use 0.6."
+    assert "strongest that is still clean: 1.0" in page.find(".rest").text
+    assert "1 setting lost 2 pictures" in page.find(".warnings").text
+    page.wait("[...document.querySelectorAll('.showcase img')].every((i) => i.naturalWidth > 0)")
+    assert page.js("document.querySelectorAll('.showcase img').length") == 8
+    assert page.js("document.querySelectorAll('.showcase')[0].getBoundingClientRect().top") < 860
+
+
+def test_curves_have_their_numbers_and_lines_on_demand(page: Page, report: Path) -> None:
+    page.open(report)
+    assert page.texts(".plot h3") == [
+        "Quality and effect",
+        "Quality against effect",
+        "Signs of over-cooking",
+    ]
+    hidden = "getComputedStyle(document.querySelector('.percase')).display"
+    assert page.js(hidden) == "none"
+    page.click("[data-percase]")
+    assert page.js(hidden) == "inline"
+    page.click("#plot-curves details summary")
+    assert page.texts("#plot-curves tbody th")[0] == "0.2"
+    assert page.js("document.querySelectorAll('.plot [style]').length") == 0
+
+
+def test_every_grid_control(page: Page, report: Path) -> None:
+    page.open(report)
+    natural = ["control", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    assert page.columns()[:6] == natural
+    page.choose("#sort", "rank")
+    ranked = page.columns()
+    assert ranked[:2] == ["control", "0.6"] and ranked != natural
+    page.choose("#sort", "effect")
+    assert page.columns()[:3] == natural[:3]
+    page.choose("#sort", "natural")
+
+    page.choose("#filter", "clean")
+    assert page.columns() == natural
+    page.choose("#filter", "flagged")
+    assert page.columns() == ["control", "1.4"]
+    assert "truncated file" in page.find("#grid").text
+    page.choose("#filter", "contenders")
+    assert set(page.columns()) == {"control", "0.4", "0.6", "0.8"}
+    page.choose("#filter", "all")
+
+    page.find("#find").send_keys("coffee seed 2")
+    page.wait("document.querySelectorAll('#grid .rowhead .clamp').length === 1")
+    assert "1 of 8 cases" in page.find("#shown").text
+    page.js("(document.getElementById('find').value = 'no such words',"
+            "document.getElementById('find').dispatchEvent(new Event('input')))")  # fmt: skip
+    assert "Nothing matches" in page.find("#grid").text
+    page.js("(document.getElementById('find').value = '',"
+            "document.getElementById('find').dispatchEvent(new Event('input')))")  # fmt: skip
+
+    width = "document.querySelector('#grid .cell img').getBoundingClientRect().width"
+    before = page.js(width)
+    page.click("#larger")
+    assert page.js(width) > before
+    page.click("#smaller")
+    page.click("#smaller")
+    assert page.js(width) < before
+
+    page.click('#grid [aria-label="Hide 0.4"]')
+    assert "0.4" not in page.columns()
+    page.click("#unhide")
+    assert "0.4" in page.columns()
+
+    page.choose("#layout", "settings")
+    heads = page.texts("#grid .row:not(.head) .rowhead .text")
+    assert heads[:3] == ["control", "0.2", "0.4"]
+    page.choose("#layout", "seeds")
+    assert len(page.texts("#grid .rowhead .clamp")) == 2
+    page.choose("#page", "2")
+    assert "cat" in page.texts("#grid .rowhead .clamp")[0]
+
+
+def test_headers_and_control_stay_in_view(page: Page, report: Path) -> None:
+    page.open(report, width=900)
+    page.click("#larger")
+    page.click("#larger")
+    page.js("document.getElementById('grid').scrollTo(700, 900)")
+    place = (
+        "(() => { const g = document.getElementById('grid').getBoundingClientRect(),"
+        "b = document.querySelector(arguments[0]).getBoundingClientRect();"
+        "return [b.left - g.left, b.top - g.top]; })()"
+    )
+    page.wait("document.getElementById('grid').scrollLeft > 600")
+    time.sleep(0.1)
+    assert page.js(place, "#grid .head .colhead:not(.pinned)")[1] == pytest.approx(1, abs=1)
+    assert page.js(place, "#grid .row:not(.head) .rowhead")[0] == pytest.approx(1, abs=1)
+    assert page.js(place, "#grid .pinned.cell")[0] == pytest.approx(191, abs=2)
+    page.click("#pin")
+    page.js("document.getElementById('grid').scrollTo(700, 900)")
+    time.sleep(0.1)
+    assert page.js(place, "#grid .pinned.cell")[0] < 0
+
+
+def test_the_grid_by_keyboard(page: Page, report: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(report)
+    page.js("document.querySelector('#grid .cell button[tabindex=\"0\"]').focus()")
+    name = "document.activeElement.textContent + document.activeElement.querySelector('img')?.alt"
+    assert "control, portrait" in page.js(name)
+    page.press(Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert "0.2, a cup of coffee on a wooden table, seed 1" in page.js(name)
+    page.press(Keys.END, Keys.PAGE_DOWN)
+    assert "1.4, a cat looking into the camera, seed 2" in page.js(name)
+    assert page.js("document.querySelectorAll('#grid button[tabindex=\"0\"]').length") == 1
+    page.press(Keys.HOME, Keys.ARROW_RIGHT, Keys.ENTER)
+    assert page.js("document.getElementById('viewer').open")
+    page.press(Keys.ESCAPE)
+    page.wait("!document.getElementById('viewer').open")
+    assert "0.2, a cat" in page.js(name)
+
+
+def test_viewer_keys_scores_and_reproduction(page: Page, report: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(report)
+    page.click(".open")
+    title = "document.getElementById('viewer-title').textContent"
+    prompt = "document.getElementById('viewer-prompt').textContent"
+    assert page.js(title) == "0.6 · rank 1 of 7"
+    page.press(Keys.ARROW_UP)
+    assert page.js(title).startswith("0.8")
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert page.js(title).startswith("0.4")
+    page.press(*[Keys.ARROW_DOWN] * 5)
+    assert page.js(title).startswith("0.2")
+    page.press(Keys.ARROW_RIGHT)
+    assert page.js(prompt) == "portrait of an astronaut, studio light\nseed 2"
+    page.press(Keys.ARROW_RIGHT)
+    assert page.js(prompt) == "a cup of coffee on a wooden table\nseed 1"
+    page.press(Keys.ARROW_LEFT)
+    assert page.js(prompt).endswith("light\nseed 2")
+    assert "BRISQUE" in page.find("#viewer-scores").text
+    assert "of 7 by BRISQUE" in page.find("#viewer-scores").text
+    assert page.js("document.getElementById('viewer-repro').textContent") == (
+        "portrait of an astronaut, studio light <lora:my-style-v3:0.2>\n"
+        "Steps: 20, Sampler: dpmpp_2m_karras, CFG scale: 4, Size: 160x160, Model: demo, Seed: 2, "
+        "LoRA: my-style-v3.safetensors, Strength: 0.2"
+    )
+    page.press("c")
+    page.wait("document.getElementById('viewer-copied').textContent")
+    assert page.find("#viewer-copied").text == "Copied."
+    page.press(*[Keys.ARROW_RIGHT] * 2, *[Keys.ARROW_UP] * 6)
+    assert "truncated file" in page.find("#viewer-reason").text
+    page.press(Keys.ESCAPE)
+    page.wait("!document.getElementById('viewer').open")
+
+
+def test_viewer_modes(page: Page, report: Path, strength_study: tuple[Study, Path]) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(report)
+    page.click(".open")
+    page.wait("document.getElementById('stage-candidate').naturalWidth > 0")
+    clip = "document.querySelector('.layer.candidate').style.clipPath"
+    mode = "document.getElementById('stage').dataset.mode"
+    assert page.js(mode) == "slider" and "50%" in page.js(clip)
+    stage = page.find("#stage")
+    width = stage.size["width"]
+    ActionChains(page.driver).drag_and_drop_by_offset(stage, width // 4, 0).perform()
+    assert float(page.js("document.getElementById('divider').value")) == pytest.approx(75, abs=1)
+    page.press(Keys.SHIFT + Keys.ARROW_LEFT)
+    assert "73" in page.js(clip) or "72" in page.js(clip)
+
+    page.press("2")
+    assert page.js(mode) == "side"
+    page.press("+", "+")
+    transforms = "[...document.querySelectorAll('.layer img')].map((i) => i.style.transform)"
+    both = page.js(transforms)
+    assert both[0] == both[1] and "scale(2.25)" in both[0]
+    ActionChains(page.driver).drag_and_drop_by_offset(stage, -40, -30).perform()
+    panned = page.js(transforms)
+    assert panned[0] == panned[1] != both[0]
+    page.press("0")
+    assert "scale(1)" in page.js(transforms)[0]
+
+    page.press("3")
+    page.wait("document.getElementById('stage').classList.contains('swap')", 3)
+    page.wait("!document.getElementById('stage').classList.contains('swap')", 3)
+
+    page.press("4")
+    assert page.js(mode) == "difference"
+    time.sleep(0.2)
+    seen = page.shot("#stage")
+    folder = strength_study[1]
+    control = np.asarray(Image.open(folder / "images/control/p00_s1.png"), dtype=int)
+    candidate = np.asarray(Image.open(folder / "images/c002/p00_s1.png"), dtype=int)
+    expected = np.clip(4 * np.abs(control - candidate), 0, 255).mean()
+    edge = min(seen.shape[:2])
+    left, top = (seen.shape[1] - edge) // 2, (seen.shape[0] - edge) // 2
+    middle = seen[top : top + edge, left : left + edge]
+    assert middle.mean() == pytest.approx(expected, rel=0.08)
+
+    page.press("5")
+    page.wait("!document.getElementById('stage-note').hidden")
+    assert "Softened difference" in page.find("#stage-note").text
+    for button in ("slider", "side", "flicker", "difference", "ssim"):
+        page.click(f".modes [data-mode={button}]")
+        assert (
+            page.js("document.querySelector('.modes [aria-pressed=true]').dataset.mode") == button
+        )
+
+
+def test_reduced_motion_stops_the_flicker(page: Page, report: Path) -> None:
+    page.open(report, prefers_reduced_motion="reduce")
+    page.click(".open")
+    page.press("3")
+    time.sleep(1.0)
+    assert not page.js("document.getElementById('stage').classList.contains('swap')")
+    page.press(" ")
+    assert page.js("document.getElementById('stage').classList.contains('swap')")
+
+
+def test_single_file_needs_no_other_file(page: Page, single: Path) -> None:
+    page.open(single)
+    assert "img-src data:;" in page.js("document.querySelector('meta[http-equiv]').content")
+    page.wait("[...document.images].filter((i) => i.src).every((i) => i.naturalWidth > 0)")
+    assert (
+        page.js("[...document.images].filter((i) => i.src && !i.src.startsWith('data:')).length")
+        == 0
+    )
+    page.click(".open")
+    page.press("5")
+    page.wait("!document.getElementById('stage-map').hidden")
+    assert "structure changed" in page.find("#stage-note").text
+    mean = page.js(
+        "(() => { const c = document.getElementById('stage-map'), d = c.getContext('2d')"
+        ".getImageData(0, 0, c.width, c.height).data; let s = 0;"
+        "for (let i = 0; i < d.length; i += 4) s += d[i + 2]; return s / (d.length / 4); })()"
+    )
+    # The blue channel carries 0.16 + 0.35 (1 - SSIM): a real map is neither flat nor saturated.
+    assert 45 < mean < 125
+
+
+def test_blind_votes_export_and_come_back(
+    page: Page, report: Path, strength_study: tuple[Study, Path]
+) -> None:
+    from scipy.stats import kendalltau
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(report)
+    page.js("localStorage.clear()")
+    page.open(report)
+    page.choose("#ab-pool", "ranked")
+    page.click("#ab-start")
+    assert page.js("document.getElementById('ab').open")
+    shown = page.js("document.getElementById('ab').innerText")
+    assert "0.6" not in shown and "0.4" not in shown, "the test must stay blind"
+    page.press(Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN, "s", "u")
+    assert "2 comparisons so far" in page.find("#ab-count").text
+    page.click("#ab-left")
+    page.click("#ab-right")
+    for i in range(30):
+        page.press((Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ARROW_DOWN)[i % 4])
+    page.click("#ab-tie")
+    page.press(Keys.ESCAPE)
+    page.wait("!document.getElementById('ab').open")
+    assert page.find("#ab-result").text.startswith("35 comparisons.")
+
+    page.click("#ab-export")
+    target = page.downloads / "votes.json"
+    end = time.monotonic() + 10
+    while not target.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    data = json.loads(target.read_text(encoding="utf-8"))
+    assert len(data["votes"]) == 35 and data["votes"][0]["prompt"]
+
+    study, folder = strength_study
+    back = votes.read_votes(target)
+    in_page = page.js(
+        "[...document.querySelectorAll('#ab-table tbody tr')].map((r) => [r.cells[0].textContent,"
+        "parseFloat(r.cells[4].textContent), Number(r.cells[1].textContent)])"
+    )
+    assert [row["heading"] for row in back["rows"]] == [row[0] for row in in_page]
+    for ours, (_, ability, won) in zip(back["rows"], in_page, strict=True):
+        assert ours["ability"] == pytest.approx(ability, abs=0.006) and ours["wins"] == won
+
+    judged = dataclasses.replace(study, evidence={**study.evidence, "votes": back})
+    table = votes.votes_table(judged)
+    assert table is not None and table["unknown"] == 0
+    expected = kendalltau(
+        [r["ability"] for r in table["rows"]], [-r["metric"] for r in table["rows"]]
+    ).statistic
+    assert table["tau"] == pytest.approx(expected)
+    assert f"tau {expected:.2f}" in page.find("#ab-result").text
+    page.open(html.write_report(judged, folder, name="judged.html"))
+    assert "35 comparisons" in page.find("#blind").text
+    assert len(page.texts("#votes tbody tr")) == len(back["rows"])
+    target.unlink()
+
+    page.open(report)
+    assert "35 comparisons" in page.find("#ab-result").text, "a reload must keep the votes"
+    page.click("#ab-clear")
+    page.driver.switch_to.alert.accept()
+    assert page.find("#ab-result").text == ""
+
+
+def test_plane_layouts(page: Page, plane: Path) -> None:
+    page.open(plane)
+    assert [t for t in page.texts(".plot h3") if "over training" in t]
+    assert "The same effect elsewhere" in page.texts(".plot h3")
+    page.choose("#layout", "plane")
+    assert page.columns()[:3] == ["control", "epoch 1", "epoch 2"]
+    assert page.texts("#grid .row:not(.head) .rowhead .text")[0] == "0.4"
+    page.choose("#layout", "planeT")
+    assert page.columns() == ["control", "0.4", "0.7", "1.0", "1.3"]
+    page.choose("#page", "1")
+    page.click("#grid .cell[data-at='1,2'] button")
+    assert page.find("#viewer-title").text.startswith("epoch 2 at 1.0")
+    assert page.find("#viewer-prompt").text.startswith("a cat")
+
+
+def test_ranking_sorts(page: Page, report: Path) -> None:
+    page.open(report)
+    page.click("#ranks th:nth-child(2) button")
+    first = "document.querySelector('#ranks tbody th').textContent"
+    assert page.js(first) == "0.2"
+    page.click("#ranks th:nth-child(2) button")
+    assert page.js(first) == "1.4"
+    page.click("#ranks th:nth-child(1) button")
+    assert page.js(first) == "0.6"
+
+
+INJECTIONS = [
+    "<script>window.pwned=1</script>",
+    "</script><script>window.pwned=2</script>",
+    '" onerror="window.pwned=3" x="',
+    "' onerror='window.pwned=4",
+    "</template><img src=x onerror=window.pwned=5>",
+    "<!--<script>",
+    "{{ 7*7 }}{% raw %}",
+    "javascript:window.pwned=6",
+    "\u202egnp.txet\u202c",
+    "line\u2028separator\u2029end",
+    "&lt;b&gt; &amp;",
+    "$\\frac{a}{b}$ \x1b[31m",
+    "</title></style><svg onload=window.pwned=7>",
+    "prompt " * 14_286,
+]
+
+
+def hostile_study(folder: Path) -> Study:
+    """Every untrusted text of a study says something nasty, file names included."""
+    scores: list[Score] = []
+    candidates = [
+        Candidate(text[:150], None, None, Decimal(i), i, text[:200])
+        for i, text in enumerate(INJECTIONS)
+    ]
+    for k, text in enumerate(INJECTIONS):
+        name = f'p{k} " onerror=x #?%41 {text[:24]}'.replace("/", "∕").replace("\x00", "") + ".png"
+        Image.new("RGB", (16, 16), (20 * k % 255, 90, 120)).save(folder / name)
+        scores.append(Score(None, text[:90], text, k, name, name, {"brisque": 1.0, "ssim": 1.0}))
+        scores += [
+            Score(
+                c,
+                text[:90],
+                text,
+                k,
+                name,
+                name,
+                {"brisque": float(i), "ssim": 0.5},
+                "flagged",
+                text[:300],
+            )
+            for i, c in enumerate(candidates)
+        ]
+    metrics = {"brisque": Interval(3.0, 2.0, 4.0), "ssim": Interval(0.5)}
+    summaries = tuple(
+        Summary(c, i + 1, 3, metrics, best=i == 0, safe=i < 5, reason=INJECTIONS[i][:300])
+        for i, c in enumerate(candidates)
+    )
+    nasty = INJECTIONS[0]
+    return Study(
+        "epochs", nasty, "brisque", "lower", ("ssim", "brisque", INJECTIONS[2]),
+        tuple(scores), summaries,
+        Verdict(nasty + ". " + INJECTIONS[1], tuple(INJECTIONS[:-1]), tuple(INJECTIONS[:-1]),
+                candidates[0], tuple(candidates), candidates[3], candidates[6]),
+        evidence={"trust": {t[:80]: [{t[:80]: t[:80], "x": t[:80]}] for t in INJECTIONS},
+                  "weights": {"rows": [{"label": t[:80], t[:60]: 1.5, "norm": 2.0}
+                                       for t in INJECTIONS]}},
+        run={"settings": {"sampler": nasty, "model": INJECTIONS[1]}, nasty: {nasty: [nasty, 1]}},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("single_file", [False, True])
+def test_untrusted_text_stays_text(page: Page, tmp_path: Path, single_file: bool) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    path = html.write_report(hostile_study(tmp_path), tmp_path, single_file=single_file)
+    page.open(path)
+    assert page.js("document.scripts.length") == 2
+    assert page.js("document.querySelectorAll('[onerror], [onload], template').length") == 0
+    assert INJECTIONS[0] in page.find("h1").text
+    seen = page.texts(".warnings li")
+    assert seen == [html.visible(text) for text in INJECTIONS[:-1]]
+    assert "\u202e" not in page.js("document.body.innerText")
+    page.wait("[...document.images].filter((i) => i.src).every((i) => i.complete)")
+    assert page.js(
+        "[...document.querySelectorAll('.showcase img')].every((i) => i.naturalWidth === 16)"
+    )
+    page.click(".open")
+    for text in INJECTIONS:
+        assert page.js("document.querySelector('#viewer-prompt bdi').textContent") == html.visible(
+            text
+        )
+        exact = page.js("document.getElementById('viewer-repro').textContent")
+        assert exact.startswith(text), "the text to copy must be exact"
+        page.wait("document.getElementById('stage-candidate').naturalWidth === 16")
+        page.press(Keys.ARROW_RIGHT)
+    page.press(Keys.ESCAPE)
+    assert page.js("window.pwned === undefined")
+
+
+def test_the_policy_stops_what_the_page_did_not_bring(page: Page, report: Path) -> None:
+    page.open(report)
+    page.js(
+        "(() => { const s = document.createElement('script'); s.textContent = 'window.pwned = 1';"
+        "document.body.append(s); const i = new Image(); i.src = 'http://127.0.0.1:9/x.png';"
+        "document.body.append(i); fetch('http://127.0.0.1:9/').catch(() => {}); })()"
+    )
+    time.sleep(0.3)
+    assert page.js("window.pwned === undefined")
+    blocked = " ".join(page.problems())
+    assert blocked.count("Content Security Policy") >= 3 and "request: http" not in blocked
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Page, report: Path, plane: Path, scheme: str) -> None:
+    places = (os.environ.get("AXE_CORE"), ROOT / "node_modules" / "axe-core" / "axe.min.js")
+    axe = next((Path(p) for p in places if p and Path(p).is_file()), None)
+    if axe is None:
+        _missing("axe-core is missing: npm install --no-save axe-core, or set AXE_CORE")
+    source = axe.read_text(encoding="utf-8")  # type: ignore[union-attr]
+    found = []
+    for path, width in ((report, 1280), (report, 390), (plane, 1280)):
+        page.open(path, width=width, prefers_color_scheme=scheme)
+        page.driver.execute_script(source)
+        for selector in (None, ".open", "#ab-start"):
+            if selector:
+                page.click(selector)
+            result = page.driver.execute_async_script(
+                "const done = arguments[0]; axe.run(document).then(done, (e) => done(String(e)));"
+            )
+            assert isinstance(result, dict), result
+            found += [
+                (v["id"], v["impact"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"])
+                for v in result["violations"]
+                if v["impact"] in ("serious", "critical")
+            ]
+            page.js("document.querySelectorAll('dialog[open]').forEach((d) => d.close())")
+    assert found == []
+
+
+def test_phone_width_has_no_sideways_scroll(page: Page, report: Path) -> None:
+    page.open(report, width=390, height=844)
+    assert page.js("document.documentElement.scrollWidth") <= page.js("innerWidth")
+    page.click(".open")
+    assert page.js("document.getElementById('viewer').scrollWidth") <= 390
+
+
+def test_print_shows_the_argument_on_white(page: Page, report: Path) -> None:
+    page.open(report, prefers_color_scheme="dark")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert page.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.js("getComputedStyle(document.getElementById('pictures')).display") == "none"
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_colours_can_be_chosen(page: Page, report: Path) -> None:
+    page.open(report, prefers_color_scheme="light")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = page.js(paper)
+    page.click("#theme")
+    assert page.js(paper) == light
+    page.click("#theme")
+    assert page.js(paper) != light
+    page.click("#theme")
+    assert page.js(paper) == light
+
+
+def test_ten_thousand_cells_scroll_without_blanks(page: Page, tmp_path: Path) -> None:
+    for k in range(4):
+        Image.new("RGB", (64, 64), (60 * k, 120, 90)).save(tmp_path / f"{k}.png")
+    candidates = [Candidate("x.safetensors", strength=Decimal(i) / 50) for i in range(100)]
+    scores = [
+        Score(c, f"case {k}", f"prompt {k}", k, f"{k % 4}.png", f"{k % 4}.png",
+              {"brisque": abs(i - 40) + k % 7, "ssim": 1 - i / 200})
+        for k in range(100)
+        for i, c in enumerate([None, *candidates])
+    ]  # fmt: skip
+    summaries = tuple(
+        Summary(c, i + 1, 100, {"brisque": Interval(float(i)), "ssim": Interval(0.5)}, best=i == 0)
+        for i, c in enumerate(candidates)
+    )
+    study = Study("strength", "big", "brisque", "lower", ("ssim", "brisque"), tuple(scores),
+                  summaries, Verdict("Use 0.0.", best=candidates[0]))  # fmt: skip
+    page.open(html.write_report(study, tmp_path))
+    page.js("document.getElementById('grid').scrollIntoView({behavior: 'instant'})")
+    for x, y in ((0, 0), (5000, 7000), (1e6, 1e6), (300, 0), (9000, 9000)):
+        page.js("document.getElementById('grid').scrollTo(arguments[0], arguments[1])", x, y)
+        time.sleep(0.12)
+        covered, cells = page.js(
+            "(() => { const g = document.getElementById('grid'), b = g.getBoundingClientRect();"
+            "let hit = 0, all = 0;"
+            "for (let i = 1; i < 12; i++) for (let j = 1; j < 12; j++) {"
+            "  const x = b.left + 200 + (g.clientWidth - 202) * i / 12;"
+            "  const y = b.top + 52 + (g.clientHeight - 76) * j / 12;"
+            "  all++; if (document.elementFromPoint(x, y).closest('.cell')) hit++; }"
+            "return [hit / all, g.querySelectorAll('.cell').length]; })()"
+        )
+        assert covered == 1.0
+        assert cells < 260
+
+
+def test_the_same_study_gives_the_same_bytes(strength_study: tuple[Study, Path]) -> None:
+    study, folder = strength_study
+    first = html.write_report(study, folder, name="a.html").read_bytes()
+    assert html.write_report(study, folder, name="b.html").read_bytes() == first
+
+
+def test_a_study_with_nothing_in_it_still_has_a_page(page: Page, tmp_path: Path) -> None:
+    failed = Candidate("x.safetensors", strength=Decimal("0.5"))
+    study = Study(
+        "strength", "", "brisque", "lower", ("ssim", "brisque"),
+        (Score(failed, "p0", "a", 1, "", "", {}, "failed", "no picture"),),
+        (Summary(failed, None, 0, {}, reason="nothing was scored"),),
+        Verdict("Nothing could be ranked."),
+    )  # fmt: skip
+    page.open(html.write_report(study, tmp_path))
+    assert page.find("h1").text == "Nothing could be ranked."
+    assert "nothing was scored" in page.find("#ranking").text
+    empty = dataclasses.replace(study, scores=(), summaries=())
+    page.open(html.write_report(empty, tmp_path))
+    assert "Nothing matches" in page.find("#grid").text
