@@ -6,6 +6,7 @@ Links are followed with a visited set, so that a loop in a damaged graph ends.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -125,7 +126,7 @@ def _samplers(graph: Graph) -> list[Mapping[str, Any]]:
     """Samplers upstream of a saved picture, the last pass first; all of them if none is saved."""
     ends = [node for node in graph.values() if re.search(r"save|preview", node["class_type"], re.I)]
     ends.sort(key=lambda node: "save" not in node["class_type"].lower())
-    for end in ends:
+    for end in ends[:20]:
         found = [node for node in _upstream(graph, end) if _is_sampler(node)]
         if found:
             return found
@@ -228,11 +229,14 @@ def _value(graph: Graph, value: object) -> object:
         if node is None:
             return None if isinstance(value, (list, dict)) else value
         inputs = node["inputs"]
-        named = [inputs[key] for key in _NUMBER_INPUTS if key in inputs]
-        texts = [
-            inputs[key] for key in (*_TEXT_INPUTS, "sampler_name", "scheduler") if key in inputs
-        ]
-        value = next(iter([*named, *texts, *inputs.values()]), None)
+        keys = (
+            *_NUMBER_INPUTS,
+            *_TEXT_INPUTS,
+            "sampler_name",
+            "scheduler",
+            *itertools.islice(inputs, 1),
+        )
+        value = next((inputs[key] for key in keys if key in inputs), None)
     return None
 
 

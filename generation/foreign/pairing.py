@@ -406,6 +406,14 @@ def _extra_part(prompt: str, control: str) -> str | None:
     return None
 
 
+def _with_one_part_less(prompt: str) -> list[str]:
+    """The prompt without each of its comma-separated parts: what it may be without a trigger."""
+    parts = prompt.split(", ")
+    if not 1 < len(parts) <= 100:
+        return []
+    return [", ".join(parts[:at] + parts[at + 1 :]) for at in range(len(parts))]
+
+
 def _match_controls(
     pictures: Sequence[_Found],
     controls: Sequence[_Found],
@@ -429,6 +437,7 @@ def _match_controls(
             numbered[_parent_case(control.name.case, control.name.number)].append(control)
         if key[0] == "name" and not control.name.case and control.name.number is None:
             loose.append(control)
+    told = [control for control in controls if control.facts is not None]
     by_number = _numbered(pictures, numbered, by_case, axis, notes)
     triggers_seen: Counter[str] = Counter()
     for found in pictures:
@@ -436,6 +445,8 @@ def _match_controls(
         key = _case_key(found, triggers)
         if key[0] == "metadata":
             near += by_metadata.get(key[:4], [])
+            for prompt in _with_one_part_less(str(key[1])):
+                near += by_metadata.get((key[0], prompt, *key[2:4]), [])
         own = by_case.get(found.name.case, []) if found.name.case else []
         near += sorted(own, key=lambda c: not _same_setting(found, c))
         if found.path in by_number:
@@ -445,7 +456,7 @@ def _match_controls(
         if not near and len(controls) == 1:
             near.append(controls[0])
         if not near and key[0] == "metadata":
-            near += [c for c in controls if c.facts is not None][:2000]
+            near += told[:20]  # for the reason only
         best: tuple[int, str] | None = None
         for control in near:
             problem = _problem(found, control, triggers)
