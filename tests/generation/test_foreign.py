@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -239,3 +241,16 @@ def test_unreadable_pictures_are_left_for_the_scoring(tmp_path: Path) -> None:
     (tmp_path / "strength_0.2.png").write_bytes(b"")
     (tmp_path / "strength_0.3.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     assert strengths(find_pictures(tmp_path, axis="strength")) == ["0.1", "0.2", "0.3"]
+
+
+# --- the documentation ----------------------------------------------------------------------------
+
+
+def test_every_test_that_the_documentation_names_exists() -> None:
+    here = Path(__file__).parent
+    text = (here.parents[1] / "docs" / "interfaces.md").read_text(encoding="utf-8")
+    code = "".join(path.read_text(encoding="utf-8") for path in here.glob("test_*.py"))
+    known = set(re.findall(r"def (test_\w+)\(", code)) | {p.name for p in here.glob("test_*.py")}
+    named = set(re.findall(r"`(test_[\w*]+(?:\.py)?)`", text))
+    assert len(named) > 30
+    assert [name for name in named if not fnmatch.filter(known, name)] == []
