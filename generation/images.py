@@ -44,6 +44,8 @@ MOST_CHUNKS = 100_000
 # Only raster formats whose decoders run inside this process: Pillow would hand EPS to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "MPO")
 
+_COMFY_ENTRY = re.compile(rb"(prompt(?=:\s*\{)|workflow(?=:\s*\{)|parameters):", re.I)
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 
@@ -127,8 +129,8 @@ def read_text(path: Path) -> dict[str, str]:
     """The texts inside a picture, without decoding its pixels.
 
     PNG: every tEXt, zTXt and iTXt chunk under its keyword. EXIF (PNG, JPEG, WebP): the user comment
-    under "UserComment", and "prompt:{...}" or "workflow:{...}" as ComfyUI writes them into WebP
-    under those names. JPEG comments: "comment". A text is cut at `MOST_TEXT` bytes, damaged parts
+    under "UserComment", and "prompt:{...}", "workflow:{...}" and "parameters:..." as ComfyUI's nodes
+    write them into WebP under those names. JPEG comments: "comment". A text is cut at `MOST_TEXT` bytes, damaged parts
     are skipped, and other files have no texts. Raises UserError if the file cannot be opened.
     """
     texts: dict[str, str] = {}
@@ -343,7 +345,7 @@ def _exif_texts(data: bytes) -> Iterator[tuple[str, str]]:
             raw = data[place + 8 : place + 8 + size] if size <= 4 else data[value : value + size]
             if tag == 0x9286:
                 yield "UserComment", _user_comment(raw, order)
-            elif kind == 2 and (match := re.match(rb"(prompt|workflow):(?=\s*\{)", raw, re.I)):
+            elif kind == 2 and (match := _COMFY_ENTRY.match(raw)):
                 name = match[1].decode().lower()
                 yield name, raw[match.end() :].rstrip(b"\0").decode("utf-8", "replace")
 

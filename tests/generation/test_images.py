@@ -252,8 +252,13 @@ def test_comfyui_texts_in_webp(tmp_path: Path) -> None:
     tag = Image.Exif()
     tag[0x0110] = 'prompt:{"3": {}}'
     tag[0x010F] = 'workflow:{"nodes": []}'
+    tag[0x010E] = "parameters:a dog, Steps: 20"
     path = save(tmp_path / "a.webp", Image.fromarray(PIXELS), exif=tag)
-    assert read_text(path) == {"prompt": '{"3": {}}', "workflow": '{"nodes": []}'}
+    assert read_text(path) == {
+        "prompt": '{"3": {}}',
+        "workflow": '{"nodes": []}',
+        "parameters": "a dog, Steps: 20",
+    }
 
 
 def test_no_texts_is_no_error_but_no_file_is(tmp_path: Path) -> None:
