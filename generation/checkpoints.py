@@ -334,7 +334,14 @@ def _training_state(folder: Path) -> Mapping[str, object]:
 
 def _grouped(found: Sequence[_Found]) -> dict[str, list[_Found]]:
     """Runs by name. A bare file joins the numbered files of its own stem, as their final one."""
-    found = [_settle_number(item, found) for item in found]
+    series = Counter(item.place.stem for item in found if item.place.number is not None)
+    # A trailing number counts as a place only in a series: `style_v2` alone is just a name.
+    found = [
+        replace(item, place=_Place(item.path.stem))
+        if item.place.number is not None and series[item.place.stem] < 2
+        else item
+        for item in found
+    ]
     groups: dict[str, list[_Found]] = {}
     bare = []
     for item in found:
@@ -342,27 +349,25 @@ def _grouped(found: Sequence[_Found]) -> dict[str, list[_Found]]:
             groups.setdefault(item.place.stem, []).append(item)
         else:
             bare.append(item)
+    sessions: dict[str | None, str] = {}
+    for key, members in groups.items():
+        for member in members:
+            sessions.setdefault(member.metadata.get("ss_session_id"), key)
+    for nothing in (None, "None"):
+        sessions.pop(nothing, None)
+    numbered = dict(groups)
     for item in bare:
-        key = _run_of(item, groups)
-        if key is not None:
-            groups[key].append(replace(item, final=True))
+        run = _run_of(item, numbered, sessions)
+        if run is not None:
+            groups[run].append(replace(item, final=True))
         else:
             groups.setdefault(_bare_key(item), []).append(item)
     return groups
 
 
-def _settle_number(item: _Found, found: Sequence[_Found]) -> _Found:
-    """A trailing number counts as a place only in a series: `style_v2` alone is just a name."""
-    place = item.place
-    if place.number is None:
-        return item
-    siblings = [f.place.number for f in found if f.place.stem == place.stem]
-    if len([number for number in siblings if number is not None]) < 2:
-        return replace(item, place=_Place(item.path.stem))
-    return item
-
-
-def _run_of(item: _Found, groups: Mapping[str, Sequence[_Found]]) -> str | None:
+def _run_of(
+    item: _Found, groups: Mapping[str, Sequence[_Found]], sessions: Mapping[str | None, str]
+) -> str | None:
     """The numbered run whose final file this bare one is, if any."""
     stem = item.place.stem
     if stem in groups:
@@ -373,12 +378,11 @@ def _run_of(item: _Found, groups: Mapping[str, Sequence[_Found]]) -> str | None:
             if key in groups:
                 return key
     said = item.metadata.get("ss_output_name")
+    if said in groups:
+        return said
     session = item.metadata.get("ss_session_id")
-    for key, members in groups.items():
-        if session and any(m.metadata.get("ss_session_id") == session for m in members):
-            return key
-        if said and said == key:
-            return key
+    if session in sessions:
+        return sessions[session]
     if len(groups) == 1:
         (key,) = groups
         # OneTrainer's final name is the user's choice and its metadata tell nothing.
@@ -528,7 +532,7 @@ def _sorted(drafts: Sequence[Checkpoint], warnings: list[str]) -> list[Checkpoin
         (c for c in numbered if at(c) is not None),
         key=lambda c: (at(c), c.epoch or 0, _natural(c.path)),
     )
-    final = [c for c in drafts if c.final]
+    final = sorted((c for c in drafts if c.final), key=lambda c: (at(c) is None, at(c) or 0))
     newest = max((at(c) or 0 for c in placed), default=0)
     stale = [c for c in final if at(c) is not None and (at(c) or 0) < newest]
     for checkpoint in stale:
