@@ -129,9 +129,10 @@ def read_text(path: Path) -> dict[str, str]:
     """The texts inside a picture, without decoding its pixels.
 
     PNG: every tEXt, zTXt and iTXt chunk under its keyword. EXIF (PNG, JPEG, WebP): the user comment
-    under "UserComment", and "prompt:{...}", "workflow:{...}" and "parameters:..." as ComfyUI's nodes
-    write them into WebP under those names. JPEG comments: "comment". A text is cut at `MOST_TEXT` bytes, damaged parts
-    are skipped, and other files have no texts. Raises UserError if the file cannot be opened.
+    under "UserComment", and "prompt:{...}", "workflow:{...}" and "parameters:...", as ComfyUI's
+    nodes write them into WebP, under those names. JPEG comments: "comment". A text is cut at
+    `MOST_TEXT` bytes, damaged parts are skipped, and other files have no texts. Raises UserError if
+    the file cannot be opened.
     """
     texts: dict[str, str] = {}
     try:

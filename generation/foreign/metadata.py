@@ -19,6 +19,9 @@ from generation.foreign.picture import Facts, LoraUse
 LONGEST_TEXT = 256 * 1024
 """Characters of one prompt or settings line that are parsed."""
 
+LONGEST_COMMAND = 32 * 1024
+"""Characters of a dgenerate configuration; the shell-word reader takes 10 us for each."""
+
 LONGEST_JSON = 4 << 20
 
 MOST_LORAS = 64
@@ -346,7 +349,7 @@ _DGENERATE = {
 
 def _dgenerate(text: str) -> Facts | None:
     """DgenerateConfig: a replayable command line, options possibly on continued lines."""
-    lines = [line for line in text[:LONGEST_TEXT].splitlines() if not line.startswith("#")]
+    lines = [line for line in text[:LONGEST_COMMAND].splitlines() if not line.startswith("#")]
     command = "\n".join(lines).replace("\\\n", " ")
     try:
         words = shlex.split(command)
