@@ -309,6 +309,7 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
 def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
     """Checkpoint x strength: quality with contours of equal effect, and the effect itself."""
     import numpy as np
+    from matplotlib import colormaps
 
     places = list(dict.fromkeys(s.candidate.place for s in summaries))
     strengths = sorted(
@@ -344,8 +345,9 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                 np.arange(len(strengths) + 1) - 0.5,
                 np.ma.masked_invalid(matrix),
                 # cividis reads the same with and without a colour-vision deficiency.
-                cmap="cividis_r" if metric == study.rank_by and study.better == "lower"
-                else "cividis",
+                cmap=colormaps[
+                    "cividis_r" if wide and study.better == "lower" else "cividis"
+                ].resampled(48),
                 edgecolors=PAPER,
                 linewidth=1.2,
             )  # fmt: skip
@@ -376,6 +378,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
             bar.ax.tick_params(length=0)
             if bar.solids is not None:
                 bar.solids.set_edgecolor("face")
+                bar.solids.set_rasterized(False)
             bar.set_label(title)
             svg = _svg(figure, f"heat-{re.sub(r'[^a-z0-9]', '', metric)}")
         rows = tuple(

@@ -120,7 +120,7 @@ def build_study(
     what = best.heading(kind)  # type: ignore[arg-type]
     verdict = Verdict(
         answer=f"Use {what}. It cannot be told from its neighbours; "
-        f"strongest that is still clean: {clean[-1].heading(kind)}; "  # type: ignore[arg-type]
+        f"strongest that is still clean: {clean[-1].heading(kind) if clean else '–'}; "  # type: ignore[arg-type]
         f"breaks at {broken[0].heading(kind) if broken else '–'}.",  # type: ignore[arg-type]
         sentences=(
             "Over 8 pictures its mean BRISQUE is 3.1 below the control's (1.2 to 4.9).",
@@ -131,7 +131,7 @@ def build_study(
         else (),
         best=best,
         contenders=tuple(s.candidate for s in summaries if s.contender),
-        strongest_clean=clean[-1],
+        strongest_clean=clean[-1] if clean else None,
         breakdown=broken[0] if broken else None,
         plateau=clean[-2] if len(clean) > 1 else None,
         zone=tuple(clean[-2:]),
