@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -148,9 +149,8 @@ def _answer(
     elif contenders and len(contenders) == len(ranked) - 1:
         parts.append(f"It cannot be told from any other {UNITS[kind]}.")
     elif contenders:
-        run = [best.candidate, *contenders]
-        words = span(run, walk, kind)
-        if " to " not in words or "," in words or " and " in words:
+        words = span([best.candidate, *contenders], walk, kind)
+        if name in re.split(" to |, | and ", words):  # only inside a range it goes without saying
             words = span(contenders, walk, kind)
         parts.append(f"It cannot be told from {words}.")
     parts += _clean_words(walk, verdict, setting)

@@ -231,6 +231,23 @@ def test_what_is_near_the_best_cannot_be_told_from_it():
         assert s.contender == (s.best or not s.diff_best.low > 0)
 
 
+@pytest.mark.parametrize(
+    "kept, words",
+    [
+        (("0.4", "0.6", "0.8"), "It cannot be told from 0.4 to 0.8."),
+        (("0.6", "0.8", "1.0"), "It cannot be told from 0.8 and 1.0."),
+        (("0.4", "0.6", "0.8", "1.2"), "It cannot be told from 0.4 to 0.8 and 1.2."),
+        (("0.2", "0.6"), "It cannot be told from 0.2."),
+        (("0.6",), "Every other strength is worse beyond the noise."),
+    ],
+)
+def test_contenders_in_words(kept, words):
+    """0.6 is best by a hair, the kept are level with it, the others are far off."""
+    curve = {c: 0.0 if str(c.strength) in kept else 9.0 for c in STRENGTHS}
+    curve[strength("0.6")] = -0.3
+    assert words in decide(sweep(curve, spread=0.4), kind="strength", margin=20.0)[1].answer
+
+
 def test_noise_alone_leaves_all_in_the_race():
     flat = dict.fromkeys(STRENGTHS, 0.0)
     _, verdict = decide(sweep(flat, spread=4.0, seed=5), kind="strength")
