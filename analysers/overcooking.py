@@ -136,8 +136,7 @@ def _ssim(
 def _blur(planes: Floats) -> Floats:
     """SSIM's window where it fits: (n, 32, 32) -> (n, 22, 22)."""
     from analysers.metrics.filters import blur
-    from analysers.metrics.ssim import WINDOW, gaussian_window
+    from analysers.metrics.ssim import gaussian_window
 
-    margin = WINDOW // 2
     stacked = np.ascontiguousarray(planes.transpose(1, 0, 2))
-    return blur(stacked, gaussian_window())[:, :, margin:-margin].transpose(1, 0, 2)
+    return blur(stacked, gaussian_window()).transpose(1, 0, 2)

@@ -74,19 +74,20 @@ def _why_undefined(plane: npt.NDArray[np.uint8]) -> str:
 
 def _features(luma_plane: npt.NDArray[np.uint8]) -> Floats:
     padded = _zero_padded(luma_plane)
-    smaller = half_size(padded[_RADIUS:-_RADIUS])
+    smaller = half_size(padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS])
     return np.array(_features_of_size(padded) + _features_of_size(_zero_padded(smaller)))
 
 
 def _zero_padded(plane: npt.NDArray[Any]) -> Floats:
-    padded = np.zeros((plane.shape[0] + 2 * _RADIUS, plane.shape[1]))
-    padded[_RADIUS:-_RADIUS] = plane
+    height, width = plane.shape
+    padded = np.zeros((height + 2 * _RADIUS, width + 2 * _RADIUS))
+    padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS] = plane
     return padded
 
 
 def _features_of_size(padded: Floats) -> list[float]:
-    """The 18 features of one size, from the picture with its three rows of zeros on either side."""
-    height, width = padded.shape[0] - 2 * _RADIUS, padded.shape[1]
+    """The 18 features of one size, from the picture with a frame of zeros, three pixels wide."""
+    height, width = padded.shape[0] - 2 * _RADIUS, padded.shape[1] - 2 * _RADIUS
     # The coefficients with a wrapped row above, one below and a wrapped column on the left.
     mscn = np.empty((height + 2, width + 1))
     ggd = _Moments()
@@ -111,8 +112,8 @@ def _features_of_size(padded: Floats) -> list[float]:
 
 
 def _mscn(padded: Floats) -> Floats:
-    """Mean-subtracted, contrast-normalised coefficients, (I - mu) / (sigma + 1), of some rows with
-    the three rows above and below them.
+    """Mean-subtracted, contrast-normalised coefficients, (I - mu) / (sigma + 1), of some rows, from
+    these with the frame of three pixels around them.
     """
     planes = np.empty((padded.shape[0], 2, padded.shape[1]))
     planes[:, 0] = padded
@@ -123,7 +124,7 @@ def _mscn(padded: Floats) -> Floats:
     np.abs(deviation, out=deviation)
     np.sqrt(deviation, out=deviation)
     deviation += 1.0
-    mscn = np.subtract(padded[_RADIUS:-_RADIUS], mean, out=mean)
+    mscn = np.subtract(padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS], mean, out=mean)
     mscn /= deviation
     mscn[np.abs(mscn, out=deviation) < _ZERO] = 0.0
     return mscn

@@ -1,8 +1,9 @@
 """Linear filters along the two axes of a picture, in float64.
 
-scipy.ndimage is quick along rows but strides through memory along columns, where a sparse matrix
-product (one multiple of a whole row added at a time) is five times quicker. Neither uses BLAS nor
-threads, so every sum has one order, whatever the machine's load or the number of its cores.
+Down the columns a filter is a sparse matrix product (one multiple of a whole row added at a time),
+along the rows it is numpy's correlate over all rows end to end; both are several times quicker than
+scipy.ndimage. Neither splits a sum among threads, so every sum has one order, whatever the
+machine's load or the number of its cores.
 
 Pictures are worked through in bands of rows that fit the processor's cache: touching fresh memory
 costs more than the arithmetic. A row's result does not depend on the band it is computed in.
@@ -40,17 +41,15 @@ def bands(height: int, width: int) -> Iterator[slice]:
 
 
 def blur(planes: Floats, kernel: Kernel) -> Floats:
-    """Separable filter with a symmetric kernel of radius r: (H, n, W) -> (H - 2r, n, W).
-
-    n planes go together, row by row. Rows come out only where the window fits; columns as though
-    zeros surrounded the picture.
+    """Separable filter with a symmetric kernel of radius r, where the window fits:
+    (H, n, W) -> (H - 2r, n, W - 2r). The n planes go together, row by row.
     """
-    from scipy.ndimage import correlate1d
-
     height, count, width = planes.shape
+    radius = len(kernel) // 2
     columns = _banded(height, kernel) @ planes.reshape(height, count * width)
-    rows = correlate1d(columns.reshape(-1, count, width), kernel, axis=2, mode="constant")
-    return cast(Floats, rows)
+    # Where one row ends and the next begins the window takes from both: these are cut off.
+    rows = np.correlate(columns.ravel(), np.array(kernel), mode="same")
+    return cast(Floats, rows.reshape(-1, count, width)[:, :, radius:-radius])
 
 
 def half_size(plane: Floats) -> Floats:
