@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
@@ -28,13 +29,14 @@ from generation.cells import Case, Cell, Checkpoint, RenderSettings
 from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
-from generation.lora import FAMILY_NAMES, LoraInfo, inspect
+from generation.lora import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
 from generation.render import render
 from generation.store import Layout, Store, make_folder, write_text
 
 if TYPE_CHECKING:
     from generation.engine import Engine
     from generation.foreign import PictureSet
+    from generation.models import BaseModel
 
 DEMO_MODEL = "demo"
 """The name that `--model` knows the embedded model by."""
@@ -101,13 +103,15 @@ class RenderPlan:
     kind: Kind
     title: str
     out: Path
-    model_folder: Path
+    model: BaseModel
     settings: RenderSettings
     cells: tuple[Cell, ...]
     checkpoints: tuple[Checkpoint, ...]
     loras: tuple[LoraInfo, ...] = ()
     warnings: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    fixed: tuple[tuple[Checkpoint, Decimal], ...] = ()
+    low_vram: bool = False
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -121,13 +125,13 @@ class RenderPlan:
         """The run folder of this plan."""
         return Store(self.out, self.settings, Layout.of(self.cells))
 
-    def open_engine(self) -> Engine:
-        """Load the model; this is where torch is imported."""
+    def open_engine(self, device: str = "") -> Engine:
+        """Load the model (on `device`, if given); this is where torch is imported."""
         engine = import_engine()
         s = self.settings
         return engine.Engine(
-            self.model_folder,
-            device=s.device,
+            self.model,
+            device=device or s.device,
             dtype=s.dtype,
             sampler=s.sampler,
             steps=s.steps,
@@ -136,6 +140,10 @@ class RenderPlan:
             height=s.height,
             clip_skip=s.clip_skip,
             batch_size=s.batch_size,
+            fixed=self.fixed,
+            part_strengths={part: Decimal(value) for part, value in s.part_strengths},
+            compiled=s.compiled,
+            low_vram=self.low_vram,
         )
 
 
@@ -168,9 +176,18 @@ def plan_study(
     dtype: str = "auto",
     batch_size: int = 4,
     name: str | None = None,
+    model_config: Path | None = None,
+    prediction_type: str | None = None,
+    fixed_loras: Sequence[tuple[Path, Decimal]] = (),
+    part_strengths: Mapping[str, Decimal] | None = None,
+    compiled: bool = False,
+    low_vram: bool = False,
 ) -> RenderPlan:
     """Decide everything about a study that renders; nothing is loaded and nothing written.
 
+    `fixed_loras` (file, weight) are merged under every picture, controls included;
+    `part_strengths` multiply the strength of the LoRA under study in "unet" (the denoiser), "te",
+    "te2" or "te3".
     Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
     model. Raises UserError for anything that would only fail later.
     """
@@ -191,50 +208,70 @@ def plan_study(
         asks = f"it asks for {family or 'a base model that its metadata does not name'}"
         raise UserError(f"--model is missing: name the base model of {first.path.name}; {asks}.")
     engine = import_engine()
-    folder = sample_data.PATH / "model" if model == DEMO_MODEL else engine.find_model(model)
-    base = engine.model_family(folder)
-    if first.family and base and first.family != base:
+    base: BaseModel = engine.find_model(
+        str(sample_data.PATH / "model") if model == DEMO_MODEL else model,
+        config=model_config,
+        prediction_type=prediction_type,
+    )
+    traits = base.traits
+    fixed = tuple((_fixed(path), weight) for path, weight in fixed_loras)
+    for info in (first, *(inspect(checkpoint.path) for checkpoint, _ in fixed)):
+        if info.family and info.family != base.family:
+            raise UserError(
+                f"{info.path.name} is made for {FAMILY_NAMES[info.family]} and --model {model} is "
+                f"{FAMILY_NAMES[base.family]}; name a base model of its family."
+            )
+    if not traits.negative and (negative or any(line.negative for line in prompts)):
         raise UserError(
-            f"{first.path.name} is made for {family} and --model {model} is "
-            f"{FAMILY_NAMES[base]}; name a base model of its family."
+            f"--negative: {FAMILY_NAMES[base.family]} takes no negative prompt; leave it out."
         )
     lines = tuple(prompts) or _default_prompts(first)
-    natural = first.resolution or engine.model_size(folder)
+    natural = first.resolution or (base.width, base.height)
     chosen_device = engine.choose_device(device)
+    usual = "euler" if traits.flow else "dpmpp_2m_karras"
+    chosen_sampler = _first(sampler, _agreed(lines, "sampler"), usual)
     settings = RenderSettings(
         model=model,
-        model_hash=engine.model_digest(folder),
+        model_hash=base.digest,
         width=width or _agreed(lines, "width") or natural[0],
         height=height or _agreed(lines, "height") or natural[1],
         steps=steps or _agreed(lines, "steps") or 25,
-        guidance_scale=_first(guidance_scale, _agreed(lines, "guidance_scale"), 7.0),
-        sampler=_first(sampler, _agreed(lines, "sampler"), "dpmpp_2m_karras"),
+        guidance_scale=_first(
+            guidance_scale, _agreed(lines, "guidance_scale"), traits.guidance_scale
+        ),
+        sampler=chosen_sampler,
         clip_skip=clip_skip,
-        dtype=engine.choose_dtype(chosen_device, dtype),
+        dtype=engine.choose_dtype(chosen_device, dtype, base.family),
         device=chosen_device,
         batch_size=batch_size,
         versions=engine.versions(),
+        fixed_loras=tuple((checkpoint.tensor_hash, str(weight)) for checkpoint, weight in fixed),
+        part_strengths=tuple(
+            (part, str(value)) for part, value in sorted((part_strengths or {}).items())
+        ),
+        scheduler=engine.scheduler_record(base, chosen_sampler),
+        compiled=compiled,
     )
-    if settings.sampler not in engine.SAMPLERS:
-        known = ", ".join(engine.SAMPLERS)
-        raise UserError(f"--sampler: {settings.sampler} is unknown; known are {known}.")
-    if settings.width % 8 or settings.height % 8 or min(settings.width, settings.height) < 64:
+    sides = settings.width, settings.height
+    if any(side % traits.multiple for side in sides) or min(sides) < 64:
         raise UserError(
             f"--size: {settings.width}x{settings.height} cannot be rendered; "
-            "both sides must be multiples of 8 and at least 64."
+            f"both sides must be multiples of {traits.multiple} and at least 64."
         )
     cases = grid.cases(lines, seeds, negative)
     return RenderPlan(
         kind=kind,
         title=first.metadata.get("ss_output_name") or found.checkpoints[0].name,
         out=out,
-        model_folder=folder,
+        model=base,
         settings=settings,
         cells=grid.cells(cases, found.checkpoints, strengths),
         checkpoints=found.checkpoints,
         loras=tuple(infos.values()),
         warnings=found.warnings,
         refused=refused,
+        fixed=fixed,
+        low_vram=low_vram,
     )
 
 
@@ -354,7 +391,7 @@ def score_pictures(
     bar = progress or Silent()
     options.check()
     make_folder(out)
-    order = sorted({(p.picture.step or 0, p.picture.epoch or 0) for p in pictures.pairs})
+    places: dict[tuple[Any, ...], int] = {}
     controls = {pair.control: pair for pair in pictures.pairs if pair.control is not None}
     work = [
         *(Task(path, None, pair.picture.prompt, path) for path, pair in controls.items()),
@@ -384,7 +421,8 @@ def score_pictures(
     ]
     for index, pair in enumerate(pictures.pairs):
         picture = pair.picture
-        place = order.index((picture.step or 0, picture.epoch or 0))
+        # the pairs come in order of training, a final checkpoint without a number last
+        place = places.setdefault((picture.step, picture.epoch), len(places))
         label = f"epoch {picture.epoch}" if picture.epoch is not None else ""
         label = label or (f"step {picture.step}" if picture.step is not None else "")
         candidate = Candidate(
@@ -408,6 +446,23 @@ def score_pictures(
     return _conclude(
         kind, title or out.name, scores, measured.values(), options, out, {}, run, warnings
     )
+
+
+def join(pictures: PictureSet, loras: Sequence[Path], name: str | None = None) -> PictureSet:
+    """The pictures with each checkpoint known by its tensors, whatever its file was called then."""
+    from generation.foreign import join_checkpoints
+
+    found = find_checkpoints(loras, name=name)
+    hashes = {c.tensor_hash: c.path.name for c in found.checkpoints if c.tensor_hash}
+    joined = join_checkpoints([pair.picture for pair in pictures.pairs], hashes)
+    pairs = zip(pictures.pairs, joined, strict=True)
+    return replace(pictures, pairs=tuple(replace(pair, picture=p) for pair, p in pairs))
+
+
+def folder_name(label: str, index: int) -> str:
+    """A label as a folder's name, unique by its number."""
+    words = re.sub(r"[^\w.-]+", "_", label).strip("._")[:60]
+    return f"{index + 1:02d}_{words}" if words else f"{index + 1:02d}"
 
 
 def load_study(run: Path) -> Study:
@@ -530,8 +585,12 @@ def _noise_floor(plan: RenderPlan, store: Store, engine: Engine | None) -> dict[
     usual, engine.batch_size = engine.batch_size, 1 if engine.batch_size > 1 else 2
     pairs = []
     for case in plan.cases[:NOISE_CASES]:
+        if not store.path(Cell(case)).is_file():
+            continue
         first = read_image(store.path(Cell(case)))
         again = engine.render([case])[0]
+        if again is None:
+            continue
         pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
     engine.batch_size = usual
     floor = checks.noise_floor(pairs)
@@ -596,6 +655,16 @@ def _inspect(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, LoraInfo], di
             continue
         infos[checkpoint.name] = info
     return infos, refused
+
+
+def _fixed(path: Path) -> Checkpoint:
+    """A LoRA of --with. Raises UserError if it cannot be applied."""
+    info = inspect(path)
+    if info.unsupported:
+        raise UserError(
+            f"--with: {path.name} cannot be applied: it holds {', '.join(info.unsupported)}."
+        )
+    return Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
 
 
 def _default_prompts(info: LoraInfo) -> tuple[grid.PromptLine, ...]:

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import click
 from generation.errors import UserError
 
 if TYPE_CHECKING:
+    from analysers.api import Options, Progress, RenderPlan
     from analysers.study import Kind, Study
 
 DONE, NOTHING_RANKED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -30,7 +32,19 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.argument("loras", nargs=-1, type=click.Path(path_type=Path), metavar="[LORA]..."),
         click.option("--model", default="", metavar="MODEL",
-                     help="Base model: a diffusers folder, a hub id, or 'demo' (embedded)."),
+                     help="Base model: a diffusers folder, a .safetensors checkpoint, a hub id, "
+                          "or 'demo' (embedded)."),
+        click.option("--model-config", type=FOLDER, metavar="FOLDER",
+                     help="A diffusers folder that describes a single checkpoint and has the "
+                          "parts it lacks."),
+        click.option("--prediction-type", type=click.Choice(["epsilon", "v_prediction"]),
+                     help="What the model predicts, where it does not say so itself."),
+        click.option("--with", "fixed", multiple=True, metavar="LORA[:WEIGHT]",
+                     help="Another LoRA, under every picture and control."),
+        click.option("--unet-strength", type=click.FloatRange(-10, 10), metavar="FACTOR",
+                     help="Multiplies the strength in the UNet (or transformer)."),
+        click.option("--te-strength", type=click.FloatRange(-10, 10), metavar="FACTOR",
+                     help="Multiplies the strength in all text encoders."),
         click.option("--prompts", type=FILE, help="Text file, one prompt a line."),
         click.option("--prompt", multiple=True, help="A prompt; may be given several times."),
         click.option("--negative", default="", help="Negative prompt for all prompts."),
@@ -49,6 +63,10 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      type=click.Choice(["auto", "float32", "float16", "bfloat16"])),
         click.option("--batch-size", type=click.IntRange(1, 64), default=4, show_default=True,
                      help="Pictures rendered at once."),
+        click.option("--compile", "compiled", is_flag=True,
+                     help="Compile the model: minutes at the start, faster afterwards."),
+        click.option("--low-vram", is_flag=True,
+                     help="Keep in the GPU's memory only what is needed at the moment."),
         click.option("--name", help="Which LoRA, where a folder holds several."),
         click.option("--images", type=FOLDER, help="Judge the pictures in this folder instead."),
         click.option("--control", type=FILE, help="The one control picture of --images."),
@@ -73,6 +91,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--single-file", is_flag=True,
                      help="Put the pictures inside the report, as thumbnails."),
         click.option("--votes", type=FILE, help="Votes exported by a report's blind A/B mode."),
+        click.option("--write-weight", is_flag=True,
+                     help="Note the best strength beside the LoRA, where A1111 reads it."),
         click.option("--json", "as_json", is_flag=True, help="Print the study as JSON."),
         click.option("--quiet", is_flag=True, help="Print the report's path only."),
         click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -166,8 +186,7 @@ def _run(kind: Kind, **o: Any) -> None:
     from analysers import api
 
     if o["report_only"]:
-        _finish(api.load_study(o["report_only"]), o["report_only"], o)
-        return
+        sys.exit(_finish(api.load_study(o["report_only"]), o["report_only"], o))
     options = api.Options(
         metrics=tuple(name.strip() for name in o["metrics"].split(",") if name.strip()),
         rank_by=o["rank_by"],
@@ -178,26 +197,7 @@ def _run(kind: Kind, **o: Any) -> None:
     bar = api.Silent() if o["quiet"] or o["as_json"] else Bar()
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     if o["images"]:
-        from generation.foreign import find_pictures
-
-        found = find_pictures(
-            o["images"],
-            axis="strength" if kind == "strength" else "epoch",
-            control=o["control"],
-            controls=o["controls"],
-        )
-        out = o["out"] or Path("runs", f"{o['images'].resolve().name}-{kind}")
-        study = api.score_pictures(
-            "plane" if found.axis == "both" else kind,
-            found,
-            out=out,
-            options=options,
-            title=o["images"].resolve().name,
-            progress=bar,
-            command=command,
-        )
-        _finish(study, out, o)
-        return
+        sys.exit(_judge_pictures(kind, o, options, bar, command))
     plan = _plan(kind, o)
     if o["dry_run"]:
         _describe(plan)
@@ -211,7 +211,59 @@ def _run(kind: Kind, **o: Any) -> None:
             f"on {plan.settings.device}."
         )
     study = api.run_study(plan, options, progress=bar, command=command, resume=o["resume"])
-    _finish(study, plan.out, o)
+    code = _finish(study, plan.out, o)
+    if o["write_weight"]:
+        _write_weight(study, plan)
+    sys.exit(code)
+
+
+def _judge_pictures(
+    kind: Kind, o: dict[str, Any], options: Options, bar: Progress, command: Sequence[str]
+) -> int:
+    """Score the pictures of --images, each LoRA and setting found there as a study of its own."""
+    from dataclasses import replace
+
+    from analysers import api
+    from generation import foreign
+
+    found = foreign.find_pictures(
+        o["images"],
+        axis="strength" if kind == "strength" else "epoch",
+        control=o["control"],
+        controls=o["controls"],
+    )
+    if o["loras"]:
+        found = api.join(found, o["loras"], o["name"])
+    parts = foreign.split_studies(found)
+    title = o["images"].resolve().name
+    out = o["out"] or Path("runs", f"{title}-{kind}")
+    codes = []
+    for index, part in enumerate(parts):
+        alone = len(parts) == 1
+        study = api.score_pictures(
+            "plane" if part.axis == "both" else kind,
+            part if index == 0 else replace(part, rejected=(), warnings=()),
+            out=out if alone else out / api.folder_name(part.label, index),
+            options=options,
+            title=title if alone else f"{title}: {part.label}",
+            progress=bar,
+            command=command,
+        )
+        if not alone and not o["quiet"] and not o["as_json"]:
+            click.echo(f"\nStudy {index + 1} of {len(parts)}: {part.label}")
+        codes.append(_finish(study, out if alone else out / api.folder_name(part.label, index), o))
+    return max(codes)
+
+
+def _write_weight(study: Study, plan: RenderPlan) -> None:
+    from generation.foreign import write_recommended_weight
+
+    best = study.verdict.best
+    if best is None or best.strength is None:
+        raise UserError("--write-weight: no strength came out best, so none was written.")
+    path = next(c.path for c in plan.checkpoints if c.path.name == best.checkpoint)
+    written = write_recommended_weight(path, best.strength)
+    click.echo(f"Recommended weight {best.strength} written to {written}", err=True)
 
 
 def _plan(kind: Kind, o: dict[str, Any]) -> Any:
@@ -263,6 +315,12 @@ def _plan(kind: Kind, o: dict[str, Any]) -> Any:
         dtype=o["dtype"],
         batch_size=o["batch_size"],
         name=o["name"],
+        model_config=o["model_config"],
+        prediction_type=o["prediction_type"],
+        fixed_loras=[_weighted(text) for text in o["fixed"]],
+        part_strengths=_part_strengths(o["unet_strength"], o["te_strength"]),
+        compiled=o["compiled"],
+        low_vram=o["low_vram"],
         **settings,
     )
 
@@ -273,6 +331,27 @@ def _typed(name: str) -> str:
     source = context.get_parameter_source(name)
     typed = source is click.core.ParameterSource.COMMANDLINE
     return str(context.params[name]) if typed else ""
+
+
+def _weighted(text: str) -> tuple[Path, Decimal]:
+    """A LoRA and its weight from "file.safetensors:0.8"; a weight left out is 1."""
+    path, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), Decimal(1)
+    try:
+        value = Decimal(weight)
+    except InvalidOperation:
+        value = Decimal("nan")
+    if not value.is_finite() or abs(value) > 100:
+        raise UserError(f"--with: cannot read {text!r}; write LORA.safetensors:0.8.")
+    return Path(path), value
+
+
+def _part_strengths(unet: float | None, te: float | None) -> dict[str, Decimal]:
+    found = {} if unet is None else {"unet": Decimal(str(unet))}
+    if te is not None:
+        found |= dict.fromkeys(("te", "te2", "te3"), Decimal(str(te)))
+    return found
 
 
 def _size(text: str) -> tuple[int | None, int | None]:
@@ -313,8 +392,8 @@ def _describe(plan: Any) -> None:
     )
 
 
-def _finish(study: Study, out: Path, o: dict[str, Any]) -> None:
-    """Write tables and report, print what was found, exit with the code that says how it went."""
+def _finish(study: Study, out: Path, o: dict[str, Any]) -> int:
+    """Write tables and report, print what was found; return the exit code that says how it went."""
     from dataclasses import replace
 
     from reports import html, tables, votes
@@ -331,7 +410,7 @@ def _finish(study: Study, out: Path, o: dict[str, Any]) -> None:
         _tell(study, report)
     ranked = any(summary.rank is not None for summary in study.summaries)
     failed = any(score.status == "failed" for score in study.scores)
-    sys.exit(NOTHING_RANKED if not ranked else SOME_FAILED if failed else DONE)
+    return NOTHING_RANKED if not ranked else SOME_FAILED if failed else DONE
 
 
 def _tell(study: Study, report: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class RenderSettings:
 
     `model` is what the user named; `model_hash` is the digest of the files behind it. Sizes are in
     pixels. `batch_size` belongs here because a padded batch of another size changes pixels by one
-    grey level now and then.
+    grey level now and then. `scheduler` is the class and configuration that `sampler` stands for.
+    `fixed_loras` are (tensor hash, weight) under all pictures; `part_strengths` are (part,
+    multiplier) of the LoRA under study.
     """
 
     model: str
@@ -82,6 +85,8 @@ class RenderSettings:
     versions: Mapping[str, str] | None = None
     fixed_loras: tuple[tuple[str, str], ...] = ()
     part_strengths: tuple[tuple[str, str], ...] = ()
+    scheduler: Mapping[str, Any] | None = None
+    compiled: bool = False
 
 
 def content_key(cell: Cell, settings: RenderSettings) -> str:
@@ -92,6 +97,8 @@ def content_key(cell: Cell, settings: RenderSettings) -> str:
     """
     identity = asdict(settings)
     identity.pop("model")
+    if cell.is_control:
+        identity.pop("part_strengths")  # of the LoRA under study, which a control has not
     record = {
         "case": [cell.case.prompt, cell.case.negative, cell.case.seed],
         "lora": cell.checkpoint.tensor_hash if cell.checkpoint else None,

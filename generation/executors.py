@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -42,7 +44,8 @@ class ProcessPool:
 
     `open_worker` and the tasks must be picklable. Processes are spawned, not forked: a forked
     copy of a process that has started CUDA or BLAS threads can hang. If a process dies, the tasks
-    it took along are done here.
+    it took along are done here. Ctrl-C is left to the caller: workers finish their task. A worker
+    whose caller has died ends too.
     """
 
     workers: int
@@ -50,11 +53,12 @@ class ProcessPool:
     def map(self, open_worker: Callable[[], Callable[[T], R]], tasks: Iterable[T]) -> Iterator[R]:
         lost: list[T] = []
         pending: dict[Future[R], T] = {}
+        context = multiprocessing.get_context("spawn")
+        numbers = context.SimpleQueue()
+        for number in range(self.workers):
+            numbers.put(number)
         pool = ProcessPoolExecutor(
-            self.workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_open,
-            initargs=(open_worker,),
+            self.workers, mp_context=context, initializer=_open, initargs=(open_worker, numbers)
         )
         try:
             for task in tasks:
@@ -92,12 +96,29 @@ def _results(done: Iterable[Future[R]], pending: dict[Future[R], T], lost: list[
             yield result
 
 
+def worker_number() -> int:
+    """This process's number among its pool's workers, from 0; 0 outside of a pool."""
+    return _number
+
+
 _worker: Callable[[Any], Any] | None = None
+_number = 0
 
 
-def _open(open_worker: Callable[[], Callable[[Any], Any]]) -> None:
-    global _worker
+def _open(open_worker: Callable[[], Callable[[Any], Any]], numbers: Any) -> None:
+    global _worker, _number
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    _number = numbers.get()
     _worker = open_worker()
+
+
+def _end_with_the_caller() -> None:
+    """Without this, the workers of a killed process would wait for tasks for ever."""
+    caller = multiprocessing.parent_process()
+    if caller is not None:
+        caller.join()
+        os._exit(1)
 
 
 def _work(task: Any) -> Any:

@@ -1,19 +1,42 @@
-"""Missing cells -> pictures in the run folder, weights switched as rarely as possible."""
+"""Missing cells -> pictures in the run folder, weights switched as rarely as possible.
+
+Pictures are encoded and written by threads while the next ones are being painted. With several
+devices, one process for each takes pieces of the work; a picture's bits do not depend on which.
+"""
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from generation.cells import Cell
 from generation.errors import UserError
+from generation.executors import ProcessPool, worker_number
 from generation.store import Store
 
 if TYPE_CHECKING:
     from generation.engine import Engine
+
+WRITERS = 2
+"""Threads that write pictures: PNG compression scales 1.6 times from one to two."""
+
+BATCHES_A_TASK = 4
+"""What a device's process takes at once: long enough to overlap writing, short enough to share."""
+
+NOT_FINITE = (
+    "the model painted no finite picture (its numbers overflowed); try --dtype bfloat16 or "
+    "float32, or another --strengths"
+)
 
 
 @dataclass(frozen=True)
@@ -29,15 +52,20 @@ class Rendered:
 def render(
     cells: Sequence[Cell],
     store: Store,
-    open_engine: Callable[[], Engine],
+    open_engine: Callable[..., Engine],
     on_step: Callable[[], None] | None = None,
     resume: bool = True,
+    devices: Sequence[str] = (),
 ) -> Iterator[Rendered]:
     """Yield every cell's picture: first those that lie there already, then each as it is written.
 
     The model is loaded only if something is missing. A checkpoint that cannot be applied fails its
     own cells and no others. When memory runs out, the batch is halved and rendering goes on; the
-    picture's own text records the batch it came from.
+    picture's own text records the batch it came from. Ctrl-C takes effect when the pictures in
+    flight are saved, a second Ctrl-C at once.
+
+    With more than one device, `open_engine` (picklable) is called with a device's name in a
+    process of its own for each; else without arguments, here.
     """
     missing = store.settle(cells) if resume else store.set_aside(cells)
     absent = set(missing)
@@ -46,26 +74,111 @@ def render(
             yield Rendered(cell, store.path(cell), fresh=False)
     if not missing:
         return
-    engine = open_engine()
-    for (checkpoint, strength), group in groupby(missing, lambda c: (c.checkpoint, c.strength)):
-        queue = list(group)
-        try:
-            engine.apply(checkpoint, strength)
-        except UserError as error:
-            yield from (Rendered(cell, None, str(error)) for cell in queue)
-            continue
-        while queue:
-            chunk = queue[: engine.batch_size]
+    if len(devices) < 2:
+        yield from _render_here(missing, store, open_engine(), on_step)
+        return
+    pieces = [
+        piece
+        for stretch in stretches(missing)
+        for piece in _pieces(stretch, BATCHES_A_TASK * store.settings.batch_size)
+    ]
+    worker = partial(_open_worker, open_engine, store, tuple(devices))
+    for done in ProcessPool(min(len(devices), len(pieces))).map(worker, pieces):
+        yield from done
+
+
+def stretches(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells in order, cut where the weights change."""
+    return [list(group) for _, group in groupby(cells, lambda c: (c.checkpoint, c.strength))]
+
+
+def _open_worker(
+    open_engine: Callable[..., Engine], store: Store, devices: Sequence[str]
+) -> Callable[[list[Cell]], list[Rendered]]:
+    engine = open_engine(devices[worker_number() % len(devices)])
+    return lambda piece: list(_render_here(piece, store, engine, None))
+
+
+def _render_here(
+    cells: Sequence[Cell], store: Store, engine: Engine, on_step: Callable[[], None] | None
+) -> Iterator[Rendered]:
+    written: deque[tuple[Cell, Future[Path]]] = deque()
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for queue in stretches(cells):
             try:
-                pictures = engine.render([cell.case for cell in chunk], on_step=on_step)
-            except MemoryError:
-                if engine.batch_size == 1:
-                    raise UserError(
-                        f"--device: {store.settings.device} has too little memory for one picture "
-                        f"of {store.settings.width}x{store.settings.height}; lower --size."
-                    ) from None
-                engine.batch_size //= 2
+                engine.apply(queue[0].checkpoint, queue[0].strength)
+                engine.encode([cell.case for cell in queue])
+            except UserError as error:
+                yield from (Rendered(cell, None, str(error)) for cell in queue)
                 continue
-            for cell, picture in zip(chunk, pictures, strict=True):
-                yield Rendered(cell, store.save(cell, picture, batch_size=engine.batch_size))
-            queue = queue[len(chunk) :]
+            except MemoryError:
+                raise UserError(
+                    f"--device: {store.settings.device} has too little memory to switch weights; "
+                    "try --low-vram."
+                ) from None
+            while queue:
+                chunk = queue[: engine.batch_size]
+                with _finish_first():
+                    try:
+                        pictures = engine.render([cell.case for cell in chunk], on_step=on_step)
+                    except MemoryError:
+                        _halve(engine, store)
+                        continue
+                    failed = []
+                    for cell, picture in zip(chunk, pictures, strict=True):
+                        if picture is None:
+                            failed.append(Rendered(cell, None, NOT_FINITE))
+                            continue
+                        save = partial(store.save, batch_size=engine.batch_size)
+                        written.append((cell, writers.submit(save, cell, picture)))
+                queue = queue[len(chunk) :]
+                yield from failed
+                # Bounded: at most two batches wait to be written.
+                while written and (written[0][1].done() or len(written) > 2 * engine.batch_size):
+                    cell, path = written.popleft()
+                    yield Rendered(cell, path.result())
+        for cell, path in written:
+            yield Rendered(cell, path.result())
+
+
+def _halve(engine: Engine, store: Store) -> None:
+    if engine.batch_size == 1:
+        settings = store.settings
+        raise UserError(
+            f"--device: {settings.device} has too little memory for one picture of "
+            f"{settings.width}x{settings.height}; lower --size or try --low-vram."
+        ) from None
+    engine.batch_size //= 2
+
+
+def _pieces(stretch: Sequence[Cell], size: int) -> Iterator[list[Cell]]:
+    for start in range(0, len(stretch), size):
+        yield list(stretch[start : start + size])
+
+
+@contextmanager
+def _finish_first() -> Iterator[None]:
+    """Hold back the first Ctrl-C until the block is done; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def wait(_number: int, _frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("\nFinishing the pictures in flight; Ctrl-C again stops at once.", file=sys.stderr)
+
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.SIG_IGN or usual is None:
+        yield
+        return
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if asked:
+        raise KeyboardInterrupt

@@ -30,7 +30,7 @@ CASES = [Case(f"a picture of a {s} on green grass, pstr style", i, name=f"p{i:02
 
 def open_engine(folder: Path, **options: object) -> Engine:
     few = {"steps": 3, "guidance_scale": 4.0, "width": 64, "height": 64, "batch_size": 2}
-    return Engine(folder, **{**few, **options})  # type: ignore[arg-type]
+    return Engine(find_model(str(folder)), **{**few, **options})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -187,14 +187,17 @@ def test_model_and_device_errors_are_one_sentence(tmp_path: Path) -> None:
         find_model(str(tmp_path))
     with pytest.raises(UserError, match="--model"):
         find_model("./absent")
-    with pytest.raises(UserError, match="single file|does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         find_model("absent.safetensors")
     with pytest.raises(UserError, match="--model.*hub"):
         find_model("nobody/no-such-model")
     with pytest.raises(UserError, match="--device"):
         choose_device("abacus")
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="no complete diffusers folder"):
+        open_engine(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxFillPipeline"}')
+    with pytest.raises(UserError, match="FluxFillPipeline, which cannot be rendered"):
         open_engine(tmp_path)
     with pytest.raises(UserError, match="--sampler"):
         open_engine(sample_data.PATH / "model", sampler="abacus")
