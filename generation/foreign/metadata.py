@@ -27,7 +27,7 @@ LONGEST_JSON = 4 << 20
 MOST_LORAS = 64
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>:]{1,255})((?::[^<>:]{0,128}){0,8})>", re.I)
-_PARAMETER = re.compile(
+PARAMETER = re.compile(
     r'(?<![\w/-])(\w[\w \-/]{0,63}):\s{0,8}("(?:\\.|[^\\"]){1,100000}"|[^,]*)(?:,|$)'
 )
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[x×]\s*(\d{1,6})\s*$")
@@ -76,10 +76,10 @@ def a1111(text: str) -> Facts | None:
     """
     lines = text[: 4 * LONGEST_TEXT].replace("\r\n", "\n").strip().split("\n")
     last = lines[-1][:LONGEST_TEXT]
-    found = _PARAMETER.findall(last)
+    found = PARAMETER.findall(last)
     if len(found) < 3:
         return None
-    parameters = {key.strip(): _unquoted(value) for key, value in found[:500]}
+    parameters = {key.strip(): unquoted(value) for key, value in found[:500]}
     positive: list[str] = []
     negative: list[str] = []
     into = positive
@@ -174,7 +174,8 @@ def _lora_hashes(text: str) -> dict[str, str]:
     return hashes
 
 
-def _unquoted(value: str) -> str:
+def unquoted(value: str) -> str:
+    """A settings value without A1111's quotes (a JSON string)."""
     value = value.strip()
     if value.startswith('"') and value.endswith('"') and len(value) > 1:
         unquoted = load_json(value)

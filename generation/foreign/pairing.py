@@ -14,10 +14,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from generation.errors import UserError
+from generation.foreign.grids import cut_grid
 from generation.foreign.metadata import facts_from_texts, tidy
 from generation.foreign.names import LOOKED_FOR, NameFacts, checkpoint_name, parse_name
 from generation.foreign.picture import (
@@ -73,6 +74,7 @@ def find_pictures(
     control: Path | None = None,
     controls: Path | None = None,
     triggers: Sequence[str] = (),
+    cells: Path | None = None,
 ) -> PictureSet:
     """The pictures below `folder`, each with its control.
 
@@ -80,7 +82,8 @@ def find_pictures(
     file name, or by number (`control_01.png` belongs to the lowest strength or first epoch).
     Without either, controls are looked for among the pictures: by name (control*, base*, a folder
     `control`), by metadata without a LoRA, trainers' samples from before the first step, and
-    strength 0. `triggers` are words that only prompts with the LoRA carry.
+    strength 0. `triggers` are words that only prompts with the LoRA carry. `cells` is a folder
+    that A1111's X/Y/Z grids may be cut into; without it they are rejected.
 
     Files are not decoded here, so a damaged picture is found out when it is scored. Raises
     UserError if a path does not exist or if no usable picture is found.
@@ -103,7 +106,7 @@ def find_pictures(
     if not everything:
         raise UserError(f"no pictures found in {folder}; looked for {LOOKED_FOR}.")
 
-    usable = _reject_unfit(everything, rejected)
+    usable = _reject_unfit(_cut_grids(everything, cells, rejected, notes), rejected)
     sorted_out = _choose_lora([*given, *usable], triggers, rejected)
     from_controls = {found.path for found in given}
     given = [found for found in sorted_out if found.path in from_controls]
@@ -186,14 +189,38 @@ def _as_control(found: _Found) -> _Found:
 # --- sorting out ----------------------------------------------------------------------------------
 
 
+def _cut_grids(
+    everything: Sequence[_Found], cells: Path | None, rejected: list[Rejected], notes: list[str]
+) -> list[_Found]:
+    """Put the cells of X/Y/Z grids in the grids' place; reject grids that cannot be cut."""
+    kept: list[_Found] = []
+    cut = count = 0
+    for found in everything:
+        if found.facts is None or not found.facts.grid:
+            kept.append(found)
+        elif cells is None:
+            reason = "is a grid (X/Y/Z plot); give the single pictures"
+            rejected.append(Rejected(found.path, reason))
+        else:
+            paths = cut_grid(found.path, cells)
+            if isinstance(paths, str):
+                rejected.append(Rejected(found.path, paths))
+                continue
+            kept += [_Found(path, parse_name(PurePath(path.name)), _facts(path)) for path in paths]
+            cut, count = cut + 1, count + len(paths)
+    if cut:
+        notes.append(f"{cut} X/Y/Z grids were cut into {count} pictures")
+    return kept
+
+
 def _reject_unfit(everything: Sequence[_Found], rejected: list[Rejected]) -> list[_Found]:
-    """Leave out grids, stitched pictures, and samples that others replace."""
+    """Leave out batch grids, stitched pictures, and samples that others replace."""
     has_ema = any(found.name.ema for found in everything)
     kept = []
     for found in everything:
         reason = ""
-        if found.facts is not None and found.facts.grid:
-            reason = "is a grid (X/Y/Z plot); give the single pictures"
+        if _is_batch_grid(found):
+            reason = "is a grid of a batch; give the single pictures"
         elif found.name.ema is False and has_ema:
             reason = "is a sample without EMA; the run's EMA samples are used"
         elif found.name.size is not None and not found.name.control:
@@ -209,6 +236,14 @@ def _reject_unfit(everything: Sequence[_Found], rejected: list[Rejected]) -> lis
         else:
             kept.append(found)
     return kept
+
+
+def _is_batch_grid(found: _Found) -> bool:
+    """A1111 saves the pictures of a batch side by side as grid-0001.png, with the first's text."""
+    if found.facts is None or not re.match(r"grid-\d", found.path.name):
+        return False
+    size = read_size(found.path)
+    return size is not None and f"{size[0]}x{size[1]}" != found.facts.settings.get("size")
 
 
 def _choose_lora(
@@ -271,17 +306,21 @@ def _without_duplicates(
 ) -> list[_Found]:
     """Of several pictures with the same setting and case keep one: the latest of a trainer's
     samples, else the first by name."""
-    kept: dict[Key, _Found] = {}
-    for found in sorted(pictures, key=lambda one: one.name.stamp, reverse=True):
-        lora = (found.lora.hash or found.lora.name) if found.lora is not None else found.name.lora
-        key = (_case_key(found, triggers), found.strength, found.place, lora, found.background)
-        if key in kept:
-            rejected.append(
-                Rejected(found.path, f"shows the same setting and case as {kept[key].path.name}")
-            )
-        else:
-            kept[key] = found
-    return sorted(kept.values(), key=lambda one: one.path)
+    kept: list[_Found] = []
+    seen: dict[Key, Path] = {}
+    # Those that tell a hash first: a picture without one repeats any with its LoRA's name.
+    first = sorted(pictures, key=lambda one: one.name.stamp, reverse=True)
+    for found in sorted(first, key=lambda one: one.lora is None or not one.lora.hash):
+        lora = found.lora or LoraUse(found.name.lora)
+        key = (_case_key(found, triggers), found.strength, found.place, lora.name, found.background)
+        same = seen.get((*key, lora.hash[:12]))
+        if same is not None:
+            rejected.append(Rejected(found.path, f"shows the same setting and case as {same.name}"))
+            continue
+        kept.append(found)
+        for digest in {lora.hash[:12], ""}:
+            seen.setdefault((*key, digest), found.path)
+    return sorted(kept, key=lambda one: one.path)
 
 
 def _zero_as_control(
