@@ -37,6 +37,9 @@ from analysers.study import Candidate, Interval, Kind, Score, State, Summary, Ve
 
 Array = NDArray[np.float64]
 
+MARGINS = {"brisque": 5.0}
+"""How much worse than the control still counts as clean (docs/statistics.md, "The margin")."""
+
 PLATEAU = 0.9
 """Share of the effect at which an epoch is said to have reached it."""
 
@@ -52,7 +55,7 @@ def decide(
     rank_by: str = "brisque",
     better: Literal["lower", "higher"] = "lower",
     tie_tolerance: float = 0.01,
-    margin: float = 5.0,
+    margin: float | None = None,
     noise_floor: Mapping[str, float] | None = None,
     likeness: Mapping[Candidate | None, float] | None = None,
     warnings: Sequence[str] = (),
@@ -61,10 +64,11 @@ def decide(
 ) -> tuple[tuple[Summary, ...], Verdict]:
     """Rank the candidates of the score rows and say why.
 
-    `margin` and `tie_tolerance` are in units of the ranked metric. `noise_floor` maps metric names
-    to the difference below which none is called one (`analysers.checks.noise_floor`). `likeness`
-    says how alike the pictures of different prompts are, per candidate and, under None, for the
-    controls. `warnings` found elsewhere (trust, checks) lead those of the verdict.
+    `margin` and `tie_tolerance` are in units of the ranked metric; without a margin `MARGINS` has
+    one for BRISQUE, and by another metric nothing is called clean or broken. `noise_floor` maps
+    metric names to the difference below which none is called one (`analysers.checks.noise_floor`).
+    `likeness` says how alike the pictures of different prompts are, per candidate and, under None,
+    for the controls. `warnings` found elsewhere (trust, checks) lead those of the verdict.
 
     Returns the summaries in rank order, candidates that could not be ranked last, and the verdict.
     The result does not depend on the order of the rows.
@@ -76,6 +80,8 @@ def decide(
     loss = sign * tables.values.get(rank_by, empty)
     control = sign * tables.control.get(rank_by, empty)
     floor = float((noise_floor or {}).get(rank_by, 0.0))
+    if margin is None:
+        margin = MARGINS.get(rank_by, math.nan)
     sampling = _Sampling(tables.prompts, resamples, seed)
 
     broken_pictures = _broken_pictures(tables, rank_by)
@@ -84,7 +90,7 @@ def decide(
     place = _choose(level, broken_pictures, tie_tolerance)
     metrics = _metric_intervals(tables, sampling, likeness or {})
     from_control = sampling.intervals(loss - control)
-    states = _states(everyone, from_control, broken_pictures, max(margin, floor), floor)
+    states = _states(everyone, from_control, broken_pictures, margin, floor)
     beyond = _beyond(everyone, kind, states)
 
     nothing = Bounds(*(np.full(len(everyone), math.nan) for _ in range(3)))
@@ -225,16 +231,17 @@ def _states(
     candidates: Sequence[Candidate],
     from_control: Bounds,
     broken_pictures: NDArray[np.intp],
-    limit: float,
+    margin: float,
     floor: float,
 ) -> list[State]:
     """Clean, unsure or broken; by the mean alone where there is no interval."""
+    limit = max(margin, floor)
     states: list[State] = []
     for i, candidate in enumerate(candidates):
         mean, low, high = (float(part[i]) for part in from_control)
         if broken_pictures[i]:
             states.append("broken")
-        elif math.isnan(mean):
+        elif math.isnan(mean) or math.isnan(margin):
             states.append("")
         elif candidate.strength == 0:
             states.append("clean")

@@ -134,7 +134,9 @@ def intervals(
         scale = widen * np.divide(error[rows], spread, out=np.zeros_like(spread), where=spread > 0)
         low[rows] = mean[rows] + np.minimum(lower * scale, 0.0)
         high[rows] = mean[rows] + np.maximum(upper * scale, 0.0)
-    return Bounds(mean, np.round(low, 9), np.round(high, 9))
+    # rounding to nine decimals hides what the last bit of a library function may differ in
+    low, high = np.minimum(np.round(low, 9), mean), np.maximum(np.round(high, 9), mean)
+    return Bounds(mean, low, high)
 
 
 def differences_from_best(
@@ -178,12 +180,13 @@ def differences_from_best(
             centred = pairs[others] - mean[others, None]
             deviations = _resampled_means(centred, units, resamples, seed)
         spread = np.nanstd(deviations, axis=0)
-        worst = np.nanmax(deviations / np.where(spread > 0, spread, math.inf), axis=1)
-        quantile = np.nanquantile(worst, BEST_LEVEL)
+        standard = deviations / np.where(spread > 0, spread, math.inf)
+        worst = np.where(np.isnan(standard), -math.inf, standard).max(axis=1)
+        quantile = np.quantile(worst[np.isfinite(worst)], BEST_LEVEL)
         # the resamples speak of a known spread: move the same tail to Student's t
         students = stdtrit(freedom[best], 1 - ndtr(-quantile))
         low[i] = min(plain.low[i], plain.mean[i] - students * error[best])
-    return Bounds(plain.mean, np.round(low, 9), plain.high)
+    return Bounds(plain.mean, np.minimum(np.round(low, 9), plain.mean), plain.high)
 
 
 def fill_missing(table: Array) -> Array:

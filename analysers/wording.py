@@ -226,7 +226,7 @@ def _evidence(summaries: Sequence[Summary], setting: Setting) -> list[str]:
 def _safe_range(walk: Sequence[Summary], verdict: Verdict, setting: Setting) -> list[str]:
     kind = setting.kind
     known = [s for s in walk if s.state and s.candidate.strength != 0]
-    if not known:
+    if not known or math.isnan(setting.margin):
         return []
     metric = metric_name(setting.rank_by)
     worse = "above" if setting.better == "lower" else "below"
@@ -301,6 +301,8 @@ def _effect(
             text += f"; after {last} it is broken (overtrained)"
         elif verdict.plateau == verdict.zone[-1]:
             text += "; the effect still grows at the last epoch, so longer training may do more"
+        else:
+            text += "; no breakdown closes it"
         sentences.append(f"{text}.")
     return sentences
 

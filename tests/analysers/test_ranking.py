@@ -6,6 +6,8 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysers.ranking import decide
 from analysers.study import Candidate, Score
@@ -322,6 +324,17 @@ def test_the_margin_is_obeyed():
     assert (wide.strongest_clean, wide.breakdown) == (strength("1.2"), strength("1.4"))
 
 
+def test_without_a_margin_only_brisque_has_one():
+    rows = [
+        Score(**{**r.__dict__, "values": {"clip": r.values["brisque"] / 100}})
+        for r in sweep(STRENGTHS)
+    ]
+    summaries, verdict = decide(rows, kind="strength", rank_by="clip")
+    assert {s.state for s in summaries} == {""} and "clean" not in verdict.answer
+    own = decide(rows, kind="strength", rank_by="clip", margin=0.05)[1]
+    assert own.breakdown == strength("1.2")
+
+
 def test_each_candidate_may_have_a_control_of_its_own():
     """The ancestors' layout: control_0.2.png beside strength_0.2.png, one case."""
     rows = []
@@ -415,3 +428,53 @@ def test_the_signs_contradict_a_metric_that_likes_the_wreck():
 def test_no_contradiction_where_the_metric_sees_the_damage():
     _, verdict = decide(sweep(STRENGTHS, signs=fried), kind="strength")
     assert verdict.warnings == ()
+
+
+# --- whatever comes
+
+
+@st.composite
+def any_rows(draw):
+    """Up to five candidates and four cases with gaps, failures and undefined scores."""
+    texts = draw(st.lists(st.sampled_from(["-0.4", "0.0", "0.4", "0.8", "1.2"]), unique=True))
+    places = draw(st.integers(1, 3))
+    rows = []
+    for case in range(draw(st.integers(1, 4))):
+        if draw(st.booleans()):
+            rows.append(row(None, case, draw(st.floats(-20, 120)), rms_contrast=0.2))
+        for text in texts:
+            for place in range(places):
+                status = draw(st.sampled_from(["ok", "ok", "ok", "flagged", "failed", "absent"]))
+                score = draw(st.floats(-20, 120)) if status in ("ok", "flagged") else math.nan
+                if status == "flagged" and draw(st.booleans()):
+                    score = math.nan
+                if status != "absent":
+                    candidate = epoch(place + 1, text)
+                    rows.append(
+                        row(candidate, case, score, ssim=0.5, status=status, rms_contrast=0.3)
+                    )
+    return rows
+
+
+@given(any_rows(), st.sampled_from(["strength", "epochs", "plane"]), st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_any_study_has_a_sound_verdict(rows, kind, order):
+    summaries, verdict = decide(rows, kind=kind, resamples=200)
+    ranks = [s.rank for s in summaries if s.rank is not None]
+    assert ranks == list(range(1, len(ranks) + 1))
+    assert all(s.reason for s in summaries if s.rank is None)
+    assert {s.candidate for s in summaries} == {r.candidate for r in rows if r.candidate}
+    assert [s.candidate for s in summaries if s.best] == ([verdict.best] if ranks else [])
+    if ranks:
+        assert verdict.best in verdict.contenders and verdict.answer.startswith("Use ")
+        share = sum(s.p_best for s in summaries if math.isfinite(s.p_best))
+        assert share == pytest.approx(1.0) or share == 0
+    for s in summaries:
+        assert not (s.safe and s.state != "clean")
+        for interval in (s.diff_best, s.diff_control, *s.metrics.values()):
+            assert math.isnan(interval.low) or interval.low <= interval.mean <= interval.high
+    for text in (verdict.answer, *verdict.sentences, *verdict.warnings):
+        assert text.endswith((".", "?")) and "nan" not in text and "None" not in text
+    shuffled = list(rows)
+    order.shuffle(shuffled)
+    assert decide(shuffled, kind=kind, resamples=200)[1] == verdict
