@@ -26,12 +26,14 @@ class CheckpointList:
     """The checkpoints of one run in training order, and what the user should know about them.
 
     ``trainer`` is kohya, fluxgym, ai-toolkit, onetrainer, simpletuner, diffusers, diffusion-pipe
-    or None where nothing tells.
+    or None where nothing tells. ``unreadable`` are files of the run that cannot be read, with the
+    reason; their place is what the name alone tells.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     trainer: str | None
     warnings: tuple[str, ...]
+    unreadable: tuple[tuple[Checkpoint, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,12 @@ def find_checkpoints(
     if not paths:
         raise UserError("Name a LoRA file, or a folder of checkpoints.")
     warnings: list[str] = []
+    unreadable: list[tuple[Path, str]] = []
     chosen: list[_Found] = []
     groups: dict[str, list[_Found]] = {}
     for path in map(Path, paths):
         if _is_folder(path):
-            for key, members in _groups_of(path, ema, warnings).items():
+            for key, members in _groups_of(path, ema, warnings, unreadable).items():
                 groups.setdefault(key, []).extend(members)
         else:
             chosen.append(_read(path, _place_of(path)))
@@ -122,11 +125,19 @@ def find_checkpoints(
         listed = [item for group in _grouped(chosen).values() for item in group]
         groups = {chosen[0].name: listed + [f for g in groups.values() for f in g]}
     members = _choose(groups, name, paths)
-    return _ordered(members, warnings)
+    stems = {member.place.stem for member in members}
+    return replace(
+        _ordered(members, warnings),
+        unreadable=tuple(
+            (Checkpoint(path, path.stem, place.epoch, place.step), reason)
+            for path, reason in unreadable
+            if (place := _place_of(path)).stem in stems
+        ),
+    )
 
 
 def _show(path: Path) -> str:
-    return lora.printable(str(path))
+    return lora.one_line(str(path))
 
 
 def _is_folder(path: Path) -> bool:
@@ -153,7 +164,9 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 # Discovery
 
 
-def _groups_of(folder: Path, ema: bool, warnings: list[str]) -> dict[str, list[_Found]]:
+def _groups_of(
+    folder: Path, ema: bool, warnings: list[str], unreadable: list[tuple[Path, str]]
+) -> dict[str, list[_Found]]:
     """The runs in a folder: {run name: its readable checkpoints}."""
     files, pickles = _candidates(folder, ema)
     if ema and not files:
@@ -163,10 +176,10 @@ def _groups_of(folder: Path, ema: bool, warnings: list[str]) -> dict[str, list[_
         try:
             found.append(_read(path, _place_of(path)))
         except UserError as problem:
-            warnings.append(f"Skipped: {problem}")
+            unreadable.append((path, str(problem)))
     if not found:
-        if warnings:
-            raise UserError(f"{_show(folder)} holds no usable LoRA. {warnings[0]}")
+        if unreadable:
+            raise UserError(f"{_show(folder)} holds no usable LoRA: {unreadable[0][1]}")
         if pickles:
             raise UserError(
                 f"{_show(folder)} holds only pickles such as {_show(Path(pickles[0].name))}, which "
@@ -312,7 +325,7 @@ def _read(path: Path, place: _Place) -> _Found:
         name = parent.name
     else:
         name = path.stem
-    return _Found(path, lora.printable(name), place, metadata, _training_state(parent))
+    return _Found(path, lora.one_line(name), place, metadata, _training_state(parent))
 
 
 def _training_state(folder: Path) -> Mapping[str, object]:
@@ -414,13 +427,13 @@ def _choose(
     elif len(groups) == 1:
         return next(iter(groups.values()))
     listed = ", ".join(
-        f"{lora.printable(key)[:60]} ({len(members)})" for key, members in list(groups.items())[:12]
+        f"{lora.one_line(key)[:60]} ({len(members)})" for key, members in list(groups.items())[:12]
     )
     more = f" and {len(groups) - 12} more" if len(groups) > 12 else ""
     where = _show(Path(paths[0]))
     if name is not None:
         raise UserError(
-            f"{where} holds no LoRA named {lora.printable(name)[:60]}; it holds {listed}{more}."
+            f"{where} holds no LoRA named {lora.one_line(name)[:60]}; it holds {listed}{more}."
         )
     raise UserError(f"{where} holds several LoRAs: {listed}{more}; choose one with --name.")
 

@@ -117,16 +117,24 @@ def read_header(path: str | Path) -> Header:
 
 
 def show(path: Path) -> str:
-    return printable(str(path))
+    """A path for an error's sentence."""
+    return one_line(str(path))
 
 
 def printable(text: str) -> str:
-    """The text with lone surrogates replaced, so that it can always be printed and saved."""
+    """The text with lone surrogates replaced, so that it can always be encoded and saved."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def one_line(text: str) -> str:
+    """The text without line breaks, terminal escapes and lone surrogates, for messages."""
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
+
+
 def _reason(error: Exception) -> str:
-    return printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+    return one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def _file_size(path: Path) -> int:
@@ -271,7 +279,7 @@ def _check_layout(path: Path, tensors: Mapping[str, TensorEntry], data_bytes: in
 
 
 def shorten(text: str, limit: int = 100) -> str:
-    text = printable(text)
+    text = one_line(text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -311,18 +319,23 @@ def read_tensors(
     The file is memory-mapped, so only what is asked for is read. Raises ``UserError`` naming the
     key when a value is NaN or infinite: such a LoRA paints noise at any strength, even at 0.
     """
-    import numpy as np
-
     header = header or read_header(path)
     tensors = {}
     for key, array in iterate_tensors(header, keys):
-        if not np.isfinite(array).all():
+        if not all_finite(array):
             raise UserError(
                 f"{show(header.path)} holds NaN or infinite values in {shorten(key)}: training "
                 "diverged or the file is damaged; use an earlier checkpoint."
             )
         tensors[key] = array
     return tensors
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite; NaN and infinity both survive min() or max()."""
+    import numpy as np
+
+    return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def iterate_tensors(header: Header, keys: Iterable[str] | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -351,7 +364,7 @@ def _decode(path: Path, key: str, entry: TensorEntry, data: np.ndarray) -> np.nd
     elif entry.dtype == "F8_E4M3":
         values = _e4m3_values()[data]
     elif entry.dtype in _NUMPY_NAMES:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             values = np.frombuffer(data.tobytes(), _NUMPY_NAMES[entry.dtype]).astype(np.float32)
     else:
         raise UserError(

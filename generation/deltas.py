@@ -223,7 +223,7 @@ class LoraFile:
         info = lora.inspect(path)
         if info.unsupported:
             raise UserError(
-                f"{lora.printable(str(info.path))} holds {', '.join(info.unsupported)}, which "
+                f"{lora.one_line(str(info.path))} holds {', '.join(info.unsupported)}, which "
                 "cannot be applied; use a LoRA, LoCon, LoHa, LoKr, DoRA or full-difference file."
             )
         header = lora.read_header(path)
@@ -266,7 +266,7 @@ def _module(
 ) -> Iterator[ModuleDelta]:
     part = lora.split_stem(stem)[0]
     kind = lora.algorithm(arrays)
-    name = f"{lora.printable(str(source))}: the module {lora.printable(stem)[:120]}"
+    name = f"{lora.one_line(str(source))}: the module {lora.one_line(stem)[:120]}"
     if kind in {"full", "norm"}:
         extra = set(arrays) - {"diff", "diff_b", "w_norm", "b_norm", "alpha"}
         if extra:
@@ -405,7 +405,7 @@ def resolve(
         for part, parameter, piece in _place(delta, index):
             if (part, parameter) in found:
                 raise UserError(
-                    f"{lora.printable(str(delta.source))} updates {parameter} twice, in "
+                    f"{lora.one_line(str(delta.source))} updates {parameter} twice, in "
                     f"{found[part, parameter].stem} and {delta.stem}."
                 )
             found[part, parameter] = piece
@@ -428,7 +428,7 @@ def _place(delta: ModuleDelta, index: Mapping[str, _Names]) -> list[tuple[str, s
             hits.append(placed)
     if len(hits) == 1 or (hits and stated):
         return hits[0]
-    where = f"{lora.printable(str(delta.source))}: {lora.printable(delta.stem)[:160]}"
+    where = f"{lora.one_line(str(delta.source))}: {lora.one_line(delta.stem)[:160]}"
     if hits:
         raise UserError(f"{where} could belong to either text encoder; its name does not say.")
     made_for = _made_for(delta.source)

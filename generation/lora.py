@@ -17,7 +17,9 @@ from typing import Any
 from generation.container import (
     Header,
     TensorEntry,
+    all_finite,
     iterate_tensors,
+    one_line,
     printable,
     read_header,
     read_tensors,
@@ -51,6 +53,7 @@ __all__ = [
     "algorithm",
     "group_keys",
     "inspect",
+    "one_line",
     "parse_json",
     "printable",
     "read_header",
@@ -222,18 +225,16 @@ def inspect(path: str | Path) -> LoraInfo:
 
 def scan(path: str | Path) -> Scan:
     """Read every tensor once, looking for NaN, infinity and modules that are exactly zero."""
-    import numpy as np
-
     header = read_header(path)
     modules, _ = group_keys(header.tensors)
     owner = {key: (stem, leaf) for stem, leaves in modules.items() for leaf, key in leaves.items()}
     broken, zero = [], set()
     for key, array in iterate_tensors(header, None):
-        if not np.isfinite(array).all():
+        if not all_finite(array):
             broken.append(key)
         stem, leaf = owner.get(key, ("", ""))
         # One zero factor makes the product zero; alphas of 0 mean "alpha = rank".
-        if stem and leaf not in {"alpha", "dora_scale", "magnitude"} and not array.any():
+        if stem and leaf not in {"alpha", "dora_scale", "magnitude"} and not (array != 0).any():
             zero.add(stem)
     return Scan(tuple(broken), tuple(sorted(zero)), len(modules))
 
@@ -518,7 +519,7 @@ def require_family(info: LoraInfo, family: str, model: str) -> None:
         )
     if info.family and info.family != family:
         raise UserError(
-            f"{name} was trained on {FAMILY_NAMES[info.family]}, but {printable(model)} is "
+            f"{name} was trained on {FAMILY_NAMES[info.family]}, but {one_line(model)} is "
             f"{FAMILY_NAMES.get(family, family)}; give a {FAMILY_NAMES[info.family]} model with "
             "--model."
         )

@@ -113,6 +113,7 @@ BROKEN = {
     ),
     "nine axes": (framed(json.dumps({"a": entry("F32", [1] * 9, (0, 4))}).encode()), "no sense"),
     "entry of text": (framed(b'{"a": "b", "c": {}}'), "no sense"),
+    "line breaks in a key": (framed(b'{"a\\nb\\u001b[31m": 1, "c": 2}'), "no sense"),
     "unknown dtype": (framed(json.dumps({"a": entry(dtype="Q3")}).encode()), "Q3"),
     "a key of 10,000 letters": (framed(json.dumps({"a" * 10_000: entry()}).encode()), "no sense"),
     "zip": (b"PK\x03\x04" + b"\0" * 100, "pickle"),
