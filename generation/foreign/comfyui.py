@@ -43,28 +43,28 @@ def comfyui(text: str) -> Facts | None:
 
     LoRAs are those between the sampler and its checkpoint: LoraLoader, LoraLoaderModelOnly,
     rgthree's Power Lora Loader and loader stacks, and other nodes with the same inputs. With
-    several passes the last one's LoRAs count, and the first one's seed, steps and size.
+    several passes the first one's seed, steps, size and strengths count; LoRAs that only a later
+    pass uses are added, and its own seed, steps and denoising stand under "passes".
     """
     data = load_json(text)
     graph = _graph(data)
     samplers = _samplers(graph)
     if not samplers:
         return None
-    last, first = samplers[0], samplers[-1]
-    sampler = _gathered(graph, first)
+    sampler = _gathered(graph, samplers[-1])
     loras: dict[str, LoraUse] = {}
     model = ""
-    start = _gathered(graph, last).get("model")
-    for node in _chain(graph, start if start is not None else last["inputs"].get("model")):
-        for use in _loras(graph, node):
-            if len(loras) < MOST_LORAS and use.name not in ("", "None"):
-                loras[use.name] = use
-        inputs = node["inputs"]
-        model = model or model_name(
-            inputs.get("ckpt_name") or inputs.get("unet_name") or inputs.get("model_name")
-        )
-    prompt, tags = split_tags(_text(graph, sampler.get("positive")))
-    negative, _ = split_tags(_text(graph, sampler.get("negative")))
+    for each in reversed(samplers[:20]):
+        for node in _chain(graph, _gathered(graph, each).get("model")):
+            for use in _loras(graph, node):
+                if len(loras) < MOST_LORAS and use.name not in ("", "None"):
+                    loras.setdefault(use.name, use)
+            inputs = node["inputs"]
+            model = model or model_name(
+                inputs.get("ckpt_name") or inputs.get("unet_name") or inputs.get("model_name")
+            )
+    prompt, tags = split_tags(_text(graph, sampler.get("positive"), "positive"))
+    negative, _ = split_tags(_text(graph, sampler.get("negative"), "negative"))
     settings = {
         "size": _size(graph, sampler.get("latent_image")),
         "steps": number_text(_value(graph, sampler.get("steps"))),
@@ -240,36 +240,40 @@ def _value(graph: Graph, value: object) -> object:
     return None
 
 
-def _text(graph: Graph, link: object) -> str:
-    """The prompt behind a conditioning link, through ControlNets, guidance nodes and the like."""
-    if isinstance(link, str):  # Efficient Loader and its kin hold the text themselves
+def _text(graph: Graph, link: object, role: str) -> str:
+    """The prompt behind a conditioning link, through ControlNets, guidance nodes and the like.
+
+    `role` is "positive" or "negative": nodes that pass both on name their inputs so.
+    """
+    if isinstance(link, str):
         return string(link)
-    seen: set[int] = set()
-    node = _linked(graph, link)
-    while node is not None and id(node) not in seen and len(seen) < LONGEST_CHAIN:
-        seen.add(id(node))
-        inputs = node["inputs"]
+    for inputs in _conditioning(graph, link, role):
+        if isinstance(inputs.get(role), str):  # Efficient Loader and its kin hold the text
+            return string(inputs[role])
         for key in _TEXT_INPUTS:
             value = _value(graph, inputs[key]) if key in inputs else None
             if isinstance(value, str):
                 return string(value)
-        node = next(
-            (n for key in _CONDITIONING_INPUTS if (n := _linked(graph, inputs.get(key)))), None
-        )
     return ""
 
 
-def _guidance(graph: Graph, link: object) -> str:
+def _conditioning(graph: Graph, link: object, role: str) -> Iterator[Mapping[str, Any]]:
+    """The inputs of the nodes that a conditioning passed through, from the sampler back."""
     seen: set[int] = set()
     node = _linked(graph, link)
     while node is not None and id(node) not in seen and len(seen) < LONGEST_CHAIN:
         seen.add(id(node))
-        if "guidance" in node["inputs"]:
-            return number_text(_value(graph, node["inputs"]["guidance"]))
         inputs = node["inputs"]
-        node = next(
-            (n for key in _CONDITIONING_INPUTS if (n := _linked(graph, inputs.get(key)))), None
-        )
+        yield inputs
+        keys = (role, *_CONDITIONING_INPUTS)
+        node = next((n for key in keys if (n := _linked(graph, inputs.get(key)))), None)
+
+
+def _guidance(graph: Graph, link: object) -> str:
+    """Flux's distilled guidance, where a node sets it."""
+    for inputs in _conditioning(graph, link, "positive"):
+        if "guidance" in inputs:
+            return number_text(_value(graph, inputs["guidance"]))
     return ""
 
 

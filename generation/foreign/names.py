@@ -65,6 +65,7 @@ _SEED = re.compile(r"(?<![a-z])seed[ _=-]?(\d{1,20})(?!\d)|^p\d{1,6}_s(\d{1,20})
 _CONTROL = re.compile(
     r"^(?:controls?|base(?:line|[ _-]model)?|no[ _-]?lora|without[ _-]?lora)(?=$|[ _.\-\d])", re.I
 )
+_CONTROL_LAST = re.compile(r"(?<=[ _-])(?:control|baseline|base|no[ _-]?lora)$", re.I)
 _PLAIN = {"images", "image", "samples", "sample", "validation_images", "benchmarks", "pictures"}
 
 _KOHYA_PLACE = r"(?:e(?P<epoch>\d{6,9})|(?P<step>\d{6,9}))"
@@ -157,7 +158,8 @@ def parse_name(path: PurePath) -> NameFacts:
 def _plain_name(stem: str) -> NameFacts:
     """A file's stem or a folder's name by its tokens: strength, epoch, step, seed, control."""
     control = _CONTROL.match(stem)
-    rest = stem[control.end() :] if control else stem
+    last = None if control or _STRENGTH.search(stem) else _CONTROL_LAST.search(stem)
+    rest = stem[control.end() :] if control else stem[: last.start()] if last else stem
     strength = epoch = step = None
     if match := _STRENGTH.search(rest):
         strength = Decimal(match[1].replace(",", "."))
@@ -181,7 +183,7 @@ def _plain_name(stem: str) -> NameFacts:
         step=step,
         seed=int(seed[1] or seed[2]) if seed else None,
         case=re.sub(r"[ _-]{2,}", "_", rest),
-        control=control is not None,
+        control=control is not None or last is not None,
         number=number,
     )
 

@@ -92,6 +92,8 @@ def find_pictures(
         if path is not None and not path.is_dir():
             why = "is not a folder" if path.exists() else "does not exist"
             raise UserError(f"{option}: {path} {why}; name the folder with the pictures.")
+    if controls is not None and controls.resolve() == folder.resolve():
+        raise UserError("--controls: this is the folder of --images itself; leave the option out.")
     if control is not None and not control.is_file():
         why = "is not a file" if control.exists() else "does not exist"
         raise UserError(f"--control: {control} {why}; name the picture made without the LoRA.")
@@ -114,7 +116,6 @@ def find_pictures(
     pictures, inner = _split_controls(usable, axis, rejected)
     candidates = [*given, *inner] if control is None else []
     pictures = _without_duplicates(pictures, triggers, rejected)
-    pictures, candidates = _zero_as_control(pictures, candidates, triggers, control, notes)
     if not pictures:
         first = f"; {rejected[0].path.name}: {rejected[0].reason}" if rejected else ""
         raise UserError(
@@ -129,6 +130,7 @@ def find_pictures(
         _warn_explicit(control, pictures, triggers, notes)
     else:
         chosen, against = _match_controls(pictures, candidates, axis, triggers, notes)
+        pictures = _zero_as_control(pictures, chosen, triggers, notes)
         _warn_unpaired(pictures, chosen, against, notes)
         _list_idle(candidates, chosen, inner, rejected)
     _warn_about(pictures, notes)
@@ -152,7 +154,9 @@ def _scan(root: Path, apart: set[str]) -> list[_Found]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise UserError(f"cannot list {folder} ({error.strerror}).") from None
+            if depth:
+                continue  # a folder of somebody else's inside
+            raise UserError(f"{root} cannot be listed ({error.strerror}).") from None
         for entry in entries:
             if entry.name.startswith(".") or entry.name.endswith(".tmp.png"):
                 continue
@@ -162,6 +166,8 @@ def _scan(root: Path, apart: set[str]) -> list[_Found]:
                 continue
             if not entry.name.lower().endswith(SUFFIXES):
                 continue
+            if not entry.is_file() and not entry.is_symlink():
+                continue  # a pipe would block for ever
             path = Path(entry.path)
             if apart and os.path.realpath(path) in apart:
                 continue
@@ -325,21 +331,27 @@ def _without_duplicates(
 
 def _zero_as_control(
     pictures: list[_Found],
-    controls: list[_Found],
+    chosen: dict[Path, Path | None],
     triggers: Sequence[str],
-    explicit: Path | None,
     notes: list[str],
-) -> tuple[list[_Found], list[_Found]]:
-    """A picture at strength 0 shows the base model: where a case has no control, it is one."""
-    if explicit is not None or controls:
-        return pictures, controls
-    zeros = {f.path: f for f in pictures if f.strength == 0}
-    if not zeros or len(zeros) == len(pictures):
-        return pictures, controls
-    notes.append(
-        f"there are no controls; the pictures at strength 0 ({len(zeros)}) are taken for them"
-    )
-    return [f for f in pictures if f.path not in zeros], list(zeros.values())
+) -> list[_Found]:
+    """A picture at strength 0 shows the base model: where its case has no control, it is one."""
+    alone = [found for found in pictures if chosen.get(found.path) is None]
+    zeros: dict[Key, Path] = {}
+    for found in alone:
+        if found.strength == 0:
+            zeros.setdefault((*_case_key(found, triggers), found.background), found.path)
+    used: set[Path] = set()
+    for found in alone:
+        zero = zeros.get((*_case_key(found, triggers), found.background))
+        if zero is not None and found.strength != 0:
+            chosen[found.path] = zero
+            used.add(zero)
+    if used:
+        notes.append(
+            f"{len(used)} pictures at strength 0 serve as controls, as there are no others"
+        )
+    return [found for found in pictures if found.path not in used]
 
 
 # --- cases ----------------------------------------------------------------------------------------
@@ -479,6 +491,7 @@ def _match_controls(
     told = [control for control in controls if control.facts is not None]
     by_number = _numbered(pictures, numbered, by_case, axis, notes)
     triggers_seen: Counter[str] = Counter()
+    cases = {found.name.case for found in pictures} - {""}
     for found in pictures:
         near: list[_Found] = []
         key = _case_key(found, triggers)
@@ -492,7 +505,7 @@ def _match_controls(
             near.append(by_number[found.path])
         near += [c for c in by_case.get("", []) if _same_setting(found, c)]
         near += [c for c in loose if c.name.strength is None and c.name.epoch is None]
-        if not near and len(controls) == 1:
+        if not near and len(controls) == 1 and controls[0].name.case not in cases:
             near.append(controls[0])
         if not near and key[0] == "metadata":
             near += told[:20]  # for the reason only

@@ -43,7 +43,7 @@ def split_studies(found: PictureSet) -> list[PictureSet]:
     for pair in found.pairs:
         picture = pair.picture
         settings = picture.settings
-        lora = checkpoint_name(picture.lora).stem
+        lora = checkpoint_name(picture.lora.removesuffix(".safetensors")).stem
         if found.axis == "strength":
             lora = picture.lora_hash[:12] or picture.lora
         values = [settings.get(key, "") for key in _SPLITTING]

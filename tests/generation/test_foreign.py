@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -151,6 +152,28 @@ def test_strength_zero_is_the_control_where_there_is_none(tmp_path: Path) -> Non
     assert "strength 0" in found.warnings[0]
     make(tmp_path, "control.png")
     assert strengths(find_pictures(tmp_path, axis="strength")) == ["0.0", "0.5", "1.0"]
+
+
+def test_strength_zero_per_case(tmp_path: Path) -> None:
+    make(tmp_path, "dog_strength_0.png", "dog_strength_1.png", "dog_control.png")
+    make(tmp_path, "cat_strength_0.png", "cat_strength_1.png")
+    found = find_pictures(tmp_path, axis="strength", controls=None)
+    pairs = [(p.picture.path.name, p.control.name if p.control else None) for p in found.pairs]
+    assert pairs == [
+        ("dog_strength_0.png", "dog_control.png"),
+        ("cat_strength_1.png", "cat_strength_0.png"),
+        ("dog_strength_1.png", "dog_control.png"),
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_broken_links(tmp_path: Path) -> None:
+    make(tmp_path, "strength_0.1.png", "control.png")
+    os.mkfifo(tmp_path / "strength_0.2.png")
+    (tmp_path / "strength_0.3.png").symlink_to(tmp_path / "gone.png")
+    assert strengths(find_pictures(tmp_path, axis="strength")) == ["0.1", "0.3"]
+    with pytest.raises(UserError, match="the folder of --images itself"):
+        find_pictures(tmp_path, axis="strength", controls=tmp_path)
 
 
 def test_names_with_signs_commas_and_blanks(tmp_path: Path) -> None:

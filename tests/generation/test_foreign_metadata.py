@@ -333,6 +333,45 @@ def test_comfyui_second_pass() -> None:
     assert found.settings["size"] == "512x768" and found.settings["denoising"] == "1"
 
 
+def test_comfyui_base_and_refiner() -> None:
+    """The refiner samples last and has no LoRA; the base model's counts."""
+    nodes = graph(
+        n50={"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "refiner.ckpt"}}
+    )
+    nodes["51"] = json.loads(json.dumps(nodes["3"]))
+    nodes["51"]["class_type"] = "KSamplerAdvanced"
+    nodes["51"]["inputs"] |= {"model": ["50", 0], "latent_image": ["3", 0], "noise_seed": 5}
+    nodes["8"]["inputs"]["samples"] = ["51", 0]
+    found = comfy(nodes)
+    assert [use.name for use in found.loras] == ["my-000004"] and found.settings["model"] == "dream"
+
+
+def test_comfyui_prompts_behind_a_controlnet_and_in_the_loader() -> None:
+    nodes = graph(
+        n60={
+            "class_type": "ControlNetApplyAdvanced",
+            "inputs": {"positive": ["6", 0], "negative": ["7", 0], "strength": 1},
+        }
+    )
+    nodes["3"]["inputs"] |= {"positive": ["60", 0], "negative": ["60", 1]}
+    assert (comfy(nodes).prompt, comfy(nodes).negative) == ("a castle", "ugly")
+    loader = {
+        "ckpt_name": "dream.safetensors",
+        "lora_name": "my.safetensors",
+        "lora_model_strength": 0.6,
+        "lora_clip_strength": 0.6,
+        "positive": "a fox",
+        "negative": "bad",
+    }
+    nodes["61"] = {"class_type": "Efficient Loader", "inputs": loader}
+    nodes["3"]["inputs"] |= {"positive": ["61", 1], "negative": ["61", 2], "model": ["61", 0]}
+    found = comfy(nodes)
+    assert (found.prompt, found.negative) == ("a fox", "bad")
+    assert found.loras == (LoraUse("my", Decimal("0.6")),)
+    loader["lora_name"] = "None"
+    assert comfy(nodes).loras == ()
+
+
 def test_comfyui_ignores_loras_that_the_saved_picture_does_not_use() -> None:
     nodes = graph(
         n40={
