@@ -90,24 +90,26 @@ def _features_of_size(padded: Floats) -> list[float]:
     height, width = padded.shape[0] - 2 * _RADIUS, padded.shape[1] - 2 * _RADIUS
     # The coefficients with a wrapped row above, one below and a wrapped column on the left.
     mscn = np.empty((height + 2, width + 1))
-    ggd = _Moments()
+    square = magnitude = 0.0
     for rows in bands(height, width):
         band = _mscn(padded[rows.start : rows.stop + 2 * _RADIUS])
         mscn[rows.start + 1 : rows.stop + 1, 1:] = band
-        ggd.add(band)
+        square += _sum_of_squares(band)
+        magnitude += float(np.abs(band, out=band).sum())
     mscn[0], mscn[-1] = mscn[-2], mscn[1]
     mscn[:, 0] = mscn[:, -1]
 
-    products = {shift: _Moments() for shift in _SHIFTS}
+    products = {shift: _Sides() for shift in _SHIFTS}
     for rows in bands(height, width):
         here = mscn[rows.start + 1 : rows.stop + 1, 1:]
-        for (down, right), aggd in products.items():
+        for (down, right), sides in products.items():
             top, left = rows.start + 1 - down, 1 - right
             there = mscn[top : top + rows.stop - rows.start, left : left + width]
-            aggd.add(here * there)
-    found = list(_fit_ggd(ggd))
-    for aggd in products.values():
-        found += _fit_aggd(aggd)
+            sides.add(here * there)
+    count = height * width
+    found = list(_fit_ggd(square / count, magnitude / count))
+    for sides in products.values():
+        found += _fit_aggd(sides)
     return found
 
 
@@ -126,12 +128,14 @@ def _mscn(padded: Floats) -> Floats:
     deviation += 1.0
     mscn = np.subtract(padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS], mean, out=mean)
     mscn /= deviation
-    mscn[np.abs(mscn, out=deviation) < _ZERO] = 0.0
+    rounding_noise = np.abs(mscn, out=deviation) < _ZERO
+    if rounding_noise.any():
+        mscn[rounding_noise] = 0.0
     return mscn
 
 
 @dataclass
-class _Moments:
+class _Sides:
     """Counts and sums of squares of the values below and above zero, sum of magnitudes."""
 
     size: int = 0
@@ -153,23 +157,15 @@ class _Moments:
         np.subtract(magnitude, x, out=side)
         self.left_square += _sum_of_squares(side) / 4.0
 
-    @property
-    def mean_square(self) -> float:
-        return (self.left_square + self.right_square) / self.size
 
-    @property
-    def mean_magnitude(self) -> float:
-        return self.magnitude / self.size
-
-
-def _fit_ggd(x: _Moments) -> tuple[float, float]:
+def _fit_ggd(mean_square: float, mean_magnitude: float) -> tuple[float, float]:
     """Shape and variance of the generalised Gaussian with these moments."""
-    if x.mean_magnitude == 0.0:
+    if mean_magnitude == 0.0:
         return math.nan, 0.0
-    return _tables().shape_of_ggd(x.mean_square / x.mean_magnitude**2), x.mean_square
+    return _tables().shape_of_ggd(mean_square / mean_magnitude**2), mean_square
 
 
-def _fit_aggd(x: _Moments) -> tuple[float, float, float, float]:
+def _fit_aggd(x: _Sides) -> tuple[float, float, float, float]:
     """Shape, mean, left and right variance of the asymmetric generalised Gaussian with these
     moments; NaN where there are no values on one side.
     """
@@ -178,7 +174,7 @@ def _fit_aggd(x: _Moments) -> tuple[float, float, float, float]:
     left_variance, right_variance = x.left_square / x.left_count, x.right_square / x.right_count
     left_sigma, right_sigma = math.sqrt(left_variance), math.sqrt(right_variance)
     gamma_hat = left_sigma / right_sigma
-    r_hat = x.mean_magnitude**2 / x.mean_square
+    r_hat = (x.magnitude / x.size) ** 2 / ((x.left_square + x.right_square) / x.size)
     balanced = r_hat * (gamma_hat**3 + 1) * (gamma_hat + 1) / (gamma_hat**2 + 1) ** 2
     shape, mean_factor = _tables().shape_of_aggd(balanced)
     return shape, (right_sigma - left_sigma) * mean_factor, left_variance, right_variance
