@@ -192,7 +192,10 @@ def plan_study(
     model. Raises UserError for anything that would only fail later.
     """
     found = find_checkpoints(loras, name=name)
+    broken = tuple(checkpoint for checkpoint, _ in found.unreadable)
+    checkpoints = (*found.checkpoints, *broken)
     infos, refused = _inspect(found.checkpoints)
+    refused.update((checkpoint.name, reason) for checkpoint, reason in found.unreadable)
     if not infos:
         raise UserError(next(iter(refused.values())))
     if kind == "strength" and len(found.checkpoints) > 1:
@@ -265,8 +268,8 @@ def plan_study(
         out=out,
         model=base,
         settings=settings,
-        cells=grid.cells(cases, found.checkpoints, strengths),
-        checkpoints=found.checkpoints,
+        cells=grid.cells(cases, checkpoints, strengths),
+        checkpoints=checkpoints,
         loras=tuple(infos.values()),
         warnings=found.warnings,
         refused=refused,

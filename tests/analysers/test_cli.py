@@ -21,6 +21,8 @@ from PIL import Image
 
 import sample_data
 from analysers.cli import analyse_epochs, analyse_strength
+from generation.images import write_png
+from generation.lora import tensor_hash
 
 LORA = sample_data.PATH / "lora" / "pstr-000006.safetensors"
 QUICK = ["--size", "64", "--steps", "2", "--jobs", "0"]
@@ -144,6 +146,58 @@ def test_pictures_without_a_control_are_scored_by_brisque_alone(tmp_path: Path) 
     assert all(r["ssim"] == "" and "no control" in r["reason"] and r["brisque"] for r in table)
 
 
+def webui_picture(path: Path, seed: int, lora: str, weight: str, lora_hash: str = "") -> None:
+    """A picture as A1111 saves it, with its infotext."""
+    tag = f" <lora:{lora}:{weight}>" if lora else ""
+    hashes = f', Lora hashes: "{lora}: {lora_hash}"' if lora_hash else ""
+    text = (
+        f"a castle{tag}\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, "
+        f"Seed: {seed}, Size: 96x96, Model: base{hashes}, Version: v1.10.1"
+    )
+    noise = 3 + 9 * float(weight or 0)
+    pixels = np.asarray(Image.open(paint(path, seed, noise=noise)))
+    write_png(path, pixels, {"parameters": text})
+
+
+def test_a_mixed_folder_is_split_into_a_study_per_lora(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs"
+    for seed in (1, 2):
+        webui_picture(folder / f"{seed}-base.png", seed, "", "")
+        for lora in ("castle", "knight"):
+            for weight in ("0.4", "0.8"):
+                webui_picture(folder / f"{seed}-{lora}-{weight}.png", seed, lora, weight)
+    result = strength("--images", folder, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    reports = sorted((tmp_path / "run").glob("*/summary.csv"))
+    assert len(reports) == 2
+    for report in reports:
+        summary = rows(report)
+        assert {row["strength"] for row in summary} == {"0.4", "0.8"}
+        assert {row["n"] for row in summary} == {"2"} and len(
+            {r["checkpoint"] for r in summary}
+        ) == 1
+        assert all(row["ssim_mean"] for row in summary)
+
+
+def test_pictures_join_their_checkpoints_by_tensor_hash(tmp_path: Path) -> None:
+    """The pictures were made when the files had other names; the hash still tells them."""
+    train, folder = tmp_path / "train", tmp_path / "outputs"
+    train.mkdir()
+    for number in (2, 5):
+        source = sample_data.PATH / "lora" / f"pstr-{number:06d}.safetensors"
+        shutil.copy(source, train / f"style-{number:06d}.safetensors")
+        short = tensor_hash(source)[:12]
+        webui_picture(folder / f"{number}.png", 1, f"old{number}", "1.0", short)
+    webui_picture(folder / "base.png", 1, "", "")
+    result = epochs(train, "--images", folder, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    pictures = [row for row in rows(tmp_path / "run" / "scores.csv") if row["control"]]
+    assert {(row["checkpoint"], row["epoch"]) for row in pictures} == {
+        ("style-000002.safetensors", "2"),
+        ("style-000005.safetensors", "5"),
+    }
+
+
 def test_an_empty_folder_says_which_names_were_looked_for(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     result = strength("--images", tmp_path / "in", "--out", tmp_path / "run")
@@ -188,6 +242,17 @@ def test_a_rendered_study_from_prompts_to_report(tmp_path: Path) -> None:
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(run["model"]["sha256"]) == 64 and run["settings"]["steps"] == 2
     assert len(run["loras"][0]["sha256"]) == 64
+
+
+def test_the_best_strength_is_noted_where_the_webui_reads_it(tmp_path: Path) -> None:
+    lora = Path(shutil.copy(LORA, tmp_path / "my.safetensors"))
+    result = strength(
+        lora, "--model", "demo", "--prompt", "a cat", "--seeds", "1", "--strengths", "0.5,1",
+        "--out", tmp_path / "run", "--write-weight", *QUICK,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    best = rows(tmp_path / "run" / "summary.csv")[0]["strength"]
+    assert json.loads((tmp_path / "my.json").read_text())["preferred weight"] == float(best)
 
 
 def test_epochs_times_strengths_with_one_unusable_checkpoint(tmp_path: Path) -> None:
