@@ -3,7 +3,7 @@
     python benchmarks/fuzz_pictures.py [--count 200000] [--seed 0]
 
 Counts what was tried, and stops with the offending input if anything but `UserError` escapes, a
-single input takes longer than `SLOW` seconds of processor time, or the peak of memory passes `MEMORY`.
+single input takes more than `SLOW` seconds of processor time, or memory peaks above `MEMORY`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from generation.foreign import (
     parse_name,
     split_studies,
 )
+from generation.foreign.grids import corners, read_grid
 from generation.images import read_image, read_size, read_text, write_png
 
 SLOW = 3.0
@@ -63,7 +64,11 @@ A1111 = (
     "a castle <lora:castleLora:0.8> <lora:b:te=0.2:unet=0.9>\nNegative prompt: blurry, ugly\n"
     "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 12345, Size: 512x768, Model hash: "
     '6ce0161689, Model: "a, \\"b\\"", Clip skip: 2, Lora hashes: "castleLora: 60129e9d06ab", '
-    "Script: X/Y/Z plot, Version: v1.10.1"
+    "Version: v1.10.1"
+)
+GRID = (
+    A1111 + ', Script: X/Y/Z plot, X Type: Prompt S/R, X Values: "0.8,0.9", Y Type: Seed, '
+    'Y Values: "-1, -1", Fixed Y Values: "1, 2"'
 )
 COMFY = json.dumps(
     {
@@ -153,6 +158,7 @@ DGENERATE = (
 TEXTS = [
     ("parameters", A1111),
     ("UserComment", A1111),
+    ("parameters", GRID),
     ("prompt", COMFY),
     ("parameters", SWARM),
     ("invokeai_metadata", INVOKE),
@@ -281,6 +287,14 @@ def check_facts(facts: Facts | None) -> None:
     assert all(isinstance(value, str) and len(value) <= 200 for value in facts.settings.values())
 
 
+def check_texts(texts: dict[str, str]) -> None:
+    check_facts(facts_from_texts(texts))
+    grid = read_grid(texts.get("parameters", ""))
+    if not isinstance(grid, str):
+        check_facts(facts_from_texts({"parameters": grid.text(-1, -1)}))
+        corners(grid, 1000, 1000)
+
+
 def watched(action: Callable[[], None], what: str, material: object) -> None:
     start = time.process_time()
     try:
@@ -309,7 +323,7 @@ def whole_folder(rng: random.Random, folder: Path) -> None:
         if not path.is_dir():
             write_png(path, np.zeros((2, 2, 3), np.uint8), texts)
     axis: Literal["strength", "epoch"] = rng.choice(("strength", "epoch"))
-    found = find_pictures(folder, axis=axis, triggers=["a", "castle"])
+    found = find_pictures(folder, axis=axis, triggers=["a", "castle"], cells=folder / "cells")
     studies = split_studies(found)
     assert sum(len(study.pairs) for study in studies) == len(found.pairs)
     paths = [pair.picture.path for pair in found.pairs] + [one.path for one in found.rejected]
@@ -346,7 +360,7 @@ def fuzz(count: int, seed: int, folder: Path) -> Counter[str]:
                 text = mutated_text(rng, text)
             texts = {key: text, rng.choice(TEXTS)[0]: mutated_text(rng, rng.choice(TEXTS)[1])}
             texts |= {key: text} if rng.random() < 0.5 else {}
-            watched(lambda t=texts: check_facts(facts_from_texts(t)), "a text", texts)  # type: ignore[misc]
+            watched(lambda t=texts: check_texts(t), "a text", texts)  # type: ignore[misc]
             tried["texts"] += 1
         else:
             data = mutated_bytes(rng, rng.choice(files))
