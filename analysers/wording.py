@@ -15,7 +15,7 @@ SIGNS = {
     "rms_contrast": (1.3, "contrast is {:.2g} times the control's"),
     "colourfulness": (1.5, "colourfulness is {:.2g} times the control's"),
     "laplacian_energy": (2.0, "fine detail (Laplacian energy) is {:.2g} times the control's"),
-    "clipped": (0.05, "{:.0%} more of the pixels are clipped than in the control"),
+    "clipped": (0.05, "another {:.0f} % of the pixels are clipped"),
 }
 """From which value on, relative to the control, a sign is worth a sentence. These are
 conventions, not measured limits: a graphic style may want the contrast."""
@@ -55,7 +55,7 @@ def explain(
     best = summaries[0]
     sentences = [
         *_against_control(best, setting),
-        *_evidence(summaries, setting),
+        *_evidence(summaries, walk, setting),
         *_safe_range(walk, verdict, setting),
         *_effect(walk, best, verdict, setting),
     ]
@@ -76,12 +76,12 @@ def metric_name(name: str) -> str:
 
 
 def number(value: float) -> str:
-    """About three significant digits, without exponents: 23.0, 0.87, 114, -0.05."""
+    """One decimal from 1 on, three digits below, no exponents: 23.0, -7.1, 0.87, 114."""
     if not math.isfinite(value):
         return "unknown"
     if abs(value) >= 100:
         return f"{value:.0f}"
-    if abs(value) >= 9.95:
+    if abs(value) >= 1:
         return f"{value:.1f}"
     text = f"{value:.3g}"
     return f"{value:.4f}".rstrip("0").rstrip(".") if "e" in text else text
@@ -93,16 +93,33 @@ def listed(words: Sequence[str]) -> str:
 
 
 def span(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
-    """Candidates in words, a run of three or more as a range: "0.4 to 0.8", "0.2 and 0.6"."""
+    """Candidates in words, a run of three or more as a range: "0.4 to 0.8", "0.2 and 0.6".
+
+    On the plane by checkpoint: "epoch 3 at 0.6 to 1.0, epoch 4 at 0.6".
+    """
     order = [s.candidate for s in walk]
-    places = sorted(order.index(c) for c in chosen)
+    if kind != "plane":
+        return _runs([c.heading(kind) for c in order], [order.index(c) for c in chosen])
+    words = []
+    for place in sorted({c.place for c in chosen}):
+        row = [c for c in order if c.place == place]
+        held = [row.index(c) for c in chosen if c.place == place]
+        words.append(
+            f"{row[0].heading('epochs')} at {_runs([c.heading('strength') for c in row], held)}"
+        )
+    return listed(words) if all(" and " not in w for w in words) else "; ".join(words)
+
+
+def _runs(names: Sequence[str], held: Sequence[int]) -> str:
+    """The names at the places `held`, neighbours of three and more as a range."""
+    places = sorted(held)
     words: list[str] = []
     while places:
         run = 1
-        while run < len(places) and places[run] == places[0] + run and kind != "plane":
+        while run < len(places) and places[run] == places[0] + run:
             run += 1
-        names = [order[p].heading(kind) for p in places[:run]]
-        words += [f"{names[0]} to {names[-1]}"] if run >= 3 else names
+        found = [names[p] for p in places[:run]]
+        words += [f"{found[0]} to {found[-1]}"] if run >= 3 else found
         places = places[run:]
     return listed(words)
 
@@ -147,7 +164,11 @@ def _answer(
     elif not contenders and len(ranked) > 1:
         parts.append(f"Every other {UNITS[kind]} is worse beyond the noise.")
     elif contenders and len(contenders) == len(ranked) - 1:
-        parts.append(f"It cannot be told from any other {UNITS[kind]}.")
+        parts.append(
+            f"It cannot be told from any other {UNITS[kind]}: {metric} does not decide here."
+        )
+    elif len(contenders) > 3 and kind == "plane":
+        parts.append(f"It cannot be told from {len(contenders)} other settings.")
     elif contenders:
         words = span([best.candidate, *contenders], walk, kind)
         if name in re.split(" to |, | and ", words):  # only inside a range it goes without saying
@@ -185,7 +206,8 @@ def _against_control(best: Summary, setting: Setting) -> list[str]:
     metric = metric_name(setting.rank_by)
     name = best.candidate.heading(setting.kind)
     direction = "below" if diff.mean < 0 else "above"
-    text = f"At {name} {metric} is {number(abs(diff.mean))} {direction} the control's"
+    where = f"At {name}" if setting.kind == "strength" else f"With {name}"
+    text = f"{where} {metric} is {number(abs(diff.mean))} {direction} the control's"
     return [f"{text}{_bounds(diff)}."]
 
 
@@ -195,18 +217,21 @@ def _bounds(interval: Interval) -> str:
     return f" (95 % interval {number(interval.low)} to {number(interval.high)})"
 
 
-def _evidence(summaries: Sequence[Summary], setting: Setting) -> list[str]:
+def _evidence(summaries: Sequence[Summary], walk: Sequence[Summary], setting: Setting) -> list[str]:
     sentences = []
     best = summaries[0]
+    level = [s.candidate for s in summaries if s.contender and s is not best]
+    if setting.kind == "plane" and setting.units >= 2 and len(level) > 3:
+        sentences.append(f"Cannot be told from it: {span(level, walk, 'plane')}.")
     ranked = [s for s in summaries if s.rank is not None]
     name = best.candidate.heading(setting.kind)
     if math.isfinite(best.p_best) and len(ranked) > 1:
-        sentences.append(f"In {best.p_best:.0%} of the resamples {name} comes out best.")
+        sentences.append(f"In {_percent(best.p_best)} of the resamples {name} comes out best.")
         rival = max(ranked, key=lambda s: s.p_best if math.isfinite(s.p_best) else -1.0)
         if rival is not best:
             sentences[-1] = (
-                f"In {best.p_best:.0%} of the resamples {name} comes out best, "
-                f"{rival.candidate.heading(setting.kind)} in {rival.p_best:.0%}."
+                f"In {_percent(best.p_best)} of the resamples {name} comes out best, "
+                f"{rival.candidate.heading(setting.kind)} in {_percent(rival.p_best)}."
             )
     floor = setting.noise_floor.get(setting.rank_by)
     if floor:
@@ -232,7 +257,7 @@ def _safe_range(walk: Sequence[Summary], verdict: Verdict, setting: Setting) -> 
     worse = "above" if setting.better == "lower" else "below"
     limit = max(setting.margin, setting.noise_floor.get(setting.rank_by, 0.0))
     judged = "by the upper end of its interval" if setting.units >= 2 else "on this one case"
-    sentences = [f"Clean means at most {number(limit)} {metric} {worse} the control, {judged}."]
+    sentences = [f"Clean means at most {limit:g} {metric} {worse} the control, {judged}."]
     if verdict.breakdown:
         broken = next(s for s in walk if s.candidate == verdict.breakdown)
         if math.isfinite(broken.diff_control.mean):
@@ -267,10 +292,18 @@ def _frontier(walk: Sequence[Summary]) -> list[str]:
         known = reach.get(s.candidate.place)
         if known is None or (known.candidate.strength or 0) < strength:
             reach[s.candidate.place] = s
-    if not reach:
-        return []
-    words = [s.candidate.heading("plane") for _, s in sorted(reach.items())]
-    return [f"The edge of the clean region: {listed(words)}."]
+    places = sorted(reach)
+    words = []
+    while places:
+        strength = reach[places[0]].candidate.strength
+        run = 1
+        while run < len(places) and reach[places[run]].candidate.strength == strength:
+            run += 1
+        names = [reach[p].candidate.heading("epochs") for p in places[:run]]
+        group = f"{names[0]} to {names[-1]}" if run >= 3 else listed(names)
+        words.append(f"{group} up to {reach[places[0]].candidate.heading('strength')}")
+        places = places[run:]
+    return [f"The clean region: {'; '.join(words)}."] if words else []
 
 
 def _effect(
@@ -281,10 +314,12 @@ def _effect(
     effect = {s.candidate: 1.0 - s.metrics["ssim"].mean for s in walk if "ssim" in s.metrics}
     own = effect.get(best.candidate, math.nan)
     if math.isfinite(own):
-        text = f"Effect on the picture (1 - SSIM): {number(own)} at {best.candidate.heading(kind)}"
+        preposition = "at" if kind == "strength" else "for"
+        name = f"{preposition} {best.candidate.heading(kind)}"
+        text = f"Effect on the picture (1 - SSIM): {number(own)} {name}"
         clean = verdict.strongest_clean
         if clean and clean != best.candidate and math.isfinite(effect.get(clean, math.nan)):
-            text += f", {number(effect[clean])} at {clean.heading(kind)}"
+            text += f", {number(effect[clean])} {preposition} {clean.heading(kind)}"
         sentences.append(f"{text}.")
     if verdict.plateau and verdict.zone:
         first, last = verdict.zone[0].heading(kind), verdict.zone[-1].heading(kind)
@@ -346,7 +381,7 @@ def signs_seen(summary: Summary, likeness_of_controls: float) -> list[str]:
             continue
         neutral = 0.0 if name == "clipped" else 1.0
         if math.isnan(found.low) or found.low > neutral:
-            words.append(clause.format(found.mean))
+            words.append(clause.format(100 * found.mean if name == "clipped" else found.mean))
     alike = summary.metrics.get("likeness", Interval(math.nan)).mean
     if alike - likeness_of_controls >= LIKENESS_STEP:
         words.append("prompts have begun to look alike")
@@ -414,6 +449,10 @@ def _no_answer(summaries: Sequence[Summary], setting: Setting) -> str:
         f"Nothing could be ranked: {metric_name(setting.rank_by)} is known for none of the "
         f"{_plural(setting.kind)}."
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _plural(kind: Kind) -> str:
