@@ -164,9 +164,9 @@ def test_graphs_that_invite_quadratic_work_end_soon() -> None:
     }
     wide["x"] = {"class_type": "Any", "inputs": {str(i): ["x", 0] for i in range(50_000)}}
     wide["k"] = {"class_type": "KSampler", "inputs": {"latent_image": ["0", 0], "model": ["0", 0]}}
-    start = time.perf_counter()
+    start = time.process_time()
     assert facts_from_texts({"prompt": json.dumps(wide)}) is not None
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_graph_of_many_nodes_ends_soon() -> None:
@@ -179,7 +179,7 @@ def test_a_graph_of_many_nodes_ends_soon() -> None:
     }
     nodes["s"] = {"class_type": "KSampler", "inputs": {"model": ["0", 0], "latent_image": ["0", 0]}}
     nodes["v"] = {"class_type": "SaveImage", "inputs": {"images": ["s", 0]}}
-    start = time.perf_counter()
+    start = time.process_time()
     facts = facts_from_texts({"prompt": json.dumps(nodes)})
     assert facts is not None and len(facts.loras) == 64
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3

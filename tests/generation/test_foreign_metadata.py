@@ -581,7 +581,7 @@ def test_deep_long_and_broken_json() -> None:
     ids=range(12),
 )
 def test_no_text_takes_long(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for key in ("parameters", "UserComment", "DgenerateConfig", "prompt", "invokeai_metadata"):
         facts_from_texts({key: text, "sampler": "x"})
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -172,9 +172,9 @@ def test_an_oversized_text_does_not_hide_the_pixels(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png(bomb, bomb))
     assert read_image(path).tolist() == [[[255, 0, 0], [0, 255, 0]]]
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read_text(path)["parameters"]) == MOST_TEXT
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
