@@ -4,8 +4,10 @@ The page is built from `Page`, a record of plain values, by an autoescaping jinj
 script and style sheet are inline and the Content-Security-Policy allows exactly those, by hash, and
 pictures; nothing else loads or runs. What the script needs lies in a JSON block.
 
-Format of the JSON block (`#study`): candidates in grid order, cases in study order, and
-`cells[candidate][case] = [picture, status, reason, [values...], control or 0]`, or 0.
+Format of the JSON block (`#study`): candidates in grid order, cases in study order, addresses in
+`pictures` (the first is "no picture"), and
+`cells[candidate][case] = [picture, status, reason, [values...], control]`, or 0, where `picture`
+and `control` index `pictures` and a `control` of 0 means that of the case.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class Page:
     rows: tuple[Row, ...]
     failures: tuple[tuple[str, str, str], ...]
     more_failures: int
-    evidence: tuple[tuple[str, Any], ...]
+    evidence: tuple[tuple[str, str, Any], ...]
     votes: Any
     run: Any
     counts: str
@@ -149,7 +151,7 @@ def render(page: Page) -> str:
 def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
     """The study as page data; reads the pictures only when they go inside."""
     table = pictures.arrange(study)
-    source = _sources(study, folder, single_file)
+    addresses = _addresses(study, folder, single_file)
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     headline, rest = _split(study.verdict.answer)
@@ -190,16 +192,12 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
             for s in failed[:200]
         ),
         more_failures=max(0, len(failed) - 200),
-        evidence=tuple(
-            (key, value)
-            for key, value in study.evidence.items()
-            if key not in ("votes", "weights") and value
-        ),
+        evidence=tuple(_evidence(study.evidence)),
         votes=votes_table(study),
         run=dict(study.run),
         counts=_counts(table),
         single_file=single_file,
-        data=_json(_data(study, table, source, width / height)),
+        data=_json(_data(study, table, addresses, width / height)),
         policy=(
             "default-src 'none'; base-uri 'none'; form-action 'none'; "
             + ("img-src data:" if single_file else "img-src 'self' file: data:")
@@ -228,20 +226,24 @@ def _digest(text: str) -> str:
 
 
 def _split(answer: str) -> tuple[str, str]:
-    """The answer's first sentence, and the rest ("0.6." does not end at its decimal point)."""
+    """The answer's head and the rest: "Use 0.6" of "Use 0.6: lowest ...", else its first sentence.
+
+    "0.6." does not end at its decimal point.
+    """
+    match = re.match(r"(.{1,48}?):\s+(.+)", answer, flags=re.S)
+    if match and not re.search(r"[.!?;]\s", match.group(1)):
+        return match.group(1), match.group(2)[0].upper() + match.group(2)[1:]
     match = re.match(r"(.{1,90}?[.!?])\s+(.+)", answer, flags=re.S)
     return (match.group(1), match.group(2)) if match else (answer, "")
 
 
-def _sources(study: Study, folder: Path, single_file: bool) -> Callable[[str], str]:
-    """A function from a score row's picture to what the page's `src` says ("" for none)."""
+def _addresses(study: Study, folder: Path, single_file: bool) -> dict[str, str]:
+    """Each picture's path in the study -> what the page's `src` says ("" when unreadable)."""
     paths = list(dict.fromkeys(p for s in study.scores for p in (s.image, s.control) if p))
     if not single_file:
-        known = {p: pictures.address(p, folder) for p in paths}
-    else:
-        uris = pictures.data_uris([pictures.locate(p, folder) for p in paths])
-        known = {p: u or "" for p, u in zip(paths, uris, strict=True)}
-    return lambda path: known.get(path, "")
+        return {p: pictures.address(p, folder) for p in paths}
+    uris = pictures.data_uris([pictures.locate(p, folder) for p in paths])
+    return {p: u or "" for p, u in zip(paths, uris, strict=True)}
 
 
 def _size(table: pictures.Table, folder: Path) -> tuple[int, int]:
@@ -370,7 +372,7 @@ def _rows(study: Study, columns: Sequence[str], index: Mapping[Candidate, int]) 
                 tone="best"
                 if summary.best
                 else "breaks"
-                if summary.safe is False or summary.rank is None
+                if (summary.safe is False and summary.state != "unsure") or summary.rank is None
                 else "",
                 index=index.get(candidate, -1),
             )
@@ -379,11 +381,14 @@ def _rows(study: Study, columns: Sequence[str], index: Mapping[Candidate, int]) 
 
 
 def _data(
-    study: Study, table: pictures.Table, source: Callable[[str], str], ratio: float
+    study: Study, table: pictures.Table, addresses: Mapping[str, str], ratio: float
 ) -> dict[str, Any]:
     """The JSON block that the page's script reads."""
     metrics = list(dict.fromkeys([*study.metrics, *(m for s in study.scores for m in s.values)]))
     by_candidate = {s.candidate: s for s in study.summaries}
+    known = ["", *addresses.values()]
+    number = {path: i for i, path in enumerate(addresses, 1)}
+    number[""] = 0
     prompts: dict[str, int] = {}
     cases = []
     for case in table.cases:
@@ -395,15 +400,15 @@ def _data(
                 "name": case,
                 "prompt": prompts.setdefault(row.prompt, len(prompts)),
                 "seed": row.seed,
-                "control": source(picture) if picture else "",
+                "control": number[picture],
                 "path": picture,
                 "reason": control.reason if control else "",
                 "values": _values(control, metrics),
             }
         )
     # The negative prompt belongs to the case; run.json knows it where the pictures were rendered.
-    known = study.run.get("cases")
-    for row in known if isinstance(known, (list, tuple)) else ():
+    rendered = study.run.get("cases")
+    for row in rendered if isinstance(rendered, (list, tuple)) else ():
         if isinstance(row, Mapping) and row.get("negative") and row.get("name") in table.cases:
             cases[table.cases.index(row["name"])]["negative"] = str(row["negative"])
     controls = {case: c["path"] for case, c in zip(table.cases, cases, strict=True)}
@@ -418,11 +423,11 @@ def _data(
             other = score.control and score.control != controls[case]
             line.append(
                 [
-                    source(score.image) if score.image else "",
+                    number[score.image],
                     score.status,
                     score.reason,
                     _values(score, metrics),
-                    source(score.control) if other else 0,
+                    number[score.control] if other else 0,
                 ]
             )
         cells.append(line)
@@ -434,6 +439,7 @@ def _data(
         "better": study.better,
         "ratio": round(ratio, 4),
         "metrics": [[m, label(m)] for m in metrics],
+        "pictures": known,
         "prompts": list(prompts),
         "candidates": [_candidate(study, c, by_candidate.get(c)) for c in table.candidates],
         "cases": cases,
@@ -460,8 +466,40 @@ def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> d
         "best": bool(summary and summary.best),
         "contender": bool(summary and (summary.contender or summary.best)),
         "safe": summary.safe if summary else None,
+        "unsure": bool(summary and summary.state == "unsure"),
         "notes": ", ".join(notes(study, summary)) if summary else "",
     }
+
+
+def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """The evidence sections as (name, sentence, the rest), without what only a program reads."""
+    sections = []
+    for name, value in evidence.items():
+        # Votes have a place of their own; of the weights the curves show all but a reason.
+        if name == "votes" or not value or (name == "weights" and "reason" not in value):
+            continue
+        sentence = ""
+        if isinstance(value, Mapping):
+            value = {k: v for k, v in value.items() if not _is_digests(v)}
+            sentence = str(value.pop("sentence", "") or value.pop("reason", "") or "")
+            floor = value.get("floor")
+            if name == "noise" and isinstance(floor, Mapping):
+                value.pop("pairs", None)
+                value = {**floor, **{k: v for k, v in value.items() if k != "floor"}}
+                sentence = sentence or (
+                    "Controls rendered a second time: by how much two renders of the same picture "
+                    "differ. Smaller differences than these mean nothing."
+                )
+        sections.append((name, sentence, value))
+    return sections
+
+
+def _is_digests(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(v, str) and re.fullmatch("[0-9a-f]{32,}", v) for v in value)
+    )
 
 
 def _settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -206,7 +206,7 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 [moved.mean] * 2, [quality.low, quality.high], color=MUTED, lw=0.8, alpha=0.45,
                 zorder=1,
             )  # fmt: skip
-            broken = summary.safe is False
+            broken = summary.safe is False and summary.state != "unsure"
             axis.plot(
                 moved.mean, quality.mean, ls="none", zorder=3,
                 marker="X" if broken else "o", ms=7 if broken else 6.5, mew=1.4,
@@ -361,7 +361,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                 here = at.get((places[j], strengths[i]))
                 if here is None or not math.isfinite(value):
                     continue
-                if here.safe is False:
+                if here.safe is False and here.state != "unsure":
                     axis.plot(j, i, "x", color="#ffffff", ms=9, mew=2.6)
                     axis.plot(j, i, "x", color="#8a2500", ms=8, mew=1.4)
                 if here.best:

@@ -290,8 +290,10 @@ def notes(study: Study, summary: Summary) -> list[str]:
         found.append("breaks from here")
     elif summary.safe is True:
         found.append("clean")
+    elif summary.state == "unsure":
+        found.append("neither clean nor broken for certain")
     elif summary.safe is False:
-        found.append("broken" if summary.state == "broken" else "worse than the control")
+        found.append("worse than the control")
     if verdict.plateau == summary.candidate and study.kind == "epochs":
         found.append("effect has levelled off")
     if summary.reason:

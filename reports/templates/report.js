@@ -27,8 +27,8 @@
   const prompt = (k) => prompts[cases[k].prompt];
   const seedText = (k) => (cases[k].seed === null ? "" : "seed " + cases[k].seed);
   const cellOf = (c, k) => (c < 0 ? null : cells[c][k] || null);
-  const pictureOf = (c, k) => (c < 0 ? cases[k].control : (cellOf(c, k) || [""])[0]);
-  const controlOf = (c, k) => (cellOf(c, k) && cellOf(c, k)[4]) || cases[k].control;
+  const pictureOf = (c, k) => study.pictures[c < 0 ? cases[k].control : (cellOf(c, k) || [0])[0]];
+  const controlOf = (c, k) => study.pictures[(cellOf(c, k) && cellOf(c, k)[4]) || cases[k].control];
   const valuesOf = (c, k) => (c < 0 ? cases[k].values : (cellOf(c, k) || [0, 0, 0, []])[3]);
   const quality = (c, k) => { const v = valuesOf(c, k)[rankAt]; return v === undefined ? null : v; };
   function rankInRow(c, k) {
@@ -218,7 +218,7 @@
       const c = candidates[item.setting];
       text.append(bdi(c.heading));
       if (c.best) target.classList.add("best");
-      const mark = c.best ? "best" : c.contender ? "contender" : c.safe === false ? "breaks" : "";
+      const mark = c.best ? "best" : c.contender ? "contender" : c.safe === false && !c.unsure ? "breaks" : "";
       if (mark) target.append(make("span", { className: "mark", textContent: mark }));
       target.title = visible(c.heading) + (c.notes ? ": " + visible(c.notes) : "");
     } else if (item.case !== undefined) {

@@ -1,0 +1,226 @@
+"""How long the report takes to write, how large it is, and how it behaves in a browser.
+
+    python benchmarks/report.py             # 40 settings x 50 cases, then 10,000 cells
+    python benchmarks/report.py --small     # a tenth of each, to see that it runs
+
+Pictures are 512x512 PNG made from scikit-image's photographs. Browser figures need Chromium and its
+driver (Debian: chromium, chromium-driver) and selenium. Prints a Markdown table.
+
+"first content" is the browser's first contentful paint, "interactive" the moment at which the
+page's script has built the grid, both from the start of navigation; "memory" is the proportional
+set size of the tab's process after scrolling through the whole grid; "blank" counts the points in
+the grid's view, sampled two frames after each jump by a page, that lie on no cell, and "undecoded"
+the cells in view whose picture had not been decoded yet at such a frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+from skimage import data
+
+from analysers.study import Candidate, Interval, Score, Study, Summary, Verdict
+from reports import html, tables
+
+SCROLL = """
+const [done] = [arguments[0]];
+const grid = document.getElementById('grid');
+grid.scrollIntoView({behavior: 'instant'});
+let blank = 0, points = 0, undecoded = 0, cells = 0, worst = 0;
+let last = performance.now();
+const look = () => {
+  const now = performance.now();
+  worst = Math.max(worst, now - last); last = now;
+  const box = grid.getBoundingClientRect();
+  for (let i = 1; i < 8; i++) for (let j = 1; j < 8; j++) {
+    const x = box.left + 205 + (grid.clientWidth - 215) * i / 8;
+    const y = box.top + 55 + (grid.clientHeight - 80) * j / 8;
+    points++;
+    const hit = document.elementFromPoint(x, y);
+    if (!hit || !hit.closest('.cell')) blank++;
+  }
+  for (const image of grid.querySelectorAll('.cell img')) {
+    const r = image.getBoundingClientRect();
+    if (r.bottom > box.top && r.top < box.bottom && r.right > box.left && r.left < box.right) {
+      cells++; if (!(image.complete && image.naturalWidth)) undecoded++;
+    }
+  }
+};
+(async () => {
+  const wait = (ms) => new Promise((r) => setTimeout(r, ms));
+  const frame = () => new Promise((r) => requestAnimationFrame(r));
+  for (let x = 0; x <= grid.scrollWidth; x += Math.max(1, grid.scrollWidth / 3)) {
+    grid.scrollLeft = x;
+    for (let y = 0; y < grid.scrollHeight; y += grid.clientHeight) {
+      grid.scrollTop = y;
+      await frame(); await frame(); look();
+      await wait(50);
+    }
+  }
+  done({blank, points, undecoded, cells, worst});
+})();
+"""
+
+
+def build(folder: Path, settings: int, cases: int, distinct: int) -> Study:
+    """A study of settings x cases with `distinct` different pictures per setting."""
+    photographs = [
+        Image.fromarray(np.asarray(picture)).convert("RGB").resize((512, 512))
+        for picture in (data.astronaut(), data.coffee(), data.chelsea(), data.rocket())
+    ]
+    candidates = [Candidate("bench.safetensors", strength=Decimal(i) / 20) for i in range(settings)]
+    scores = []
+    for i, candidate in enumerate([None, *candidates]):
+        for k in range(cases):
+            path = f"images/{i:03d}/{k % distinct:03d}.png"
+            if k < distinct:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                turned = photographs[k % 4].rotate(90 * (k // 4 % 4))
+                picture = ImageEnhance.Color(turned).enhance(1 + i / settings)
+                picture.save(folder / path, compress_level=1)
+            control = f"images/000/{k % distinct:03d}.png"
+            values = {
+                "ssim": 1 - 0.6 * i / settings,
+                "brisque": 25 + 10 * (i / settings - 0.4) ** 2 + math.sin(k),
+            }
+            scores.append(
+                Score(candidate, f"p{k:03d}", f"prompt number {k}", k, path, control, values)
+            )
+    summaries = tuple(
+        Summary(
+            c,
+            i + 1,
+            cases,
+            {"brisque": Interval(25 + i / 10, 24.0, 30.0), "ssim": Interval(1 - i / 100, 0.2, 1)},
+            best=i == 0,
+            contender=i < 5,
+            safe=i < settings // 2,
+        )
+        for i, c in enumerate(candidates)
+    )
+    verdict = Verdict("Use 0.0: a constructed study.", best=candidates[0])
+    return Study(
+        "strength", "bench", "brisque", "lower", ("ssim", "brisque"), tuple(scores), summaries,
+        verdict,
+    )  # fmt: skip
+
+
+def browse(path: Path) -> dict[str, float]:
+    """Timings, memory and scrolling of one page in a fresh headless browser."""
+    from selenium import webdriver
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if not chromium or not chromedriver:
+        sys.exit("Chromium and its driver are needed: apt-get install chromium chromium-driver")
+    with tempfile.TemporaryDirectory() as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                     "--disable-background-networking", f"--user-data-dir={profile}",
+                     "--window-size=1400,900"):  # fmt: skip
+            options.add_argument(flag)
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+        try:
+            driver.set_script_timeout(300)
+            driver.execute_cdp_cmd(
+                "Page.addScriptToEvaluateOnNewDocument",
+                {
+                    "source": "new MutationObserver(() => { if (document.documentElement?.dataset."
+                    "ready && !window.readyAt) window.readyAt = performance.now(); })"
+                    ".observe(document, {subtree: true, attributes: true, childList: true});"
+                },
+            )
+            driver.get(path.as_uri())
+            end = time.monotonic() + 60
+            while driver.execute_script("return window.readyAt") is None and time.monotonic() < end:
+                time.sleep(0.05)
+            time.sleep(1)
+            figures = {
+                "interactive": driver.execute_script("return window.readyAt"),
+                "first content": driver.execute_script(
+                    "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+                ),
+            }
+            figures.update(driver.execute_async_script(SCROLL))
+            figures["memory"] = _tab_memory(driver.service.process.pid)
+            return figures
+        finally:
+            driver.quit()
+
+
+def _tab_memory(root: int) -> float:
+    """MB (PSS) of the largest renderer process below `root` (Linux; NaN elsewhere)."""
+    best = math.nan
+    children = {root}
+    for _ in range(6):
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(status.read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+            if parent in children:
+                children.add(int(status.parent.name))
+    for pid in children:
+        try:
+            if b"--type=renderer" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                continue
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        size = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+        best = size if math.isnan(best) else max(best, size)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a tenth of the pictures")
+    small = parser.parse_args().small
+    print(f"{datetime.date.today()}, {platform.machine()}, Python {platform.python_version()}\n")
+    heads = (
+        "study", "file", "write (s)", "size (MB)", "first content (s)", "interactive (s)",
+        "memory (MB)", "blank", "undecoded", "longest frame gap (ms)",
+    )  # fmt: skip
+    print("| " + " | ".join(heads) + " |")
+    print("|" + " --- |" * len(heads))
+    sizes = [(40, 50, 50), (100, 100, 8)] if not small else [(10, 20, 20), (32, 32, 4)]
+    for settings, cases, distinct in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            study = build(folder, settings, cases, distinct)
+            tables.write_tables(study, folder)
+            for single in (False, True):
+                start = time.perf_counter()
+                path = html.write_report(study, folder, single_file=single)
+                seconds = time.perf_counter() - start
+                size = path.stat().st_size / 1e6
+                seen = browse(path)
+                row = (
+                    f"{settings} x {cases}",
+                    "single" if single else "linked",
+                    f"{seconds:.1f}",
+                    f"{size:.1f}",
+                    f"{seen['first content'] / 1000:.2f}",
+                    f"{seen['interactive'] / 1000:.2f}",
+                    f"{seen['memory']:.0f}",
+                    f"{seen['blank']} of {seen['points']}",
+                    f"{seen['undecoded']} of {seen['cells']}",
+                    f"{seen['worst']:.0f}",
+                )
+                print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
