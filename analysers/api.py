@@ -7,6 +7,7 @@ the same `Study`. The two commands are a thin translation of their options into 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,13 +75,16 @@ class Silent:
 class Options:
     """How to score and decide. `margin` and `tie_tolerance` are in units of `rank_by`.
 
+    Without a margin that of the metric is taken (`ranking.MARGINS`); a metric that has none is not
+    judged clean or broken.
+
     `workers` is the number of measuring processes; 0 measures in this process.
     """
 
     metrics: tuple[str, ...] = ()
     rank_by: str = "brisque"
     tie_tolerance: float = 0.01
-    margin: float = 5.0
+    margin: float | None = None
     workers: int = field(default_factory=default_workers)
 
     @property
@@ -536,7 +540,9 @@ def _conclude(
         summaries=summaries,
         verdict=verdict,
         tie_tolerance=options.tie_tolerance,
-        margin=options.margin,
+        margin=ranking.MARGINS.get(options.rank_by, math.nan)
+        if options.margin is None
+        else options.margin,
         evidence=evidence,
         run=run,
     )

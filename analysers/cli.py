@@ -77,8 +77,9 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--rank-by", default="brisque", show_default=True, metavar="NAME"),
         click.option("--tie-tolerance", type=click.FloatRange(0), default=0.01, show_default=True,
                      help="Means closer than this are tied."),
-        click.option("--margin", type=click.FloatRange(0), default=5.0, show_default=True,
-                     help="How much worse than the control is still clean."),
+        click.option("--margin", type=click.FloatRange(0), default=None,
+                     help="How much worse than the control is still clean "
+                     "[default: 5 for BRISQUE]."),
         click.option("--jobs", type=click.IntRange(0, 256), default=None,
                      help="Measuring processes [default: one per core, less one]."),
         click.option("--demo", is_flag=True, help="The embedded model and LoRA; no network."),

@@ -173,6 +173,7 @@ def from_json(text: str) -> Study:
         **{
             **data,
             "metrics": tuple(data["metrics"]),
+            "margin": _number(data["margin"]),
             "scores": tuple(
                 Score(
                     **{
