@@ -316,7 +316,7 @@ def read_tensors(
 ) -> dict[str, np.ndarray]:
     """The tensors (all, or ``keys``) as float32 arrays, in their stored shapes.
 
-    The file is memory-mapped, so only what is asked for is read. Raises ``UserError`` naming the
+    Only what is asked for is read. Raises ``UserError`` naming the
     key when a value is NaN or infinite: such a LoRA paints noise at any strength, even at 0.
     """
     header = header or read_header(path)
@@ -339,25 +339,33 @@ def all_finite(array: np.ndarray) -> bool:
 
 
 def iterate_tensors(header: Header, keys: Iterable[str] | None) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, float32 array) one at a time, in the order given; NaN and infinity pass through.
+
+    Plain reads, no memory map: a file that is cut while it is mapped would kill the process.
+    """
     import numpy as np
 
     try:
-        raw = np.memmap(header.path, dtype=np.uint8, mode="r")
-    except (OSError, ValueError) as error:
+        with header.path.open("rb") as file:
+            for key in header.tensors if keys is None else keys:
+                entry = header.tensors[key]
+                begin, end = entry.offsets
+                data = np.empty(end - begin, np.uint8)
+                file.seek(header.data_start + begin)
+                if file.readinto(data.data) != data.size:
+                    raise UserError(
+                        f"{show(header.path)} was cut off while it was read; save it again."
+                    )
+                yield key, _decode(header.path, key, entry, data)
+    except OSError as error:
         raise UserError(f"{show(header.path)} cannot be read ({_reason(error)}).") from error
-    for key in header.tensors if keys is None else keys:
-        entry = header.tensors[key]
-        begin, end = (header.data_start + offset for offset in entry.offsets)
-        yield key, _decode(header.path, key, entry, raw[begin:end])
 
 
 def _decode(path: Path, key: str, entry: TensorEntry, data: np.ndarray) -> np.ndarray:
     import numpy as np
 
-    # Offsets need not be multiples of the item size, hence the copy through bytes.
     if entry.dtype == "BF16":
-        halves = np.frombuffer(data.tobytes(), "<u2").astype(np.uint32)
-        values = (halves << 16).view(np.float32)
+        values = (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
     elif entry.dtype == "F8_E5M2":
         # The upper byte of an IEEE half.
         values = (data.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
@@ -365,7 +373,7 @@ def _decode(path: Path, key: str, entry: TensorEntry, data: np.ndarray) -> np.nd
         values = _e4m3_values()[data]
     elif entry.dtype in _NUMPY_NAMES:
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.frombuffer(data.tobytes(), _NUMPY_NAMES[entry.dtype]).astype(np.float32)
+            values = data.view(_NUMPY_NAMES[entry.dtype]).astype(np.float32, copy=False)
     else:
         raise UserError(
             f"{show(path)} stores {shorten(key)} as {entry.dtype}, which is not supported; "

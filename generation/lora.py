@@ -425,30 +425,27 @@ def _family(header: Header, modules: Mapping[str, Mapping[str, str]]) -> str | N
 
     attn2's to_k reads the text embedding: 768 wide in SD 1.x, 1024 in SD 2.x, 2048 in SDXL.
     """
+    parts = {stem: split_stem(stem) for stem in modules}
     for stem, leaves in modules.items():
-        if not re.search(r"attn2[._](?:processor[._])?to_[kv]$", stem):
+        part, name = parts[stem]
+        if part != "unet" or not re.search(r"attn2[._](?:processor[._])?to_[kv]$", name):
             continue
         width = _input_width(leaves, header.tensors)
         for known, family in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl")):
             if width == known:
                 return family
-    for stem in modules:
-        if re.search(
-            r"(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]", stem
-        ):
-            return "flux"
-        if re.search(r"(?:^|[._])joint_blocks[._]", stem):
-            return "sd3"
     stated = _stated_family(header.metadata)
-    if stated:
-        return stated
-    parts = _touched(modules)
-    names = [split_stem(stem)[1] for stem in modules if split_stem(stem)[0] == "transformer"]
-    if any(re.match(r"transformer_blocks[._]\d+[._]attn2?[._]", name) for name in names):
+    if stated or first_known(header.metadata, "ss_base_model_version", "modelspec.architecture"):
+        return stated  # None for a base that is none of these, such as chroma or lumina2
+    for _, name in parts.values():
+        if re.match(r"(?:double_blocks|single_blocks|single_transformer_blocks)[._]", name):
+            return "flux"
+        if re.match(r"joint_blocks[._]", name):
+            return "sd3"
+    found = {part for part, _ in parts.values()}
+    if any(re.match(r"transformer_blocks[._]\d+[._]attn[._]", name) for _, name in parts.values()):
         return "sd3"
-    if "te2" in parts and "transformer" not in parts:
-        return "sdxl"
-    return None
+    return "sdxl" if "te2" in found and "transformer" not in found else None
 
 
 def _input_width(leaves: Mapping[str, str], tensors: Mapping[str, TensorEntry]) -> int | None:

@@ -297,6 +297,13 @@ FAMILIES = [
     (kohya("lora_unet_conv_in"), {"ss_base_model_version": "flux.1"}, "flux"),
     (kohya("lora_unet_conv_in"), {"ss_base_model_version": "sd_3"}, "sd3"),
     (kohya("lora_unet_conv_in"), {}, None),
+    (
+        kohya("lora_unet_double_blocks_0_img_attn_qkv", 3072),
+        {"ss_base_model_version": "chroma"},
+        None,
+    ),
+    (kohya("transformer.transformer_blocks.0.attn1.to_q", 1152), {}, None),
+    (kohya("transformer.transformer_blocks.0.attn2.to_k", 2048), {}, None),
     # shapes cannot lie, metadata can
     (kohya(width=768), {"ss_base_model_version": "sdxl_base_v1-0"}, "sd1"),
     ({f"{ATTN2}.lokr_w1": (4, 16), f"{ATTN2}.lokr_w2": (8, 128)}, {}, "sdxl"),
