@@ -56,7 +56,9 @@ def facts_from_texts(texts: Mapping[str, str]) -> Facts | None:
         facts = _dgenerate(config) if config else None
     if facts is None and texts.get("prompt", "").lstrip().startswith("{"):
         facts = comfyui(texts["prompt"])
-    if facts is None and plain and not plain.lstrip().startswith("{"):
+    # A prompt may begin with a brace as well ("{red|blue} castle"), JSON is JSON to its end.
+    is_json = plain.lstrip().startswith("{") and isinstance(load_json(plain), dict)
+    if facts is None and plain and not is_json:
         facts = a1111(plain)
         own = load_json(texts.get("lora_analysers", ""))
         if facts is not None and isinstance(own, dict):

@@ -132,7 +132,7 @@ def find_pictures(
         chosen, against = _match_controls(pictures, candidates, axis, triggers, notes)
         pictures = _zero_as_control(pictures, chosen, triggers, notes)
         _warn_unpaired(pictures, chosen, against, notes)
-        _list_idle(candidates, chosen, inner, rejected)
+        _list_idle(candidates, chosen, triggers, rejected)
     _warn_about(pictures, notes)
 
     ordered = sorted(pictures, key=lambda found: (_order(found), names[found.path], found.path))
@@ -652,19 +652,21 @@ def _warn_unpaired(
 def _list_idle(
     candidates: Sequence[_Found],
     chosen: Mapping[Path, Path | None],
-    inner: Sequence[_Found],
+    triggers: Sequence[str],
     rejected: list[Rejected],
 ) -> None:
     """Pictures without a LoRA that became nobody's control are listed, so that none vanishes."""
     used = set(chosen.values())
-    inside = {found.path for found in inner}
+    served = {_case_key(found, triggers): found.path for found in candidates if found.path in used}
     for found in candidates:
         if found.path in used:
             continue
-        if found.path in inside and not found.name.control:
-            reason = "has no LoRA, and no picture shares its prompt, seed and settings"
-        else:
+        if (same := served.get(_case_key(found, triggers))) is not None:
+            reason = f"is a second control of the case that {same.name} is the control of"
+        elif found.name.control:
             reason = "is a control that belongs to no picture"
+        else:
+            reason = "has no LoRA, and no picture shares its prompt, seed and settings"
         rejected.append(Rejected(found.path, reason))
 
 

@@ -117,6 +117,12 @@ def test_a1111s_odd_cases() -> None:
     assert found.loras == (LoraUse("x", None, "60129e9d06ab"),)
 
 
+def test_a_prompt_may_begin_with_a_brace() -> None:
+    found = facts(parameters=A1111.replace("a castle on", "{old|new} castle on"))
+    assert found.prompt == "{old|new} castle on a hill" and found.seed == 12345
+    assert facts_from_texts({"parameters": '{"Steps: 1, Seed: 2, Size: 3x4": 1}'}) is None
+
+
 def test_fewer_than_three_settings_are_no_settings() -> None:
     assert facts_from_texts({"parameters": "a dog\nSteps: 20, Seed: 1"}) is None
     assert facts_from_texts({"parameters": "just, a: prompt"}) is None

@@ -153,6 +153,7 @@ def test_background_loras_and_pictures_with_too_many(tmp_path: Path) -> None:
         make(tmp_path, f"{strength}.png", text=text)
     make(tmp_path, "both.png", text=infotext(f"a castle {detail} <lora:my:1> <lora:third:1>"))
     make(tmp_path, "plain.png", text=infotext("a dog"))
+    make(tmp_path, "twin.png", text=infotext(f"a castle {detail}"))
     found = find_pictures(tmp_path, axis="strength")
     assert [(p.picture.lora, str(p.picture.strength)) for p in found.pairs] == [
         ("my", "0.4"),
@@ -163,6 +164,7 @@ def test_background_loras_and_pictures_with_too_many(tmp_path: Path) -> None:
     assert {r.path.name: r.reason.split(",")[0] for r in found.rejected} == {
         "both.png": "uses 2 LoRAs at once (my",
         "plain.png": "has no LoRA",
+        "twin.png": "is a second control of the case that base.png is the control of",
     }
 
 
