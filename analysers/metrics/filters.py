@@ -35,7 +35,7 @@ def gaussian_kernel(radius: int, sigma: float) -> Kernel:
 
 def bands(height: int, width: int) -> Iterator[slice]:
     """Cut `height` rows into bands of about 2**15 pixels."""
-    rows = max(8, 2**15 // width)
+    rows = max(8, 2**15 // max(width, 1))
     for top in range(0, height, rows):
         yield slice(top, min(top + rows, height))
 

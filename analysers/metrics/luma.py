@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from analysers.metrics.filters import bands
+
 # BT.601 as MATLAB's rgb2gray has it (the first row of the inverse of its YIQ matrix), times 2**24.
 # The three add up to exactly 2**24, so that grey stays grey; integers are the same on every
 # machine, and for all 2**24 colours the result equals rounding the float64 sum.
@@ -24,14 +26,18 @@ def luma(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return np.ascontiguousarray(image)
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"Expected grey (H, W) or RGB (H, W, 3), got the shape {image.shape}.")
-    weighted = image[..., 0].astype(np.uint32, order="C")
-    weighted *= _RED
-    channel = image[..., 1].astype(np.uint32, order="C")
-    channel *= _GREEN
-    weighted += channel
-    np.copyto(channel, image[..., 2])
-    channel *= _BLUE
-    weighted += channel
-    weighted += _HALF
-    weighted >>= 24
-    return weighted.astype(np.uint8)
+    grey = np.empty(image.shape[:2], np.uint8)
+    for rows in bands(*grey.shape):
+        part = image[rows]
+        weighted = part[..., 0].astype(np.uint32, order="C")
+        weighted *= _RED
+        channel = part[..., 1].astype(np.uint32, order="C")
+        channel *= _GREEN
+        weighted += channel
+        np.copyto(channel, part[..., 2])
+        channel *= _BLUE
+        weighted += channel
+        weighted += _HALF
+        weighted >>= 24
+        grey[rows] = weighted
+    return grey

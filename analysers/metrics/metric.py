@@ -42,7 +42,8 @@ class Metric(Protocol):
 
     `better` is the direction of improvement; None marks a metric that describes and is never
     ranked by. Calling returns one float per sample, NaN where the metric is undefined, and each
-    value depends on its own sample only, whatever else is in the batch.
+    value depends on its own sample only, whatever else is in the batch. An exception counts as
+    undefined for the whole call, its text as the reason.
     """
 
     @property

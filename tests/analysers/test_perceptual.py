@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -291,3 +292,27 @@ def test_installed_packages_add_metrics(tmp_path: Path, monkeypatch: pytest.Monk
         load_metric("broken")
     with pytest.raises(UserError, match="does not give a metric"):
         load_metric("wrong")
+
+
+def test_worked_example_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (line,) = re.findall(r'^    ("darkness": _lazy\(.*\)),$', page, re.MULTILINE)
+    module = type(sys)("analysers.metrics.darkness")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(source, module.__dict__)
+    monkeypatch.setitem(
+        METRICS, "darkness", eval("{" + line + "}", vars(metric_module))["darkness"]
+    )
+
+    metric = load_metric("darkness")
+    metric.check()
+    image = np.full((4, 4, 3), 200, np.uint8)
+    image[0] = 0
+    assert metric([Sample(image)]) == [0.25]
+
+
+def test_documentation_lists_every_metric_with_its_direction() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for name, direction in DIRECTIONS.items():
+        assert re.search(rf"^\| `{name}`[^|]*\| {direction} \|", page, re.MULTILINE), name
