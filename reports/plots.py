@@ -93,8 +93,7 @@ def draw_all(study: Study) -> list[Plot]:
     weights = study.evidence.get("weights")
     if isinstance(weights, Mapping):
         found = weight_dynamics(weights)
-        if found:
-            plots.append(found)
+        plots += [p for p in (found, weight_blocks(weights)) if p]
     return plots
 
 
@@ -437,8 +436,10 @@ def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
     names = [
         key
         for key in dict.fromkeys(k for r in rows for k in r)
-        if sum(_is_number(r.get(key)) for r in rows) > 1 and key not in ("epoch", "step", "place")
-    ][:9]
+        if sum(_is_number(r.get(key)) for r in rows) > 1
+        and key not in ("epoch", "step", "place")
+        and not key.startswith(("share ", "block "))
+    ][:8]
     if len(rows) < 2 or not names:
         return None
     heads = [
@@ -456,15 +457,16 @@ def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
                 continue
             ys = [float(r[names[k]]) if _is_number(r.get(names[k])) else math.nan for r in rows]
             _band(axis, xs, [Interval(y) for y in ys], small=True)
-            axis.set_title(one_line(names[k].replace("_", " ")), loc="left", color=INK)
+            axis.set_title(_weight_label(names[k]), loc="left", color=INK)
             _ticks(axis, xs, heads, most=4)
         svg = _svg(figure, "weights")
     return Plot(
         "weights",
         "What training did to the weights",
-        "Read from the LoRA files, without rendering.",
+        "Read from the LoRA files, without rendering. While the turn stays near 1, training still "
+        "pushes one way; near 0 it wanders.",
         svg,
-        ("checkpoint", *(n.replace("_", " ") for n in names)),
+        ("checkpoint", *map(_weight_label, names)),
         tuple(
             (
                 head,
@@ -473,6 +475,76 @@ def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
             for head, r in zip(heads, rows, strict=True)
         ),
     )
+
+
+def weight_blocks(weights: Mapping[str, Any]) -> Plot | None:
+    """Which blocks of the model the update sits in, along the checkpoints."""
+    import numpy as np
+    from matplotlib import colormaps
+
+    rows = [r for r in weights.get("rows", ()) if isinstance(r, Mapping)]
+    blocks = [k for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("block ")][:40]
+    if len(rows) < 2 or len(blocks) < 2:
+        return None
+    names = [one_line(b[len("block ") :]) for b in blocks]
+    heads = [
+        one_line(str(r.get("label") or r.get("checkpoint") or i + 1)) for i, r in enumerate(rows)
+    ]
+    shares = np.array(
+        [[float(r[b]) if _is_number(r.get(b)) else math.nan for r in rows] for b in blocks]
+    )
+    with _style():
+        figure = _figure(HALF, 1.2 + 0.26 * max(6, len(blocks)))
+        axis = figure.subplots()
+        mesh = axis.pcolormesh(
+            np.arange(len(rows) + 1) - 0.5,
+            np.arange(len(blocks) + 1) - 0.5,
+            np.ma.masked_invalid(shares),
+            cmap=colormaps["cividis"].resampled(48),
+            vmin=0,
+            edgecolors=PAPER,
+            linewidth=0.8,
+        )
+        axis.set_yticks(range(len(blocks)), [_short(n, 28) for n in names])
+        axis.invert_yaxis()
+        _ticks(axis, [float(i) for i in range(len(rows))], heads, most=6)
+        axis.tick_params(length=0)
+        axis.grid(False)
+        for side in axis.spines.values():
+            side.set_visible(False)
+        bar = figure.colorbar(mesh, ax=axis, pad=0.02, aspect=22)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.ax.tick_params(length=0)
+        if bar.solids is not None:
+            bar.solids.set_edgecolor("face")
+            bar.solids.set_rasterized(False)
+        bar.set_label("share of the update")
+        svg = _svg(figure, "blocks")
+    return Plot(
+        "blocks",
+        "Where in the model",
+        "Each block's share of the squared size of the update.",
+        svg,
+        ("block", *heads),
+        tuple(
+            (name, *(_text(float(v)) for v in line))
+            for name, line in zip(names, shares, strict=True)
+        ),
+        wide=False,
+    )
+
+
+def _weight_label(name: str) -> str:
+    known = {
+        "frobenius": "size (Frobenius norm)",
+        "spectral": "largest singular value",
+        "growth": "size against the one before",
+        "moved": "distance to the one before",
+        "cosine": "cosine to the one before",
+        "turn": "turn between movements",
+        "te_share": "text encoder share",
+    }
+    return one_line(known.get(name, name.replace("_", " ")))
 
 
 def _positions(study: Study, summaries: Sequence[Summary]) -> tuple[list[float], list[str]]:
@@ -485,6 +557,7 @@ def _positions(study: Study, summaries: Sequence[Summary]) -> tuple[list[float],
 
 
 def _ticks(axis: Axes, xs: Sequence[float], heads: Sequence[str], most: int = 12) -> None:
+    heads = _brief(heads)
     every = max(1, math.ceil(len(xs) / most))
     chosen = list(range(0, len(xs), every))
     texts = [_short(heads[i], 18) for i in chosen]
@@ -493,6 +566,12 @@ def _ticks(axis: Axes, xs: Sequence[float], heads: Sequence[str], most: int = 12
         axis.tick_params(axis="x", rotation=35)
         for tick in axis.get_xticklabels():
             tick.set_horizontalalignment("right")
+
+
+def _brief(heads: Sequence[str]) -> Sequence[str]:
+    """ "epoch 7 · step 1050" -> "epoch 7", "final (epoch 10)" -> "final", if all stay different."""
+    short = [re.sub(r"\s*\(.*\)$", "", head.split(" · ")[0]) for head in heads]
+    return short if len(set(short)) == len(set(heads)) else heads
 
 
 def _band(
