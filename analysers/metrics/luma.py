@@ -27,7 +27,7 @@ def luma(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"Expected grey (H, W) or RGB (H, W, 3), got the shape {image.shape}.")
     grey = np.empty(image.shape[:2], np.uint8)
-    for rows in bands(*grey.shape):
+    for rows in bands(image.shape[0], image.shape[1]):
         part = image[rows]
         weighted = part[..., 0].astype(np.uint32, order="C")
         weighted *= _RED
