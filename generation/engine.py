@@ -191,6 +191,11 @@ class Engine:
         self._encoders = [m for part, m in self._parts.items() if part.startswith("te")]
         for module in (*self._parts.values(), self.pipe.vae):
             module.eval().requires_grad_(False)
+            for weight in module.parameters():
+                # Weights mapped from a file lie where its header ends, and CPU kernels round
+                # otherwise at odd addresses: the same model from another file gave other bits.
+                if weight.data_ptr() % 64:
+                    weight.data = weight.data.clone()
         self._denoiser = self._parts[self.traits.denoiser]
         for module in (self._denoiser, self.pipe.vae, *([] if low_vram else self._encoders)):
             self._move(module)

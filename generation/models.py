@@ -160,6 +160,14 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
             return kind.from_pretrained(
                 str(model.path), use_safetensors=True, variant="fp16" if half else None, **options
             )
+        if model.traits.flow:
+            denoiser = diffusers.FluxTransformer2DModel
+            if model.family == "sd3":
+                denoiser = diffusers.SD3Transformer2DModel
+            transformer = denoiser.from_single_file(
+                str(model.path), config=str(model.config), subfolder="transformer", **options
+            )
+            return kind.from_pretrained(str(model.config), transformer=transformer, **options)
         with _complete_config(model.config) as config:
             if not _has_part(model.path, ("first_stage_model.", "vae.")):
                 options["vae"] = diffusers.AutoencoderKL.from_pretrained(
@@ -225,9 +233,9 @@ def checkpoint_family(header: Header) -> str:
     keys = header.tensors
     name = header.path.name
     text = " ".join(sorted({".".join(key.split(".")[:3]) for key in keys}))
-    if "double_blocks.0" in text:
+    if "double_blocks" in text or "single_transformer_blocks" in text:
         return "flux"
-    if "joint_blocks.0" in text:
+    if "joint_blocks" in text or "transformer_blocks.0.attn.add_k_proj.weight" in keys:
         return "sd3"
     first = keys.get("model.diffusion_model.input_blocks.0.0.weight")
     if first is None:

@@ -1,0 +1,309 @@
+"""Tiny random-weight pipelines of every family, and the same as single checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sample_data
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """family -> a diffusers folder of that family, 64 x 64 pixels, a second to render."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            import diffusers
+            import torch
+
+            folder = tmp_path_factory.mktemp(family)
+            torch.manual_seed(7)
+            parts = _flow_parts(family) if family in {"sd3", "flux"} else _unet_parts(family)
+            kind = {
+                "sdxl": diffusers.StableDiffusionXLPipeline,
+                "sd3": diffusers.StableDiffusion3Pipeline,
+                "flux": diffusers.FluxPipeline,
+            }.get(family, diffusers.StableDiffusionPipeline)
+            pipe = kind(**parts)
+            # As initialised, T5 and the transformers barely react to their input.
+            for name in ("unet", "transformer", "text_encoder", "text_encoder_2", "vae"):
+                if (module := getattr(pipe, name, None)) is not None:
+                    for weight in module.parameters():
+                        if weight.dim() > 1:
+                            weight.data.mul_(1.5)
+            pipe.save_pretrained(folder, safe_serialization=True)
+            made[family] = folder
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, Path]]:
+    """family -> (a single checkpoint of the same weights, a folder of its configurations)."""
+
+    def make(family: str) -> tuple[Path, Path]:
+        import shutil
+
+        from safetensors.torch import save_file
+
+        folder = tiny_model(family)
+        scratch = tmp_path_factory.mktemp(f"{family}-single")
+        flow = family in {"sd3", "flux"}
+        file = scratch / f"{family}.safetensors"
+        save_file(to_checkpoint(folder, family), file)
+
+        def weights(_folder: str, names: list[str]) -> list[str]:
+            return [] if flow else [name for name in names if name.endswith(".safetensors")]
+
+        config = Path(shutil.copytree(folder, scratch / "config", ignore=weights))
+        if flow:
+            for path in (config / "transformer").glob("*.safetensors"):
+                path.unlink()
+        return file, config
+
+    return make
+
+
+def _clip(kind: str, width: int, **more: Any) -> Any:
+    import transformers
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=711, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=24, projection_dim=width,
+        bos_token_id=709, eos_token_id=710, pad_token_id=710, **more,
+    )  # fmt: skip
+    return getattr(transformers, kind)(config).eval()
+
+
+def _tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(sample_data.PATH / "model" / "tokenizer")
+
+
+def _t5_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [(letter, -2.0) for letter in "▁abcdefghijklmnopqrstuvwxyz,"]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *letters]
+    inner = Tokenizer(models.Unigram(pieces, unk_id=2))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        model_max_length=32,
+    )  # fmt: skip
+
+
+def _t5(width: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=40, d_model=width, d_kv=8, d_ff=64, num_layers=1, num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    return T5EncoderModel(config).eval()
+
+
+def _vae(**more: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(16, 16, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, norm_num_groups=8,
+        sample_size=64, **more,
+    )  # fmt: skip
+
+
+def _unet_parts(family: str) -> dict[str, Any]:
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    # The width of the text features tells SD 2.x from 1.x.
+    width = {"sd1": 32, "sd2": 1024, "sdxl": 80}[family]
+    more: dict[str, Any] = {}
+    blocks = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    if family == "sdxl":
+        blocks = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
+        more = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 8 * 6 + 48,
+            "transformer_layers_per_block": (1, 2),
+        }
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+        attention_head_dim=(4, 8), cross_attention_dim=width, down_block_types=blocks[0],
+        up_block_types=blocks[1], use_linear_projection=family != "sd1", **more,
+    )  # fmt: skip
+    schedule: dict[str, Any] = {
+        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+        "prediction_type": "v_prediction" if family == "sd2" else "epsilon",
+    }  # fmt: skip
+    parts: dict[str, Any] = {
+        "unet": unet.eval(), "vae": _vae(latent_channels=4), "tokenizer": _tokenizer(),
+        "scheduler": DDIMScheduler(**schedule),
+        "text_encoder": _clip("CLIPTextModel", 32 if family == "sdxl" else width),
+    }  # fmt: skip
+    if family == "sdxl":
+        # diffusers tells a checkpoint's two text encoders apart by their widths.
+        parts["text_encoder_2"] = _clip("CLIPTextModelWithProjection", 48, hidden_act="gelu")
+        parts["tokenizer_2"] = _tokenizer()
+        return {**parts, "add_watermarker": False}
+    return {**parts, "safety_checker": None, "feature_extractor": None,
+            "requires_safety_checker": False}  # fmt: skip
+
+
+def _flow_parts(family: str) -> dict[str, Any]:
+    import diffusers
+
+    vae = _vae(
+        latent_channels=16, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False
+    )
+    parts: dict[str, Any] = {"scheduler": diffusers.FlowMatchEulerDiscreteScheduler(), "vae": vae}
+    if family == "flux":
+        return {
+            **parts,
+            "transformer": diffusers.FluxTransformer2DModel(
+                patch_size=1, in_channels=64, num_layers=1, num_single_layers=1,
+                attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
+                pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+            ).eval(),
+            "text_encoder": _clip("CLIPTextModel", 32), "tokenizer": _tokenizer(),
+            "text_encoder_2": _t5(32), "tokenizer_2": _t5_tokenizer(),
+        }  # fmt: skip
+    return {
+        **parts,
+        "transformer": diffusers.SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8,
+            num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=32,
+            pooled_projection_dim=64, out_channels=16, pos_embed_max_size=8,
+        ).eval(),
+        "text_encoder": _clip("CLIPTextModelWithProjection", 32), "tokenizer": _tokenizer(),
+        "text_encoder_2": _clip("CLIPTextModelWithProjection", 32, hidden_act="gelu"),
+        "tokenizer_2": _tokenizer(), "text_encoder_3": _t5(64), "tokenizer_3": _t5_tokenizer(),
+    }  # fmt: skip
+
+
+# --- diffusers' names -> the names of single checkpoints -----------------------------------------
+
+
+def to_checkpoint(folder: Path, family: str) -> dict[str, Any]:
+    """The folder's weights under the names that Stability's checkpoints use.
+
+    FLUX.1's transformer keeps diffusers' names: diffusers converts Black Forest Labs' names at
+    the real width (3072) only.
+    """
+    from safetensors.torch import load_file
+
+    def load(part: str) -> dict[str, Any]:
+        return load_file(next((folder / part).glob("*.safetensors")))
+
+    if family == "flux":
+        return load("transformer")
+    if family == "sd3":
+        return _sd3_names(load("transformer"))
+    found = {"model.diffusion_model." + k: v for k, v in _unet_names(load("unet")).items()}
+    found |= {"first_stage_model." + k: v for k, v in _vae_names(load("vae")).items()}
+    plain = {
+        "text_model." + k.removeprefix("text_model."): v for k, v in load("text_encoder").items()
+    }
+    if family == "sd1":
+        return found | {"cond_stage_model.transformer." + k: v for k, v in plain.items()}
+    if family == "sd2":
+        return found | {"cond_stage_model.model." + k: v for k, v in _open_clip(plain).items()}
+    found |= {"conditioner.embedders.0.transformer." + k: v for k, v in plain.items()}
+    second = _open_clip(load("text_encoder_2"))
+    return found | {"conditioner.embedders.1.model." + k: v for k, v in second.items()}
+
+
+def _unet_names(weights: dict[str, Any]) -> dict[str, Any]:
+    from generation.deltas import _sgm_names
+
+    modules = sorted({name.rpartition(".")[0] for name in weights})
+    renamed = {ours[0]: theirs for theirs, ours, _ in _sgm_names(modules)}
+    return {
+        f"{renamed[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": value
+        for name, value in weights.items()
+    }
+
+
+def _vae_names(weights: dict[str, Any]) -> dict[str, Any]:
+    import re
+
+    found = {}
+    for name, value in weights.items():
+        name = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", name)
+        name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
+        name = re.sub(
+            r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{3 - int(m[1])}.block.{m[2]}", name
+        )
+        name = re.sub(
+            r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{3 - int(m[1])}.upsample", name
+        )
+        name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+        if "mid_block.attentions.0" in name:
+            name = name.replace("mid_block.attentions.0", "mid.attn_1")
+            for ours, theirs in (
+                ("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"),
+                ("to_out.0", "proj_out"),
+            ):  # fmt: skip
+                name = name.replace(ours, theirs)
+            value = value[:, :, None, None] if value.dim() == 2 else value
+        name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+        found[name] = value.contiguous()
+    return found
+
+
+def _open_clip(weights: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {}
+    fused: dict[str, dict[str, Any]] = {}
+    for name, value in weights.items():
+        name = name.removeprefix("text_model.")
+        if name == "text_projection.weight":
+            found["text_projection"] = value.T.contiguous()
+            continue
+        for ours, theirs in (
+            ("embeddings.position_embedding.weight", "positional_embedding"),
+            ("embeddings.token_embedding", "token_embedding"),
+            ("final_layer_norm", "ln_final"), ("encoder.layers", "transformer.resblocks"),
+            ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"),
+            ("mlp.fc2", "mlp.c_proj"), ("self_attn", "attn"),
+        ):  # fmt: skip
+            name = name.replace(ours, theirs)
+        stem, _, leaf = name.rpartition(".")
+        if stem.endswith(("q_proj", "k_proj", "v_proj")):
+            key = f"{stem[:-7]}.in_proj_{leaf}".replace("..", ".")
+            fused.setdefault(key, {})[stem[-6]] = value
+        else:
+            found[name] = value
+    return found | {key: torch.cat([v["q"], v["k"], v["v"]]) for key, v in fused.items()}
+
+
+def _sd3_names(weights: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from generation.deltas import _transformer_names
+
+    modules = sorted({name.rpartition(".")[0] for name in weights})
+    found = {
+        "pos_embed": weights["pos_embed.pos_embed"],
+        **{f"context_embedder.{x}": weights[f"context_embedder.{x}"] for x in ("weight", "bias")},
+    }
+    for theirs, ours, swap in _transformer_names(modules):
+        for leaf in ("weight", "bias"):
+            value = torch.cat([weights[f"{name}.{leaf}"] for name in ours])
+            if swap:
+                value = torch.cat(value.chunk(2)[::-1])
+            found[f"{theirs}.{leaf}"] = value
+    return {"model.diffusion_model." + name: value for name, value in found.items()}

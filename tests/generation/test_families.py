@@ -1,0 +1,238 @@
+"""Every family from each of its sources, with no network: tiny models with random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+import sample_data  # noqa: E402
+from generation.cells import Case, Checkpoint  # noqa: E402
+from generation.engine import Engine, scheduler_record  # noqa: E402
+from generation.errors import UserError  # noqa: E402
+from generation.models import (  # noqa: E402
+    CONFIGS,
+    FAMILIES,
+    BaseModel,
+    find_model,
+    hub_problem,
+    write_clip_tokenizer,
+)
+
+CASES = [Case("a cat on green grass", 3), Case("a dog", 4)]
+Tiny = Callable[[str], Path]
+Single = Callable[[str], tuple[Path, Path]]
+
+
+def open_engine(model: BaseModel, **options: object) -> Engine:
+    few = {"steps": 2, "guidance_scale": 4.0, "width": 64, "height": 64, "batch_size": 2}
+    return Engine(model, **{**few, **options})  # type: ignore[arg-type]
+
+
+def hub_cache(folder: Path, root: Path, name: str) -> Path:
+    """The folder as the hub's client would have left it in its cache."""
+    repository = root / ("models--" + name.replace("/", "--"))
+    snapshot = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(folder, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    return root
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_renders_and_takes_a_lora(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Random LoRAs on the denoiser and on each text encoder change the picture, and go again."""
+    model = find_model(str(tiny_model(family)))
+    assert model.family == family and (model.width, model.height) in {(64, 64), (1024, 1024)}
+    engine = open_engine(model)
+    base = engine.render(CASES)
+    assert all(picture is not None and np.ptp(picture) > 20 for picture in base)
+    assert not np.array_equal(base[0], base[1])
+    for part in engine._parts:
+        lora = random_lora(engine, part, tmp_path / f"{part}.safetensors")
+        engine.apply(lora, Decimal(1))
+        assert engine.modules_merged
+        changed = engine.render(CASES)
+        assert not np.array_equal(base, changed), part
+        engine.apply(lora, Decimal(0))
+        assert np.array_equal(base, engine.render(CASES)), part
+    if FAMILIES[family].negative:
+        other = engine.render([Case(CASES[0].prompt, CASES[0].seed, "blurry")])
+        assert not np.array_equal(base[0], other[0])
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_single_checkpoint_renders_the_same_pictures(
+    family: str, tiny_model: Tiny, tiny_checkpoint: Single
+) -> None:
+    file, config = tiny_checkpoint(family)
+    theirs = open_engine(find_model(str(tiny_model(family)))).render(CASES)
+    single = find_model(str(file), config=config)
+    assert single.family == family
+    assert np.array_equal(theirs, open_engine(single).render(CASES))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_hub_id_renders_from_the_cache(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """In a process of its own: the client reads the cache's place when it is imported."""
+    cache = hub_cache(tiny_model(family), tmp_path, "somebody/tiny")
+    code = (
+        "from generation.models import find_model, folder_digest; import sys, pathlib\n"
+        "m = find_model('somebody/tiny')\n"
+        "assert 'snapshots' in str(m.path), m.path\n"
+        "assert m.digest == folder_digest(pathlib.Path(sys.argv[1]))\n"
+        "print(m.family, m.path)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_model(family))], capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found, path = done.stdout.split()
+    assert found == family
+    theirs = open_engine(find_model(str(tiny_model(family)))).render(CASES[:1])
+    assert np.array_equal(theirs, open_engine(find_model(path)).render(CASES[:1]))
+
+
+def random_lora(engine: Engine, part: str, path: Path) -> Checkpoint:
+    """A rank-2 LoRA on some attention matrices of one part, in diffusers' layout."""
+    names = {
+        "unet": "unet", "transformer": "transformer", "te": "text_encoder",
+        "te2": "text_encoder_2", "te3": "text_encoder_3",
+    }  # fmt: skip
+    wanted = ("attn1.to_q", "attn2.to_k", "attn.to_q", "self_attn.v_proj", "SelfAttention.v")
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for name, module in engine._parts[part].named_modules():
+        if name.endswith(wanted):
+            out, inner = module.weight.shape
+            stem = f"{names[part]}.{name}"
+            tensors[f"{stem}.lora_A.weight"] = torch.randn(2, inner, generator=generator)
+            tensors[f"{stem}.lora_B.weight"] = torch.randn(out, 2, generator=generator)
+    assert tensors
+    save_file(tensors, path)
+    return Checkpoint(path, path.stem, tensor_hash=path.stem)
+
+
+def test_prediction_type_and_scheduler_are_the_models_own(
+    tiny_model: Tiny, tiny_checkpoint: Single
+) -> None:
+    v = find_model(str(tiny_model("sd2")))
+    assert scheduler_record(v, "euler_a")["prediction_type"] == "v_prediction"
+    assert scheduler_record(v, "")["class"] == "DDIMScheduler"
+    epsilon = find_model(str(tiny_model("sd2")), prediction_type="epsilon")
+    assert scheduler_record(epsilon, "euler_a")["prediction_type"] == "epsilon"
+    one, two = (open_engine(m, sampler="euler").render(CASES[:1]) for m in (v, epsilon))
+    assert not np.array_equal(one, two)
+    file, _ = tiny_checkpoint("sd2")
+    with pytest.raises(UserError, match="--prediction-type v_prediction"):
+        find_model(str(file))
+    assert find_model(str(file), prediction_type="v_prediction").width == 768
+    assert find_model(str(file), prediction_type="epsilon").width == 512
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_flow_matching_models_keep_their_scheduler(family: str, tiny_model: Tiny) -> None:
+    model = find_model(str(tiny_model(family)))
+    assert scheduler_record(model, "euler")["class"] == "FlowMatchEulerDiscreteScheduler"
+    with pytest.raises(UserError, match="dpmpp_2m does not fit .* flow matching"):
+        scheduler_record(model, "dpmpp_2m")
+    with pytest.raises(UserError, match="--prediction-type"):
+        find_model(str(tiny_model(family)), prediction_type="epsilon")
+
+
+def test_the_shipped_configurations_are_the_published_models() -> None:
+    """Parameter counts as published; the tokenizer's known numbers of CLIP's first tokens."""
+    import diffusers
+    import transformers
+
+    counts = {
+        "sd1": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+        "sd2": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+        "sdxl": {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480,
+                 "text_encoder_2": 694_659_840},
+    }  # fmt: skip
+    for family, parts in counts.items():
+        index = json.loads((CONFIGS / family / "model_index.json").read_text())
+        for part, count in parts.items():
+            kind = getattr(diffusers if index[part][0] == "diffusers" else transformers,
+                           index[part][1])  # fmt: skip
+            with torch.device("meta"):
+                if index[part][0] == "diffusers":
+                    module = kind.from_config(kind.load_config(CONFIGS / family, subfolder=part))
+                else:
+                    config = kind.config_class.from_pretrained(CONFIGS / family, subfolder=part)
+                    module = kind(config)
+            assert sum(p.numel() for p in module.parameters()) == count, (family, part)
+
+
+def test_the_shipped_tokenizer_is_clips(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    for family, folder, pad in (("sd1", "tokenizer", 49407), ("sdxl", "tokenizer_2", 0)):
+        target = Path(shutil.copytree(CONFIGS / family / folder, tmp_path / folder))
+        write_clip_tokenizer(target)
+        tokenizer = CLIPTokenizer.from_pretrained(target)
+        assert len(tokenizer) == 49408 and tokenizer.pad_token_id == pad
+        # From the documentation of OpenAI's CLIP and of transformers' CLIPTokenizer.
+        assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+def test_models_that_cannot_be_used_are_refused_in_one_sentence(
+    tiny_model: Tiny, tiny_checkpoint: Single, tmp_path: Path
+) -> None:
+    file, config = tiny_checkpoint("sd1")
+    with pytest.raises(UserError, match="is a LoRA, not a base model"):
+        find_model(str(sample_data.PATH / "lora" / "pstr.safetensors"))
+    with pytest.raises(UserError, match="--model-config: .* is not Stable Diffusion 1.x"):
+        find_model(str(file), config=tiny_model("sdxl"))
+    with pytest.raises(UserError, match="--model-config is for single checkpoints"):
+        find_model(str(tiny_model("sd1")), config=config)
+    flux, _ = tiny_checkpoint("flux")
+    with pytest.raises(UserError, match="--model-config FOLDER"):
+        find_model(str(flux))
+    weights = load_file(file)
+    inpaint = dict(weights)
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    inpaint[key] = torch.zeros(32, 9, 3, 3)
+    save_file(inpaint, tmp_path / "inpaint.safetensors")
+    with pytest.raises(UserError, match="9 input channels"):
+        find_model(str(tmp_path / "inpaint.safetensors"))
+    no_text = {k: v for k, v in weights.items() if not k.startswith("cond_stage")}
+    save_file(no_text, tmp_path / "no_text.safetensors")
+    with pytest.raises(UserError, match="no text encoder"):
+        find_model(str(tmp_path / "no_text.safetensors"))
+    no_vae = {k: v for k, v in weights.items() if not k.startswith("first_stage")}
+    save_file(no_vae, tmp_path / "no_vae.safetensors")
+    with pytest.raises(UserError, match="--model-config FOLDER"):
+        open_engine(find_model(str(tmp_path / "no_vae.safetensors"), config=config))
+    (tmp_path / "page.safetensors").write_text("<!doctype html><html></html>")
+    with pytest.raises(UserError, match="web page"):
+        find_model(str(tmp_path / "page.safetensors"))
+
+
+def test_hub_problems_are_told_apart() -> None:
+    from huggingface_hub import errors
+
+    offline = errors.LocalEntryNotFoundError("not there")
+    assert "hub cannot be reached" in hub_problem(offline)
+    for kind, words in (
+        (errors.GatedRepoError, "gated"),
+        (errors.RepositoryNotFoundError, "private"),
+    ):
+        error = kind.__new__(kind)  # its constructor wants an HTTP response
+        outer = OSError("wrapped")
+        outer.__cause__ = error
+        assert words in hub_problem(outer)
