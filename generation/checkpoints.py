@@ -124,16 +124,17 @@ def find_checkpoints(
         # Files named one by one are one series, whatever they are called.
         listed = [item for group in _grouped(chosen).values() for item in group]
         groups = {chosen[0].name: listed + [f for g in groups.values() for f in g]}
-    members = _choose(groups, name, paths)
+    # A file may be named beside its folder.
+    members = list({item.path: item for item in _choose(groups, name, paths)}.values())
     stems = {member.place.stem for member in members}
-    return replace(
-        _ordered(members, warnings),
-        unreadable=tuple(
-            (Checkpoint(path, path.stem, place.epoch, place.step), reason)
-            for path, reason in unreadable
-            if (place := _place_of(path)).stem in stems
-        ),
-    )
+    lost = []
+    for path, reason in unreadable:
+        place = _place_of(path)
+        if place.stem in stems:
+            lost.append((Checkpoint(path, path.stem, place.epoch, place.step), reason))
+        else:
+            warnings.append(f"Skipped: {reason}")
+    return replace(_ordered(members, warnings), unreadable=tuple(lost))
 
 
 def _show(path: Path) -> str:

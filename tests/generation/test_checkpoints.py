@@ -376,6 +376,21 @@ def test_files_named_one_by_one_are_one_series_with_its_final(tmp_path):
     assert places(found) == places(find_checkpoints([folder]))
 
 
+def test_a_file_named_twice_is_read_once(tmp_path):
+    folder = kohya_folder(tmp_path)
+    file = folder / "dog-000003.safetensors"
+    found = find_checkpoints([folder, file, file])
+    assert len(found.checkpoints) == 12 and not any(c.aliases for c in found.checkpoints)
+
+
+def test_strangers_beside_the_run_are_skipped_aloud(tmp_path):
+    folder = kohya_folder(tmp_path)
+    (folder / "vae.safetensors").write_bytes(b"<!DOCTYPE html><html></html>")
+    found = find_checkpoints([folder])
+    assert len(found.checkpoints) == 12 and not found.unreadable
+    assert any("vae.safetensors is a web page" in warning for warning in found.warnings)
+
+
 def test_damaged_files_and_pickles_are_skipped_aloud(tmp_path):
     write(tmp_path / "dog-000001.safetensors", 1, {})
     whole = write(tmp_path / "dog-000002.safetensors", 2, {}).read_bytes()
