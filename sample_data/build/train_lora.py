@@ -1,11 +1,11 @@
 """Train the sample LoRA on 24 posters and save every epoch as kohya's trainer would.
 
-    python train_lora.py EMOJI_FOLDER model lora --rate 2e-3
+    python train_lora.py EMOJI_FOLDER model lora
 
 Rank 4 on the UNet's attention, projections and feed-forward layers (84 modules) and on the text
 encoder's attention (8). The epochs carry kohya-ss/sd-scripts' file names, key layout and metadata;
-as there, the last epoch's file has no number. The rate is high and constant on purpose: the first
-epochs shall be faint and the last ones overtrained.
+as there, the last epoch's file has no number. The rate grows from epoch to epoch on purpose:
+the first epochs shall be faint and the last ones overtrained.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=5e-4, help="in the first epoch")
+    parser.add_argument("--growth", type=float, default=1.45, help="of the rate, an epoch")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ def main() -> None:
         "ss_learning_rate": options.rate,
         "ss_unet_lr": options.rate,
         "ss_text_encoder_lr": options.rate / 2,
-        "ss_lr_scheduler": "constant",
+        "ss_lr_scheduler": f"exponential, x{options.growth} an epoch",
         "ss_optimizer": "torch.optim.adamw.AdamW",
         "ss_network_module": "networks.lora",
         "ss_network_dim": RANK,
@@ -169,6 +170,10 @@ def main() -> None:
         "modelspec.prediction_type": "epsilon",
     }
     for epoch in range(1, options.epochs + 1):
+        for group, rate in zip(
+            optimiser.param_groups, (options.rate, options.rate / 2), strict=True
+        ):
+            group["lr"] = rate * options.growth ** (epoch - 1)
         order = torch.cat([torch.randperm(PICTURES) for _ in range(options.repeats)])
         total = 0.0
         for index in order.split(options.batch):

@@ -2,6 +2,7 @@
 
     python train_unet.py pictures.npz vae model --minutes 35                   # from nothing
     python train_unet.py pictures.npz vae model-2 --start model --minutes 12   # go on
+    python train_unet.py pictures.npz vae-sharp model-2 --start model --minutes 0   # new decoder
 
 What comes out is a whole pipeline folder in the layout of `StableDiffusionPipeline`. The noise
 schedule is Stable Diffusion's (scaled linear, 1000 steps, epsilon prediction); the loss is weighted
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("vae", type=Path, help="the folder of train_vae.py")
     parser.add_argument("out", type=Path, help="the pipeline folder to write")
     parser.add_argument("--start", type=Path, help="pipeline folder to go on from")
-    parser.add_argument("--minutes", type=float, default=35)
+    parser.add_argument("--minutes", type=float, default=35, help="0: only assemble the folder")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -238,15 +239,11 @@ def main() -> None:
     else:
         earlier = StableDiffusionPipeline.from_pretrained(options.start, torch_dtype=torch.float32)
         tokenizer, text_encoder, unet = earlier.tokenizer, earlier.text_encoder, earlier.unet
-    latents = encode_all(vae, load_pictures(options.pictures, styled=False))
-    train(
-        options,
-        latents * vae.config.scaling_factor,
-        load_texts(options.pictures),
-        tokenizer,
-        text_encoder,
-        unet,
-    )
+    if options.minutes > 0:
+        latents = encode_all(vae, load_pictures(options.pictures, styled=False))
+        latents *= vae.config.scaling_factor
+        texts = load_texts(options.pictures)
+        train(options, latents, texts, tokenizer, text_encoder, unet)
     StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

@@ -28,8 +28,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
 from torch.nn.utils.parametrizations import spectral_norm
 
-ADVERSARY_STARTS = 250  # steps of pixel losses before it; the decoder first learns the new colours
-
 
 class PatchDiscriminator(nn.Module):
     """A hinge critic of 16-pixel patches; it keeps its features for the feature-matching loss."""
@@ -176,7 +174,6 @@ def sharpen_decoder(
     vae.requires_grad_(False)
     trained = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
     trained.to(memory_format=torch.channels_last)
-    latents = encode_all(vae, pictures)
     ema = copy.deepcopy(trained)
     critic = PatchDiscriminator().to(memory_format=torch.channels_last)
     generator_step = torch.optim.AdamW(
@@ -194,14 +191,15 @@ def sharpen_decoder(
         side = int(torch.rand(()) < 0.5)
         x = to_signed(pictures[index].flip(-1) if side else pictures[index])
         x = x.to(memory_format=torch.channels_last)
-        z = latents[side, index]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            z = vae.encode(x).latent_dist.mode().float()
         z = z + options.noise * torch.rand(len(z), 1, 1, 1) * torch.randn_like(z)
         with torch.autocast("cpu", torch.bfloat16):
             y = vae.decode(z).sample
         y = y.float()
         pixel = pixel_loss(x, y)
         loss = pixel
-        if step >= ADVERSARY_STARTS:
+        if step >= options.head_start:
             critic.requires_grad_(False)
             with torch.autocast("cpu", torch.bfloat16):
                 verdict, fake_features = critic(y)
@@ -215,7 +213,7 @@ def sharpen_decoder(
             if step % 10 == 0 or "balance" not in seen:
                 now = balance(pixel, adversarial, last_layer).item()
                 seen["balance"] = 0.8 * seen.get("balance", now) + 0.2 * now
-            ramp = min(1.0, (step - ADVERSARY_STARTS) / 300)
+            ramp = min(1.0, (step - options.head_start) / options.head_start)
             loss = pixel + ramp * (
                 options.adversary * seen["balance"] * adversarial + options.matching * matching
             )
@@ -224,7 +222,7 @@ def sharpen_decoder(
         loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         generator_step.step()
-        if step >= ADVERSARY_STARTS - 100:  # the critic has a head start of 100 steps
+        if step >= options.head_start // 2:
             critic.requires_grad_(True)
             with torch.autocast("cpu", torch.bfloat16):
                 verdict, _ = critic(torch.cat([x, y.detach()]))
@@ -241,10 +239,9 @@ def sharpen_decoder(
             logged += 1
             live = copy.deepcopy(trained.state_dict())
             trained.load_state_dict(ema.state_dict())
-            text = report(
-                vae, held_out, options.out.with_name(f"{options.out.name}_{logged:02d}.png")
-            )
-            vae.save_pretrained(options.out)
+            sheet = options.out.with_name(f"{options.out.name}_{logged:02d}.png")
+            text = report(vae, held_out, sheet)
+            vae.save_pretrained(sheet.with_suffix(""))
             trained.load_state_dict(live)
             figures = " ".join(f"{k} {v:.3f}" for k, v in seen.items())
             print(f"step {step}, {time.time() - start:.0f} s: {text}; {figures}", flush=True)
@@ -264,6 +261,12 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.12, help="most latent noise, unscaled")
     parser.add_argument("--adversary", type=float, default=0.6)
     parser.add_argument("--matching", type=float, default=0.5)
+    parser.add_argument(
+        "--head-start",
+        type=int,
+        default=250,
+        help="steps of pixel losses alone; the critic begins to learn after half of them",
+    )
     parser.add_argument("--log-seconds", type=float, default=120)
     options = parser.parse_args()
     torch.manual_seed(0)
