@@ -651,6 +651,14 @@
     const at = list.indexOf(current);
     return list[at < 0 ? 0 : Math.max(0, Math.min(list.length - 1, at + by))];
   }
+  function go(settings, along) {
+    view.c = step(nav.settings, view.c, settings);
+    view.k = step(nav.cases, view.k, along);
+    refresh();
+  }
+  for (const button of document.querySelectorAll("[data-step]")) {
+    button.addEventListener("click", () => go(...button.dataset.step.split(",").map(Number)));
+  }
   viewer.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const range = event.target.matches("input[type=range]");
@@ -660,9 +668,7 @@
       event.preventDefault();
       const [settings, along] = arrows[event.key];
       if (event.shiftKey && along) { setSplit(view.split + 2 * along); return; }
-      view.c = step(nav.settings, view.c, settings);
-      view.k = step(nav.cases, view.k, along);
-      refresh();
+      go(settings, along);
     } else if (modes[Number(event.key) - 1]) setMode(modes[Number(event.key) - 1]);
     else if (event.key === "+" || event.key === "=") zoomAt(1.5);
     else if (event.key === "-") zoomAt(1 / 1.5);

@@ -318,6 +318,13 @@ def test_viewer_keys_scores_and_reproduction(page: Page, report: Path) -> None:
     assert page.js(prompt) == "a cup of coffee on a wooden table\nseed 1"
     page.press(Keys.ARROW_LEFT)
     assert page.js(prompt).endswith("light\nseed 2")
+    for button, expected in (("1,0", "0.4"), ("1,0", "0.6"), ("-1,0", "0.4"), ("-1,0", "0.2")):
+        page.click(f"[data-step='{button}']")
+        assert page.js(title).startswith(expected)
+    page.click("[data-step='0,1']")
+    assert "coffee" in page.js(prompt)
+    page.click("[data-step='0,-1']")
+    assert "astronaut" in page.js(prompt)
     assert "BRISQUE" in page.find("#viewer-scores").text
     assert "of 7 by BRISQUE" in page.find("#viewer-scores").text
     assert page.js("document.getElementById('viewer-repro').textContent") == (
