@@ -51,9 +51,8 @@ def facts_from_texts(texts: Mapping[str, str]) -> Facts | None:
         facts = _invokeai(texts["invokeai_metadata"])
     if facts is None and "invokeai_graph" in texts:
         facts = _invokeai_graph(texts["invokeai_graph"])
-    if facts is None:
-        config = texts.get("DgenerateConfig") or (plain if "--inference-steps" in plain else "")
-        facts = _dgenerate(config) if config else None
+    if facts is None and "DgenerateConfig" in texts:
+        facts = _dgenerate(texts["DgenerateConfig"])
     if facts is None and texts.get("prompt", "").lstrip().startswith("{"):
         facts = comfyui(texts["prompt"])
     # A prompt may begin with a brace as well ("{red|blue} castle"), JSON is JSON to its end.
@@ -63,6 +62,8 @@ def facts_from_texts(texts: Mapping[str, str]) -> Facts | None:
         own = load_json(texts.get("lora_analysers", ""))
         if facts is not None and isinstance(own, dict):
             facts = _own(facts, own)
+    if facts is None and "--inference-steps" in plain:  # dgenerate's user comment in JPEG
+        facts = _dgenerate(plain)
     if facts is None and "prompt" in texts and ("sampler" in texts or "scale" in texts):
         facts = _kohya(texts)
     return facts

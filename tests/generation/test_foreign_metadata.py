@@ -524,6 +524,7 @@ def test_dgenerate(tmp_path: Path) -> None:
     assert found.loras == (LoraUse("my_lora", Decimal("0.8")),)
     assert found.settings["model"] == "sdxl" and found.settings["size"] == "512x768"
     assert found.settings["steps"] == "30" and found.settings["guidance"] == "5"
+    assert facts_from_texts({"UserComment": config}) == found
 
 
 def test_kohya_gen_img() -> None:
