@@ -29,8 +29,6 @@ _ZERO = 1e-9
 _SVM_GAMMA = 0.05
 _SMALLEST = 16
 _RADIUS = 3
-# MATLAB's circshift by [0 1], [1 0], [1 1], [-1 1]: neighbours, wrapping around the edges.
-_SHIFTS = ((0, 1), (1, 0), (1, 1), (-1, 1))
 
 
 def brisque(image: npt.NDArray[np.uint8]) -> float:
@@ -58,8 +56,8 @@ def brisque_with_reason(image: npt.NDArray[np.uint8]) -> tuple[float, str]:
 
 def features(image: npt.NDArray[np.uint8]) -> Floats:
     """The 36 features, float64, unscaled: at full and at half size, the GGD's shape and variance,
-    then shape, mean, left and right variance of the AGGD of the products with the neighbour to
-    the right, below, below right and below left. NaN where a fit is undefined.
+    then shape, mean, left and right variance of the AGGD of the products of neighbours across,
+    down, along the main and along the other diagonal. NaN where a fit is undefined.
     """
     return _features(luma(image))
 
@@ -88,27 +86,26 @@ def _zero_padded(plane: npt.NDArray[Any]) -> Floats:
 def _features_of_size(padded: Floats) -> list[float]:
     """The 18 features of one size, from the picture with a frame of zeros, three pixels wide."""
     height, width = padded.shape[0] - 2 * _RADIUS, padded.shape[1] - 2 * _RADIUS
-    # The coefficients with a wrapped row above, one below and a wrapped column on the left.
-    mscn = np.empty((height + 2, width + 1))
     square = magnitude = 0.0
+    products = tuple(_Sides() for _ in range(4))
+    above = _mscn(padded[height - 1 :])  # neighbours wrap around: the last row is above the first
     for rows in bands(height, width):
         band = _mscn(padded[rows.start : rows.stop + 2 * _RADIUS])
-        mscn[rows.start + 1 : rows.stop + 1, 1:] = band
+        # The band with the row above it, and on its left the wrapped last column.
+        window = np.empty((band.shape[0] + 1, width + 1))
+        window[0, 1:], window[1:, 1:] = above[-1], band
+        window[:, 0] = window[:, -1]
+        above = band[-1:].copy()
         square += _sum_of_squares(band)
         magnitude += float(np.abs(band, out=band).sum())
-    mscn[0], mscn[-1] = mscn[-2], mscn[1]
-    mscn[:, 0] = mscn[:, -1]
-
-    products = {shift: _Sides() for shift in _SHIFTS}
-    for rows in bands(height, width):
-        here = mscn[rows.start + 1 : rows.stop + 1, 1:]
-        for (down, right), sides in products.items():
-            top, left = rows.start + 1 - down, 1 - right
-            there = mscn[top : top + rows.stop - rows.start, left : left + width]
-            sides.add(here * there)
+        here, left = window[1:, 1:], window[1:, :-1]
+        up, up_left = window[:-1, 1:], window[:-1, :-1]
+        pairs = ((here, left), (here, up), (here, up_left), (up, left))
+        for sides, (one, other) in zip(products, pairs, strict=True):
+            sides.add(one * other)
     count = height * width
     found = list(_fit_ggd(square / count, magnitude / count))
-    for sides in products.values():
+    for sides in products:
         found += _fit_aggd(sides)
     return found
 
