@@ -263,6 +263,8 @@ def _conditioning(graph: Graph, link: object, role: str) -> Iterator[Mapping[str
     node = _linked(graph, link)
     while node is not None and id(node) not in seen and len(seen) < LONGEST_CHAIN:
         seen.add(id(node))
+        if "zeroout" in node["class_type"].lower():
+            return  # Flux's empty negative: what it blanks does not matter
         inputs = node["inputs"]
         yield inputs
         keys = (role, *_CONDITIONING_INPUTS)

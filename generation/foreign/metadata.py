@@ -224,8 +224,8 @@ def _swarmui(text: str) -> Facts | None:
     settings = {
         "size": _size_of(image.get("width"), image.get("height")),
         "steps": number_text(image.get("steps")),
-        "sampler": string(image.get("sampler")),
-        "schedule": string(image.get("scheduler")),
+        "sampler": string(image.get("sampler", image.get("comfyuisampler"))),
+        "schedule": string(image.get("scheduler", image.get("comfyuischeduler"))),
         "guidance": number_text(image.get("cfgscale")),
         "model": model_name(image.get("model")),
         "clip_skip": number_text(image.get("clipstopatlayer")),
@@ -242,7 +242,9 @@ def _swarmui(text: str) -> Facts | None:
 
 
 def _listed(value: object) -> list[str]:
-    """A list, or (older versions) its entries joined by commas."""
+    """A list, or (older versions) its entries joined by commas, or a single number."""
+    if isinstance(value, (int, float)):
+        value = [value]
     if isinstance(value, str):
         value = value.strip().removeprefix("[").removesuffix("]").split(",")
     if not isinstance(value, list):

@@ -374,6 +374,9 @@ def test_comfyui_prompts_behind_a_controlnet_and_in_the_loader() -> None:
     found = comfy(nodes)
     assert (found.prompt, found.negative) == ("a fox", "bad")
     assert found.loras == (LoraUse("my", Decimal("0.6")),)
+    nodes["62"] = {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["61", 1]}}
+    nodes["3"]["inputs"]["negative"] = ["62", 0]
+    assert comfy(nodes).negative == ""
     loader["lora_name"] = "None"
     assert comfy(nodes).loras == ()
 
@@ -436,6 +439,9 @@ def test_swarmui(tmp_path: Path) -> None:
     }
     assert facts(UserComment=swarm()) == found
     assert facts(parameters=swarm(loras="my_lora", loraweights="0.8")) == found
+    assert facts(parameters=swarm(loras="my_lora", loraweights=0.8)) == found
+    old = facts(parameters=swarm(comfyuisampler="euler", comfyuischeduler="karras")).settings
+    assert (old["sampler"], old["schedule"]) == ("euler", "karras")
     two = facts(parameters=swarm(loras="a/my_lora.safetensors, other", loraweights="0.8,1.0"))
     assert [(use.name, use.strength) for use in two.loras] == [
         ("my_lora", Decimal("0.8")),
