@@ -350,7 +350,8 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                 edgecolors=PAPER,
                 linewidth=1.2,
             )  # fmt: skip
-            if metric == study.rank_by and min(shape) > 1 and np.isfinite(moved).all():
+            whole = min(shape) > 1 and np.isfinite(moved).all()
+            if metric == study.rank_by and whole and np.ptp(moved) > 1e-6:
                 # White on a dark edge shows on either end of the colour map.
                 axis.contour(moved, levels=5, colors=["#101010"], linewidths=3.2, alpha=0.55)
                 lines = axis.contour(moved, levels=5, colors=["#ffffff"], linewidths=1.3)
