@@ -1,0 +1,177 @@
+"""Each picture's control: by metadata, by name, by number, or the picture at strength 0."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from generation.foreign.cases import (
+    Key,
+    case_key,
+    differences,
+    extra_part,
+    with_one_part_less,
+    without_triggers,
+)
+from generation.foreign.found import Found, order
+
+
+def match_controls(
+    pictures: Sequence[Found],
+    controls: Sequence[Found],
+    axis: str,
+    triggers: Sequence[str],
+    notes: list[str],
+) -> tuple[dict[Path, Path | None], dict[Path, str]]:
+    """Each picture's control, and for those without one what spoke against the likeliest."""
+    chosen: dict[Path, Path | None] = {}
+    why: dict[Path, str] = {}
+    by_metadata: dict[Key, list[Found]] = defaultdict(list)
+    by_case: dict[str, list[Found]] = defaultdict(list)
+    numbered: dict[str, list[Found]] = defaultdict(list)
+    loose = []
+    for control in controls:
+        key = case_key(control, triggers)
+        if key[0] == "metadata":
+            by_metadata[key[:4]].append(control)
+        by_case[control.name.case].append(control)
+        if control.name.number is not None:
+            numbered[_parent_case(control.name.case, control.name.number)].append(control)
+        if key[0] == "name" and not control.name.case and control.name.number is None:
+            loose.append(control)
+    told = [control for control in controls if control.facts is not None]
+    by_number = _numbered(pictures, numbered, by_case, axis, notes)
+    triggers_seen: Counter[str] = Counter()
+    cases = {found.name.case for found in pictures} - {""}
+    for found in pictures:
+        near: list[Found] = []
+        key = case_key(found, triggers)
+        if key[0] == "metadata":
+            near += by_metadata.get(key[:4], [])
+            for prompt in with_one_part_less(str(key[1])):
+                near += by_metadata.get((key[0], prompt, *key[2:4]), [])
+        own = by_case.get(found.name.case, []) if found.name.case else []
+        near += sorted(own, key=lambda c: not _same_setting(found, c))
+        if found.path in by_number:
+            near.append(by_number[found.path])
+        near += [c for c in by_case.get("", []) if _same_setting(found, c)]
+        near += [c for c in loose if c.name.strength is None and c.name.epoch is None]
+        if not near and len(controls) == 1 and controls[0].name.case not in cases:
+            near.append(controls[0])
+        if not near and key[0] == "metadata":
+            near += told[:20]  # for the reason only
+        best: tuple[int, str] | None = None
+        for control in near:
+            problem = _problem(found, control, triggers)
+            if not problem:
+                chosen[found.path] = control.path
+                if found.facts and control.facts:
+                    extra = extra_part(
+                        without_triggers(found.facts.prompt, triggers),
+                        without_triggers(control.facts.prompt, triggers),
+                    )
+                    if extra is not None:
+                        triggers_seen[extra] += 1
+                break
+            if best is None or len(problem) < best[0]:
+                best = (len(problem), f"{control.path.name} has {' and '.join(problem[:3])}")
+        else:
+            chosen[found.path] = None
+            why[found.path] = best[1] if best else "none was found"
+    for extra, count in triggers_seen.most_common(3):
+        notes.append(f'"{extra[:80]}" is taken for the trigger: {count} controls lack only that')
+    return chosen, why
+
+
+def _same_setting(found: Found, control: Found) -> bool:
+    """Whether a control that names a strength or epoch names this picture's."""
+    name = control.name
+    if name.strength is not None and name.strength != found.strength:
+        return False
+    if name.epoch is not None and name.epoch != found.place[0]:
+        return False
+    return name.strength is not None or name.epoch is not None
+
+
+def _problem(found: Found, control: Found, triggers: Sequence[str]) -> list[str]:
+    if found.name.trainer and not found.name.seeded:
+        return ["noise of its own (no seed was given to the trainer)"]
+    name = control.name
+    if name.strength is not None and name.strength not in (0, found.strength):
+        return [f"strength {name.strength} in its name"]
+    if name.epoch not in (None, 0, found.place[0]) and not name.untrained:
+        return [f"epoch {name.epoch} in its name"]
+    if found.facts is None or control.facts is None:
+        return []
+    told = differences(found.facts, control.facts, triggers)
+    rest = {(use.name, use.strength) for use in found.background}
+    theirs = control.background or (control.facts.loras if control.lora is None else ())
+    if found.facts.lists_loras and control.facts.lists_loras:
+        if {(use.name, use.strength) for use in theirs} != rest:
+            told.append("other LoRAs besides the one under study")
+        if control.lora is not None and control.lora.strength != 0:
+            told.append(f"a LoRA itself ({control.lora.name})")
+    return told
+
+
+def _parent_case(case: str, number: int) -> str:
+    """The case of control_NN without its number: "" for the ancestors' layout."""
+    head, _, tail = case.rpartition("/")
+    return head if tail.isdigit() and int(tail) == number else case
+
+
+def _numbered(
+    pictures: Sequence[Found],
+    numbered: Mapping[str, Sequence[Found]],
+    by_case: Mapping[str, Sequence[Found]],
+    axis: str,
+    notes: list[str],
+) -> dict[Path, Found]:
+    """control_01, control_02, ... for the settings in order, or for epochs by their own number."""
+    result: dict[Path, Found] = {}
+    for case, controls in numbered.items():
+        group = [f for f in pictures if f.name.case == case and f.facts is None]
+        group = group or [f for f in pictures if f.name.case == case]
+        if not group or any(f.name.case and f.name.case in by_case for f in group):
+            continue
+        ordered = sorted(controls, key=lambda c: c.name.number or 0)
+        settings = sorted({order(f) for f in group})
+        by_epoch = {c.name.number: c for c in ordered}
+        epochs = {f.place[0] for f in group}
+        if axis == "epoch" and None not in epochs and epochs <= set(by_epoch):
+            result |= {f.path: by_epoch[f.place[0]] for f in group}
+            continue
+        if len(settings) != len(ordered):
+            notes.append(
+                f"{len(settings)} settings but {len(ordered)} numbered controls: they are paired "
+                "in order, as far as they go"
+            )
+        place = {setting: control for setting, control in zip(settings, ordered, strict=False)}
+        result |= {f.path: place[order(f)] for f in group if order(f) in place}
+    return result
+
+
+def zero_as_control(
+    pictures: list[Found],
+    chosen: dict[Path, Path | None],
+    triggers: Sequence[str],
+    notes: list[str],
+) -> list[Found]:
+    """A picture at strength 0 shows the base model: where its case has no control, it is one."""
+    alone = [found for found in pictures if chosen.get(found.path) is None]
+    zeros: dict[Key, Path] = {}
+    for found in alone:
+        if found.strength == 0:
+            zeros.setdefault((*case_key(found, triggers), found.background), found.path)
+    used: set[Path] = set()
+    for found in alone:
+        zero = zeros.get((*case_key(found, triggers), found.background))
+        if zero is not None and found.strength != 0:
+            chosen[found.path] = zero
+            used.add(zero)
+    if used:
+        notes.append(
+            f"{len(used)} pictures at strength 0 serve as controls, as there are no others"
+        )
+    return [found for found in pictures if found.path not in used]

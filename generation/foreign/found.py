@@ -1,0 +1,110 @@
+"""Pictures on disk with what their metadata and their names say, before anything is decided."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+
+from generation.errors import UserError
+from generation.foreign.metadata import facts_from_texts
+from generation.foreign.names import NameFacts, checkpoint_name, parse_name
+from generation.foreign.picture import Facts, LoraUse
+from generation.images import SUFFIXES, read_text
+
+DEEPEST = 4
+"""Levels of folders below the one named that are looked into."""
+
+MOST_FILES = 200_000
+
+_NOT_ENTERED = {"previous"}
+"""Folders of ours whose pictures another picture has replaced."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file with what its metadata and its name say."""
+
+    path: Path
+    name: NameFacts
+    facts: Facts | None
+    lora: LoraUse | None = None
+    background: tuple[LoraUse, ...] = ()
+
+    @property
+    def strength(self) -> Decimal | None:
+        if self.lora is not None and self.lora.strength is not None:
+            return self.lora.strength
+        return self.name.strength
+
+    @property
+    def place(self) -> tuple[int | None, int | None]:
+        """(epoch, step): what the LoRA's name in the metadata says, else the picture's name."""
+        if self.lora is not None:
+            named = checkpoint_name(self.lora.name)
+            if named.epoch is not None or named.step is not None:
+                return named.epoch, named.step
+        return self.name.epoch, self.name.step
+
+
+def scan(root: Path, apart: set[str]) -> list[Found]:
+    """Every picture file below `root` in order of its path, hidden and replaced ones left out."""
+    found: list[Found] = []
+    folders = [(root, 0)]
+    while folders:
+        folder, depth = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if depth:
+                continue  # a folder of somebody else's inside
+            raise UserError(f"{root} cannot be listed ({error.strerror}).") from None
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.endswith(".tmp.png"):
+                continue
+            if entry.is_dir():
+                if depth < DEEPEST and entry.name not in _NOT_ENTERED and not entry.is_symlink():
+                    folders.append((Path(entry.path), depth + 1))
+                continue
+            if not entry.name.lower().endswith(SUFFIXES):
+                continue
+            if not entry.is_file() and not entry.is_symlink():
+                continue  # a pipe would block for ever
+            path = Path(entry.path)
+            if apart and os.path.realpath(path) in apart:
+                continue
+            if len(found) >= MOST_FILES:
+                raise UserError(f"{root} holds more than {MOST_FILES:,} pictures; name a part.")
+            found.append(Found(path, parse_name(path.relative_to(root)), facts_of(path)))
+    return sorted(found, key=lambda one: one.path)
+
+
+def facts_of(path: Path) -> Facts | None:
+    """What the picture's metadata says; None if it has none or cannot be read."""
+    try:
+        return facts_from_texts(read_text(path))
+    except UserError:
+        return None  # unreadable now, reported when it is scored
+
+
+def as_control(found: Found) -> Found:
+    """The same picture as a control, as all in --controls are; 01.png is control_01.png."""
+    name = found.name
+    number = name.number
+    if number is None and re.fullmatch(r"\d{1,6}", name.case):
+        number = int(name.case)
+    return replace(found, name=replace(name, control=True, number=number))
+
+
+def order(found: Found) -> tuple[float, float, Decimal]:
+    """Training place (a final checkpoint last), then strength."""
+    epoch, step = found.place
+    last = float("inf")
+    place = (float(step) if step is not None else -1.0, float(epoch) if epoch is not None else -1.0)
+    if found.lora is not None and epoch is None and step is None:
+        place = (last, last)
+    if step is None and epoch is not None:
+        place = (-1.0, float(epoch))
+    return (*place, found.strength if found.strength is not None else Decimal(0))
