@@ -331,11 +331,15 @@ def _effect(
             if kind == "epochs" or s.candidate.strength == best.candidate.strength
         ]
         if line[0].candidate.place < verdict.zone[0].place:
-            text += f"; before {first} it has less than 90 % of its effect (undertrained)"
+            text += f"; before {first} there is less than 90 % of the effect (undertrained)"
         if line[-1].candidate.place > verdict.zone[-1].place:
             text += f"; after {last} it is broken (overtrained)"
         elif verdict.plateau == verdict.zone[-1]:
-            text += "; the effect still grows at the last epoch, so longer training may do more"
+            text += "; the effect still grows at the last epoch"
+            if _noticed(walk, setting):
+                text += ", but there are signs of over-cooking"
+            else:
+                text += ", so longer training may do more"
         else:
             text += "; no breakdown closes it"
         sentences.append(f"{text}.")
