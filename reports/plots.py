@@ -167,8 +167,7 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
     return Plot(
         "curves",
         "Quality and effect" if has_effect else "Quality",
-        "Mean over the pictures with its 95 % interval."
-        + (" Shaded: the clean range, and where it breaks." if _safe_known(summaries) else ""),
+        "Mean over the pictures with its 95 % interval." + _shading_words(study),
         svg,
         tuple(columns),
         tuple(rows),
@@ -195,7 +194,12 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 [points[i][2].mean for i in front],
                 color=ACCENT, lw=1.4, alpha=0.55, zorder=1,
             )  # fmt: skip
-        few = len(points) <= 16
+        names = _brief([_head(study, s) for s, _, _ in points])
+        labelled = _uncrowded(
+            [(m.mean, q.mean) for _, m, q in points],
+            [_short(name, 24) for name in names],
+            sorted(range(len(points)), key=lambda i: (not points[i][0].best, i not in front)),
+        )
         for i, (summary, moved, quality) in enumerate(points):
             axis.plot(
                 [moved.low, moved.high], [quality.mean] * 2, color=MUTED, lw=0.8, alpha=0.45,
@@ -217,12 +221,10 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 axis.plot(
                     moved.mean, quality.mean, "o", ms=13, mfc="none", mec=ACCENT, mew=1.6, zorder=2
                 )
-            if few or summary.best or (i in front and len(front) < 8):
+            if i in labelled:
                 axis.annotate(
-                    _short(_head(study, summary), 24), (moved.mean, quality.mean),
-                    xytext=(9, 6) if few else (0, -20), ha="left" if few else "center",
-                    textcoords="offset points", zorder=4,
-                    color=INK if summary.best else MUTED,
+                    _short(names[i], 24), (moved.mean, quality.mean), xytext=(9, 6),
+                    textcoords="offset points", zorder=4, color=INK if summary.best else MUTED,
                     fontweight="bold" if summary.best else "normal",
                 )  # fmt: skip
         axis.set_xlabel("effect (1 − SSIM): how far from the control →")
@@ -249,6 +251,26 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
         rows,
         wide=False,
     )
+
+
+def _uncrowded(
+    points: Sequence[tuple[float, float]], names: Sequence[str], order: Sequence[int]
+) -> set[int]:
+    """Which labels have room: taken in `order`, each unless it would lie on one taken before."""
+    if not points:
+        return set()
+    lows = [min(p[axis] for p in points) for axis in (0, 1)]
+    rooms = [(max(p[axis] for p in points) - lows[axis]) or 1.0 for axis in (0, 1)]
+    taken: dict[int, tuple[float, float, float]] = {}
+    for i in order:
+        x, y = ((points[i][axis] - lows[axis]) / rooms[axis] for axis in (0, 1))
+        width = 0.03 + 0.019 * len(names[i])
+        if all(
+            abs(y - other_y) > 0.06 or x + width < other_x or other_x + other_width < x
+            for other_x, other_y, other_width in taken.values()
+        ):
+            taken[i] = (x, y, width)
+    return set(taken)
 
 
 def pareto(points: Sequence[tuple[float, float]], better: str) -> list[int]:
@@ -571,7 +593,7 @@ def _ticks(axis: Axes, xs: Sequence[float], heads: Sequence[str], most: int = 12
 
 def _brief(heads: Sequence[str]) -> Sequence[str]:
     """ "epoch 7 · step 1050" -> "epoch 7", "final (epoch 10)" -> "final", if all stay different."""
-    short = [re.sub(r"\s*\(.*\)$", "", head.split(" · ")[0]) for head in heads]
+    short = [re.sub(r"\s*\(.*\)$", "", head).split(" · ")[0] for head in heads]
     return short if len(set(short)) == len(set(heads)) else heads
 
 
@@ -643,8 +665,16 @@ def _mark_pick(
                 )  # fmt: skip
 
 
-def _safe_known(summaries: Sequence[Summary]) -> bool:
-    return any(s.safe is not None for s in summaries)
+def _shading_words(study: Study) -> str:
+    verdict = study.verdict
+    words = []
+    if study.kind == "epochs" and verdict.zone:
+        words.append("the Goldilocks zone, with most of the effect and still clean")
+    elif verdict.strongest_clean:
+        words.append("the clean range")
+    if verdict.breakdown:
+        words.append("where it breaks")
+    return f" Shaded: {' and '.join(words)}." if words else ""
 
 
 def _case_values(study: Study) -> dict[tuple[Candidate, str], Mapping[str, float]]:

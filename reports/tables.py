@@ -242,7 +242,7 @@ def terminal_table(study: Study, width: int = 80) -> str:
                     else "-",
                     (_number(other.mean, 3) if other else "") or "-",
                 ],
-                [one_line(note) for note in notes(study, summary)],
+                [_BRIEF.get(note, one_line(note)) for note in notes(study, summary)],
             )
         )
     # A column that says nothing (no interval with one case, no SSIM) is left out.
@@ -271,7 +271,20 @@ def terminal_table(study: Study, width: int = 80) -> str:
             if second == "ssim"
             else ""
         )
+    said = {remark for _, remarks in rows for remark in remarks}
+    key += "".join(f" {text}" for word, text in _BRIEF_KEY.items() if word in said)
     return "\n".join([*lines, "", *_wrap(key, width)]) + "\n"
+
+
+_BRIEF = {
+    "cannot be told from the best": "maybe best",
+    "neither clean nor broken for certain": "unsure",
+    "worse than the control": "worse than control",
+}
+_BRIEF_KEY = {
+    "maybe best": "Maybe best: these pictures cannot tell it from the best.",
+    "unsure": "Unsure: neither clean nor broken for certain.",
+}
 
 
 def notes(study: Study, summary: Summary) -> list[str]:
