@@ -22,10 +22,9 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from pictures import SCENES, SUBJECTS, compose, poster
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from pictures import SCENES, SUBJECTS, compose, poster
 from train_unet import token_ids
 
 NAME = "pstr"

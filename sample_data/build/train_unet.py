@@ -29,11 +29,10 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
 from pictures import SCENES, SUBJECTS
+from torch import Tensor
 from train_vae import encode_all, follow, load_pictures
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 CAPTIONS = (
     "a picture of a {subject} {scene}",
