@@ -161,10 +161,8 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
                 str(model.path), use_safetensors=True, variant="fp16" if half else None, **options
             )
         if model.traits.flow:
-            denoiser = diffusers.FluxTransformer2DModel
-            if model.family == "sd3":
-                denoiser = diffusers.SD3Transformer2DModel
-            transformer = denoiser.from_single_file(
+            name = {"sd3": "SD3Transformer2DModel", "flux": "FluxTransformer2DModel"}[model.family]
+            transformer = getattr(diffusers, name).from_single_file(
                 str(model.path), config=str(model.config), subfolder="transformer", **options
             )
             return kind.from_pretrained(str(model.config), transformer=transformer, **options)

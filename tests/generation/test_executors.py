@@ -1,0 +1,98 @@
+"""Work in other processes: order, numbers, deaths, Ctrl-C."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from generation.executors import InProcess, ProcessPool, default_workers, worker_number
+
+PARENT = os.getpid()
+
+
+def open_squares() -> Callable[[int], tuple[int, int]]:
+    return lambda n: (n * n, worker_number())
+
+
+def open_suicidal() -> Callable[[int], int]:
+    def work(n: int) -> int:
+        if n == 3 and multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+    return work
+
+
+def test_every_task_is_done_once_and_workers_have_numbers() -> None:
+    results = list(ProcessPool(2).map(open_squares, range(20)))
+    assert sorted(n for n, _ in results) == [n * n for n in range(20)]
+    assert {number for _, number in results} <= {0, 1}
+    assert [n for n, _ in InProcess().map(open_squares, range(3))] == [0, 1, 4]
+    assert worker_number() == 0 and default_workers() >= 1
+
+
+def test_what_a_dead_worker_took_along_is_done_here() -> None:
+    assert sorted(ProcessPool(2).map(open_suicidal, range(8))) == list(range(8))
+
+
+def test_tasks_are_pulled_only_as_fast_as_there_is_room() -> None:
+    pulled = []
+
+    def tasks() -> object:
+        for n in range(100):
+            pulled.append(n)
+            yield n
+
+    results = ProcessPool(1).map(open_squares, tasks())  # type: ignore[arg-type]
+    next(results)
+    assert len(pulled) < 20
+    assert len(list(results)) == 99
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="reads /proc")
+def test_workers_end_with_a_killed_caller() -> None:
+    code = (
+        "import os, time\n"
+        "from generation.executors import ProcessPool\n"
+        "from tests_helper import open_slow\n"
+        "if __name__ == '__main__':\n"
+        "    for r in ProcessPool(1).map(open_slow, range(2)):\n"
+        "        print(r, flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    helper = "import os\ndef open_slow():\n    return lambda n: os.getpid()\n"
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "tests_helper.py").write_text(helper)
+        Path(folder, "main.py").write_text(code)
+        paths = os.pathsep.join([folder, os.getcwd()])
+        caller = subprocess.Popen(
+            [sys.executable, str(Path(folder, "main.py"))], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": paths},
+        )  # fmt: skip
+        assert caller.stdout is not None
+        worker = int(caller.stdout.readline())
+        caller.kill()
+        caller.wait()
+        caller.stdout.close()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and _alive(worker):
+            time.sleep(0.1)
+        assert not _alive(worker)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
