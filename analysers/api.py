@@ -25,13 +25,13 @@ from analysers import checks, ranking
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.metric import load_metric
 from analysers.study import Candidate, Kind, Score, Study, from_json, to_json
-from generation import grid
+from generation import batches, grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
 from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.lora import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
-from generation.render import render
+from generation.render import render, stretches
 from generation.store import Layout, Store, make_folder, write_text
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def plan_study(
     clip_skip: int = 0,
     device: str = "auto",
     dtype: str = "auto",
-    batch_size: int = 4,
+    batch_size: int = 0,
     name: str | None = None,
     model_config: Path | None = None,
     prediction_type: str | None = None,
@@ -284,16 +284,45 @@ def plan_study(
 
 def estimate(plan: RenderPlan) -> tuple[int, float]:
     """Pictures still to render, and seconds for them, from two measured batches; writes nothing."""
+    plan, probed = with_batch_size(plan)
     missing = plan.store().missing(plan.cells)
     if not missing:
         return 0, 0.0
-    engine = plan.open_engine()
+    engine = probed or plan.open_engine()
     chunk = [cell.case for cell in missing[: engine.batch_size]]
     engine.render(chunk)
     start = perf_counter()
     engine.render(chunk)
-    each = (perf_counter() - start) / engine.batch_size
-    return len(missing), each * len(missing)
+    each = perf_counter() - start
+    count = sum(-(-len(stretch) // engine.batch_size) for stretch in stretches(missing))
+    return len(missing), each * count
+
+
+def with_batch_size(plan: RenderPlan) -> tuple[RenderPlan, Engine | None]:
+    """The plan with its batch size decided, and the engine where one was loaded to decide it.
+
+    A run folder keeps the size that it began with. Otherwise the size is the smallest that needs
+    no more batches than the largest that fits, which a GPU's memory is probed for.
+    """
+    settings = plan.settings
+    if settings.batch_size:
+        return plan, None
+    engine = None
+    size = batches.kept(plan.out, _batch_key(plan))
+    if size is None:
+        most = batches.MOST_ON_CPU
+        if settings.device.startswith("cuda"):
+            engine = plan.open_engine()
+            most = engine.most_pictures()
+        size = batches.balanced(len(plan.cases), most)
+        if engine is not None:
+            engine.batch_size = size
+    return replace(plan, settings=replace(settings, batch_size=size)), engine
+
+
+def _batch_key(plan: RenderPlan) -> str:
+    s = plan.settings
+    return f"{plan.model.digest[:16]} {s.width}x{s.height} {s.dtype} {s.device}"
 
 
 def run_study(
@@ -312,18 +341,26 @@ def run_study(
     bar = progress or Silent()
     options.check()
     make_folder(plan.out)
+    plan, probed = with_batch_size(plan)
+    batches.keep(plan.out, _batch_key(plan), plan.settings.batch_size)
     store = plan.store()
     rendered: dict[Cell, str] = {}
-    opened: list[Engine] = []
+    opened: list[Engine] = [probed] if probed else []
+    devices = import_engine().devices(plan.settings.device)
+    if len(devices) > 1:
+        del probed
+        opened.clear()  # each device's process loads its own
 
     def open_engine() -> Engine:
-        opened.append(plan.open_engine())
+        if not opened:
+            opened.append(plan.open_engine())
         return opened[0]
 
     good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
 
     def tasks() -> Iterator[Task]:
-        for done in render(good, store, open_engine, resume=resume):
+        opener = plan.open_engine if len(devices) > 1 else open_engine
+        for done in render(good, store, opener, resume=resume, devices=devices):
             bar.advance()
             if done.path is None:
                 rendered[done.cell] = done.reason

@@ -61,8 +61,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="cuda, mps, xpu or cpu."),
         click.option("--dtype", default="auto", show_default=True,
                      type=click.Choice(["auto", "float32", "float16", "bfloat16"])),
-        click.option("--batch-size", type=click.IntRange(1, 64), default=4, show_default=True,
-                     help="Pictures rendered at once."),
+        click.option("--batch-size", type=click.IntRange(0, 64), default=0,
+                     help="Pictures rendered at once [default: as many as fit]."),
         click.option("--compile", "compiled", is_flag=True,
                      help="Compile the model: minutes at the start, faster afterwards."),
         click.option("--low-vram", is_flag=True,
@@ -91,6 +91,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Write the report of a finished run again."),
         click.option("--single-file", is_flag=True,
                      help="Put the pictures inside the report, as thumbnails."),
+        click.option("--share", is_flag=True,
+                     help="Also write a contact sheet, an animated sweep and a Markdown summary."),
         click.option("--votes", type=FILE, help="Votes exported by a report's blind A/B mode."),
         click.option("--write-weight", is_flag=True,
                      help="Note the best strength beside the LoRA, where A1111 reads it."),
@@ -397,12 +399,19 @@ def _finish(study: Study, out: Path, o: dict[str, Any]) -> int:
     """Write tables and report, print what was found; return the exit code that says how it went."""
     from dataclasses import replace
 
-    from reports import html, tables, votes
+    from generation.store import write_text
+    from reports import html, pictures, tables, votes
 
     if o["votes"]:
         study = replace(study, evidence={**study.evidence, "votes": votes.read_votes(o["votes"])})
     tables.write_tables(study, out)
-    report = html.write_report(study, out, single_file=o["single_file"])
+    report = html.write_report(
+        study, out, single_file=o["single_file"], announce=lambda text: click.echo(text, err=True)
+    )
+    if o["share"]:
+        pictures.write_contact_sheet(study, out)
+        pictures.write_animation(study, out)
+        write_text(out / "summary.md", tables.markdown(study))
     if o["as_json"]:
         click.echo((out / "study.json").read_text(encoding="utf-8"), nl=False)
     elif o["quiet"]:

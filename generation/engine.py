@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import transformers
 
-from generation import deltas
+from generation import batches, deltas
 from generation.cells import Case, Checkpoint
 from generation.errors import UserError
 from generation.lora import FAMILY_NAMES
@@ -117,6 +117,17 @@ def choose_dtype(device: str, wanted: str = "auto", family: str = "") -> str:
     if device == "cpu":
         return "float32"
     return "bfloat16" if family == "flux" else "float16"
+
+
+def devices(device: str) -> list[str]:
+    """The devices to render on: `device`, or for "cuda" every GPU of the first one's kind.
+
+    Pictures differ by rounding between kinds of GPU, so one study stays on one kind.
+    """
+    if device != "cuda" or torch.cuda.device_count() < 2:
+        return [device]
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [f"cuda:{i}" for i, name in enumerate(names) if name == names[0]]
 
 
 def versions() -> dict[str, str]:
@@ -345,6 +356,26 @@ class Engine:
                 torch.cuda.empty_cache()
             raise MemoryError(f"out of memory with {self.batch_size} pictures in a batch")
         return pictures
+
+    def most_pictures(self) -> int:
+        """How many pictures fit into the GPU's memory at once, from two short renders (CUDA)."""
+        usual = self.batch_size, self.steps
+        self.steps = 2
+
+        def peak(count: int) -> float:
+            self.batch_size = count
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.render([Case("a picture", 0)] * count)
+            return torch.cuda.max_memory_allocated(self.device)
+
+        try:
+            free, _ = torch.cuda.mem_get_info(self.device)
+            memory = free + torch.cuda.memory_reserved(self.device)
+            if not self.low_vram:  # the saved base weights are still to come
+                memory -= sum(w.numel() * w.element_size() for w in self._weights.values())
+            return batches.largest(peak, memory)
+        finally:
+            self.batch_size, self.steps = usual
 
     def _decode(self, latents: torch.Tensor, count: int) -> list[np.ndarray[Any, Any] | None]:
         """Pictures of the first `count` latents, each decoded alone: less memory, same bits."""

@@ -18,6 +18,7 @@ pytest.importorskip("diffusers")
 import torch  # noqa: E402
 
 import sample_data  # noqa: E402
+from generation import batches  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key  # noqa: E402
 from generation.engine import Engine, find_model  # noqa: E402
 from generation.images import read_image  # noqa: E402
@@ -198,3 +199,29 @@ def test_a_picture_that_is_not_finite_fails_with_a_reason(
 def test_weights_change_once_per_stretch() -> None:
     cells = study(HALF, ONE)
     assert [len(stretch) for stretch in stretches(cells)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("cases", "most", "size"), [(6, 4, 3), (8, 4, 4), (1, 16, 1), (17, 16, 9), (0, 4, 1), (5, 1, 1)]
+)
+def test_batches_leave_as_little_empty_as_they_can(cases: int, most: int, size: int) -> None:
+    assert batches.balanced(cases, most) == size
+
+
+def test_the_largest_batch_follows_from_one_and_two_pictures() -> None:
+    def peak(count: int) -> float:
+        if count > 1 and count * 3e9 + 4e9 > limit:
+            raise MemoryError
+        return 4e9 + count * 3e9
+
+    for limit, most in ((24e9, 5), (80e9, 16), (9e9, 1)):
+        assert batches.largest(peak, limit) == most
+
+
+def test_a_run_folder_keeps_its_batch_size(tmp_path: Path) -> None:
+    assert batches.kept(tmp_path, "model a") is None
+    batches.keep(tmp_path, "model a", 3)
+    batches.keep(tmp_path, "model b", 8)
+    assert (batches.kept(tmp_path, "model a"), batches.kept(tmp_path, "model b")) == (3, 8)
+    (tmp_path / "batch.json").write_text("{")
+    assert batches.kept(tmp_path, "model a") is None

@@ -1,0 +1,63 @@
+"""How many pictures are painted at once: as many as fit, and none for nothing.
+
+A batch of another size changes pixels by a grey level now and then, so a run folder keeps the size
+that it began with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from generation.store import write_text
+
+MOST = 16
+"""More at once gains nothing: the matrix units are busy."""
+
+MOST_ON_CPU = 4
+
+USED = 0.9
+"""The share of the device's memory that a batch may take."""
+
+
+def balanced(cases: int, most: int) -> int:
+    """The smallest batch that needs no more batches than `most` does: 6 cases, at most 4 -> 3."""
+    if cases < 1:
+        return 1
+    batches = -(-cases // most)
+    return -(-cases // batches)
+
+
+def largest(peak: Callable[[int], float], memory: float, most: int = MOST) -> int:
+    """The most pictures that fit, taken from the peak memory of one and of two.
+
+    `peak(n)` is in bytes and may raise MemoryError. Memory grows in proportion to the batch.
+    """
+    one = peak(1)
+    try:
+        each = peak(2) - one
+    except MemoryError:
+        return 1
+    if each <= 0:
+        return most
+    fitting = 1 + int((USED * memory - one) // each)
+    return max(1, min(most, fitting))
+
+
+def kept(out: Path, key: str) -> int | None:
+    """The batch size that this run folder uses under `key` (device, size, model), if any."""
+    try:
+        size = json.loads((out / "batch.json").read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) and 0 < size <= 64 else None
+
+
+def keep(out: Path, key: str, size: int) -> None:
+    """Remember the batch size for later runs in this folder."""
+    try:
+        known = dict(json.loads((out / "batch.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = {}
+    write_text(out / "batch.json", json.dumps({**known, key: size}, indent=1) + "\n")
