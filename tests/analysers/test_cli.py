@@ -326,10 +326,16 @@ def test_a_finished_run_is_reported_again_without_torch(tmp_path: Path) -> None:
     assert strength("--images", folder, "--out", tmp_path / "run").exit_code == 0
     before = (tmp_path / "run" / "scores.csv").read_bytes()
     (tmp_path / "run" / "report.html").unlink()
-    result = strength("--report-only", tmp_path / "run", "--quiet")
+    result = strength("--report-only", tmp_path / "run", "--quiet", "--share", "--single-file")
     assert result.exit_code == 0 and result.output.strip().endswith("report.html")
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "scores.csv").read_bytes() == before
+    with Image.open(tmp_path / "run" / "sweep.webp") as sweep:
+        assert sweep.n_frames >= 2  # type: ignore[attr-defined]
+    with Image.open(tmp_path / "run" / "contact_sheet.png") as sheet:
+        assert sheet.width > 2 * 96
+    assert "| rank |" in (tmp_path / "run" / "summary.md").read_text()
+    assert "data:image/" in (tmp_path / "run" / "report.html").read_text()
 
 
 # --- what users get wrong ------------------------------------------------------------------------
