@@ -274,9 +274,8 @@ def _safe_range(walk: Sequence[Summary], verdict: Verdict, setting: Setting) -> 
         )
     back = [s.candidate for s in known if s.state == "clean" and s.safe is False]
     if back:
-        sentences.append(
-            f"{_capital(span(back, walk, kind))} scores well again, but lies beyond the breakdown."
-        )
+        verbs = "scores well again, but lies" if len(back) == 1 else "score well again, but lie"
+        sentences.append(f"{_capital(span(back, walk, kind))} {verbs} beyond the breakdown.")
     if kind == "plane":
         sentences += _frontier(walk)
     return sentences

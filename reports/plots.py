@@ -245,7 +245,7 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
         "tradeoff",
         "Quality against effect",
         "The line is the Pareto front: no other setting has both more effect and better quality. "
-        "Filled: cannot be told from the best. Cross: worse than the control.",
+        "Filled: cannot be told from the best. Cross: broken, or beyond the breakdown.",
         svg,
         ("setting", "effect", label(metric), "on the front"),
         rows,
@@ -406,7 +406,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
         rows = tuple(
             (format_strength(s), *(_text(v) for v in matrix[i])) for i, s in enumerate(strengths)
         )
-        caption = "Star: the pick. Cross: worse than the control."
+        caption = "Star: the pick. Cross: broken, or beyond the breakdown."
         if metric == study.rank_by:
             caption += " White lines join settings of equal effect (1 − SSIM)."
         plots.append(

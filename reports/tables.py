@@ -306,7 +306,8 @@ def notes(study: Study, summary: Summary) -> list[str]:
     elif summary.state == "unsure":
         found.append("neither clean nor broken for certain")
     elif summary.safe is False:
-        found.append("worse than the control")
+        broken = summary.state == "broken"
+        found.append("worse than the control" if broken else "beyond the breakdown")
     if verdict.plateau == summary.candidate and study.kind == "epochs":
         found.append("effect has levelled off")
     if summary.reason:
