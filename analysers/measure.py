@@ -30,8 +30,6 @@ Pixels = npt.NDArray[np.uint8]
 CACHE_FORMAT = 1
 """Raised whenever a metric of ours changes its value, so that old measurements are not reused."""
 
-THUMBNAIL = 32
-
 
 @dataclass(frozen=True)
 class Task:
@@ -96,7 +94,7 @@ def measure(
 
 def open_worker(metrics: Sequence[str]) -> Callable[[Task], Measured]:
     """A function that measures one task; the metrics are loaded once."""
-    from analysers.overcooking import signs
+    from analysers.overcooking import signs, thumbnail
 
     loaded = [load_metric(name) for name in metrics]
     read = lru_cache(maxsize=16)(_read)
@@ -135,14 +133,6 @@ def open_worker(metrics: Sequence[str]) -> Callable[[Task], Measured]:
         )
 
     return work
-
-
-def thumbnail(image: Pixels) -> Pixels:
-    """The picture in grey at 32 x 32, uint8."""
-    from PIL import Image
-
-    grey = Image.fromarray(image).convert("L")
-    return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 def content(task: Task) -> str:
@@ -242,11 +232,12 @@ def _ends_a_line(path: Path) -> bool:
 
 def _from_json(task: Task, record: Mapping[str, Any]) -> Measured:
     flat = np.frombuffer(base64.b85decode(record["thumbnail"]), np.uint8)
+    side = math.isqrt(flat.size)
     return Measured(
         task,
         {k: math.nan if v is None else v for k, v in record["values"].items()},
         record["status"],
         record["reason"],
         record["pixels"],
-        flat.reshape(THUMBNAIL, THUMBNAIL),
+        flat.reshape(side, side),
     )

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from generation.cells import strength_text
+
 FORMAT = 1
 
 Kind = Literal["strength", "epochs", "plane"]
@@ -38,7 +40,7 @@ class Candidate:
 
     def heading(self, kind: Kind) -> str:
         """The candidate as a column heading: "0.6", "epoch 7", "epoch 7 at 0.6"."""
-        strength = "" if self.strength is None else format_strength(self.strength)
+        strength = "" if self.strength is None else strength_text(self.strength)
         if kind == "strength":
             return strength or self.label or self.checkpoint
         where = self.label or self.checkpoint or f"#{self.place + 1}"
@@ -143,12 +145,6 @@ class Study:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
-
-
-def format_strength(strength: Decimal) -> str:
-    """A strength as people write it: at least one decimal, no trailing zeros beyond it."""
-    text = format(strength.normalize(), "f")
-    return text if "." in text else text + ".0"
 
 
 def to_json(study: Study) -> str:

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from analysers.study import Candidate, Interval, Score, Study, Summary, format_strength
+from analysers.study import Candidate, Interval, Score, Study, Summary
+from generation.cells import strength_text
 from reports import pictures, plots
 from reports.tables import interval_text, label, notes, write_atomically
 from reports.votes import votes_table
@@ -458,7 +459,7 @@ def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> d
         "lora": PurePosixPath(candidate.checkpoint.replace("\\", "/")).stem,
         "epoch": candidate.epoch,
         "step": candidate.step,
-        "strength": None if candidate.strength is None else format_strength(candidate.strength),
+        "strength": None if candidate.strength is None else strength_text(candidate.strength),
         "place": candidate.place,
         "rank": summary.rank if summary else None,
         "mean": _finite(mean),

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from analysers.study import Candidate, Interval, Study, Summary, format_strength
+from analysers.study import Candidate, Interval, Study, Summary
+from generation.cells import strength_text
 from reports.tables import label, one_line
 
 if TYPE_CHECKING:
@@ -388,7 +389,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                     axis.plot(j, i, "x", color="#8a2500", ms=8, mew=1.4)
                 if here.best:
                     axis.plot(j, i, "*", ms=17, mfc="#ffffff", mec="#101010", mew=1.2, zorder=6)
-            axis.set_yticks(range(len(strengths)), [format_strength(s) for s in strengths])
+            axis.set_yticks(range(len(strengths)), [strength_text(s) for s in strengths])
             _ticks(axis, list(range(len(places))), [names[p] for p in places], 14 if wide else 7)
             axis.set_ylabel("strength")
             axis.tick_params(length=0)
@@ -404,7 +405,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
             bar.set_label(title)
             svg = _svg(figure, f"heat-{re.sub(r'[^a-z0-9]', '', metric)}")
         rows = tuple(
-            (format_strength(s), *(_text(v) for v in matrix[i])) for i, s in enumerate(strengths)
+            (strength_text(s), *(_text(v) for v in matrix[i])) for i, s in enumerate(strengths)
         )
         caption = "Star: the pick. Cross: broken, or beyond the breakdown."
         if metric == study.rank_by:

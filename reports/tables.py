@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysers.study import Candidate, Interval, Study, Summary, format_strength
+from analysers.study import Candidate, Interval, Study, Summary
+from generation.cells import strength_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -333,7 +334,7 @@ def _place(candidate: Candidate | None) -> dict[str, Any]:
         "checkpoint": candidate.checkpoint,
         "epoch": candidate.epoch,
         "step": candidate.step,
-        "strength": None if strength is None else float(format_strength(strength)),
+        "strength": None if strength is None else float(strength_text(strength)),
     }
 
 

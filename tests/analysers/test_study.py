@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 
 from analysers.ranking import decide
-from analysers.study import Candidate, Score, Study, format_strength, from_json, to_json
+from analysers.study import Candidate, Score, Study, from_json, to_json
+from generation.cells import strength_text
 
 
 def finished() -> Study:
@@ -78,7 +79,7 @@ def test_another_format_is_refused():
     [("0.60", "0.6"), ("1", "1.0"), ("0", "0.0"), ("-0.25", "-0.25"), ("10", "10.0")],
 )
 def test_strengths_read_as_people_write_them(text, shown):
-    assert format_strength(Decimal(text)) == shown
+    assert strength_text(Decimal(text)) == shown
 
 
 def test_headings():
