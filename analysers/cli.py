@@ -229,17 +229,18 @@ def _judge_pictures(
     from analysers import api
     from generation import foreign
 
+    title = o["images"].resolve().name
+    out = o["out"] or Path("runs", f"{title}-{kind}")
     found = foreign.find_pictures(
         o["images"],
         axis="strength" if kind == "strength" else "epoch",
         control=o["control"],
         controls=o["controls"],
+        cells=out / "cells",
     )
     if o["loras"]:
         found = api.join(found, o["loras"], o["name"])
     parts = foreign.split_studies(found)
-    title = o["images"].resolve().name
-    out = o["out"] or Path("runs", f"{title}-{kind}")
     codes = []
     for index, part in enumerate(parts):
         alone = len(parts) == 1

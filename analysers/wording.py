@@ -439,7 +439,7 @@ def _missing(walk: Sequence[Summary], setting: Setting) -> list[str]:
 
 def _failed(summaries: Sequence[Summary], setting: Setting) -> list[str]:
     return [
-        f"{_capital(s.candidate.heading(setting.kind))} could not be ranked: {s.reason}."
+        f"{_capital(s.candidate.heading(setting.kind))} could not be ranked: {s.reason.rstrip(".")}."
         for s in summaries
         if s.rank is None
     ]

@@ -1,7 +1,7 @@
 """Pictures made elsewhere: what their names and metadata tell, and which control each has."""
 
 from generation.foreign.cases import differences
-from generation.foreign.metadata import facts_from_texts
+from generation.foreign.facts import facts_from_texts
 from generation.foreign.names import checkpoint_name, parse_name
 from generation.foreign.pairing import find_pictures
 from generation.foreign.picture import (

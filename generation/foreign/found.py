@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from generation.errors import UserError
-from generation.foreign.metadata import facts_from_texts
+from generation.foreign.facts import facts_from_texts
 from generation.foreign.names import NameFacts, checkpoint_name, parse_name
 from generation.foreign.picture import Facts, LoraUse
 from generation.images import SUFFIXES, read_text

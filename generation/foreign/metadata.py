@@ -1,4 +1,4 @@
-"""From the texts inside a picture to `Facts`, for every interface but ComfyUI's graphs.
+"""One interface's text -> `Facts`, for every interface but ComfyUI's graphs.
 
 All texts are untrusted: lengths are bounded, patterns cannot backtrack without limit, numbers are
 checked, and nesting too deep for the JSON reader counts as no JSON.
@@ -33,40 +33,6 @@ PARAMETER = re.compile(
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[x×]\s*(\d{1,6})\s*$")
 _HEX = re.compile(r"^(?:0x)?([0-9a-f]{8,64})$", re.I)
 _SCHEDULES = ("Karras", "Exponential", "SGM Uniform", "Polyexponential", "Beta", "Simple", "Normal")
-
-
-def facts_from_texts(texts: Mapping[str, str]) -> Facts | None:
-    """The facts in a picture's texts (`images.read_text`), None where no known format is found.
-
-    Tried in this order: SwarmUI, InvokeAI, dgenerate, ComfyUI, A1111 and its kin, kohya gen_img.
-    A graph that holds no sampler gives way to an A1111 text beside it. Never raises.
-    """
-    from generation.foreign.comfyui import comfyui
-
-    plain = texts.get("parameters") or texts.get("UserComment") or texts.get("comment") or ""
-    facts = None
-    if '"sui_image_params"' in plain:
-        facts = _swarmui(plain)
-    if facts is None and "invokeai_metadata" in texts:
-        facts = _invokeai(texts["invokeai_metadata"])
-    if facts is None and "invokeai_graph" in texts:
-        facts = _invokeai_graph(texts["invokeai_graph"])
-    if facts is None and "DgenerateConfig" in texts:
-        facts = _dgenerate(texts["DgenerateConfig"])
-    if facts is None and texts.get("prompt", "").lstrip().startswith("{"):
-        facts = comfyui(texts["prompt"])
-    # A prompt may begin with a brace as well ("{red|blue} castle"), JSON is JSON to its end.
-    is_json = plain.lstrip().startswith("{") and isinstance(load_json(plain), dict)
-    if facts is None and plain and not is_json:
-        facts = a1111(plain)
-        own = load_json(texts.get("lora_analysers", ""))
-        if facts is not None and isinstance(own, dict):
-            facts = _own(facts, own)
-    if facts is None and "--inference-steps" in plain:  # dgenerate's user comment in JPEG
-        facts = _dgenerate(plain)
-    if facts is None and "prompt" in texts and ("sampler" in texts or "scale" in texts):
-        facts = _kohya(texts)
-    return facts
 
 
 # --- A1111, Forge, SD.Next, and our own pictures ------------------------------------------------
@@ -151,7 +117,7 @@ def split_tags(prompt: str) -> tuple[str, list[LoraUse]]:
     return tidy(_TAG.sub(" ", prompt)), list(loras.values())
 
 
-def _own(facts: Facts, own: Mapping[str, Any]) -> Facts:
+def with_own_cell(facts: Facts, own: Mapping[str, Any]) -> Facts:
     """Our own pictures carry the whole tensor hash, and the prompt without any rewriting."""
     digest = hash_text(own.get("tensor_hash"))
     loras = tuple(
@@ -197,7 +163,7 @@ def _sampler(sampler: str, schedule: str) -> tuple[str, str]:
 # --- SwarmUI --------------------------------------------------------------------------------------
 
 
-def _swarmui(text: str) -> Facts | None:
+def swarmui(text: str) -> Facts | None:
     """T2IParamInput.cs: JSON with sui_image_params, and hashes under sui_models."""
     data = load_json(text)
     image = data.get("sui_image_params") if isinstance(data, dict) else None
@@ -255,7 +221,7 @@ def _listed(value: object) -> list[str]:
 # --- InvokeAI -------------------------------------------------------------------------------------
 
 
-def _invokeai(text: str) -> Facts | None:
+def invokeai(text: str) -> Facts | None:
     """invokeai_metadata of version 3 (`model_name`) and later (`name`)."""
     data = load_json(text)
     if not isinstance(data, dict):
@@ -293,7 +259,7 @@ def _invoke_name(model: object) -> str:
     return model_name(model.get("name") or model.get("model_name"))
 
 
-def _invokeai_graph(text: str) -> Facts | None:
+def invokeai_graph(text: str) -> Facts | None:
     """The graph alone: its LoRA, noise, denoising and prompt nodes, by their `type`."""
     data = load_json(text)
     nodes = data.get("nodes") if isinstance(data, dict) else None
@@ -353,7 +319,7 @@ _DGENERATE = {
 }
 
 
-def _dgenerate(text: str) -> Facts | None:
+def dgenerate(text: str) -> Facts | None:
     """DgenerateConfig: a replayable command line, options possibly on continued lines."""
     lines = [line for line in text[:LONGEST_COMMAND].splitlines() if not line.startswith("#")]
     command = "\n".join(lines).replace("\\\n", " ")
@@ -402,7 +368,7 @@ def _dgenerate(text: str) -> Facts | None:
 # --- kohya gen_img.py -----------------------------------------------------------------------------
 
 
-def _kohya(texts: Mapping[str, str]) -> Facts:
+def kohya_gen_img(texts: Mapping[str, str]) -> Facts:
     """gen_img.py writes one chunk per value, and none for LoRAs."""
     prompt, tags = split_tags(texts["prompt"])
     settings = {
