@@ -438,10 +438,11 @@ def _missing(walk: Sequence[Summary], setting: Setting) -> list[str]:
 
 
 def _failed(summaries: Sequence[Summary], setting: Setting) -> list[str]:
+    failed = [s for s in summaries if s.rank is None]
+    names = [_capital(s.candidate.heading(setting.kind)) for s in failed]
     return [
-        f"{_capital(s.candidate.heading(setting.kind))} could not be ranked: {s.reason.rstrip(".")}."
-        for s in summaries
-        if s.rank is None
+        f"{name} could not be ranked: {s.reason.rstrip('.')}."
+        for name, s in zip(names, failed, strict=True)
     ]
 
 
