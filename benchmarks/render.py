@@ -233,7 +233,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What scoring adds to the wall time of the demo study: painted only, and painted and scored."""
+    """What scoring adds to the wall time of the demo study."""
     from analysers import api
     from generation import grid
 
