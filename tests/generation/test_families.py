@@ -236,3 +236,15 @@ def test_hub_problems_are_told_apart() -> None:
         outer = OSError("wrapped")
         outer.__cause__ = error
         assert words in hub_problem(outer)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "flux"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_renders_close_to_full(family: str, dtype: str, tiny_model: Tiny) -> None:
+    model = find_model(str(tiny_model(family)))
+    full, half = open_engine(model), open_engine(model, dtype=dtype)
+    assert (half.pipe.vae.dtype == torch.float32) == (family == "sdxl" and dtype == "float16")
+    pictures = full.render(CASES[:1])[0], half.render(CASES[:1])[0]
+    assert pictures[0] is not None and pictures[1] is not None
+    difference = np.abs(pictures[0].astype(float) - pictures[1].astype(float)).mean()
+    assert 0 < difference < (1.0 if dtype == "float16" else 8.0)
