@@ -157,11 +157,13 @@ def _answer(
     if best.candidate.strength == 0:
         text = text.replace(f"Use {name}:", f"Use {name}, that is, leave the LoRA out:", 1)
     parts = [text]
-    contenders = [c for c in verdict.contenders if c != best.candidate]
+    # A setting that is surely worse than the control is out, however wide its own interval.
+    broken = {s.candidate for s in summaries if s.state == "broken"}
+    contenders = [c for c in verdict.contenders if c != best.candidate and c not in broken]
     ranked = [s for s in summaries if s.rank is not None]
     if setting.units < 2:
         pass
-    elif not contenders and len(ranked) > 1:
+    elif not contenders and len(ranked) > 1 and len(verdict.contenders) < 2:
         parts.append(f"Every other {UNITS[kind]} is worse beyond the noise.")
     elif contenders and len(contenders) == len(ranked) - 1:
         parts.append(
@@ -220,7 +222,9 @@ def _bounds(interval: Interval) -> str:
 def _evidence(summaries: Sequence[Summary], walk: Sequence[Summary], setting: Setting) -> list[str]:
     sentences = []
     best = summaries[0]
-    level = [s.candidate for s in summaries if s.contender and s is not best]
+    level = [
+        s.candidate for s in summaries if s.contender and s is not best and s.state != "broken"
+    ]
     if setting.kind == "plane" and setting.units >= 2 and len(level) > 3:
         sentences.append(f"Cannot be told from it: {span(level, walk, 'plane')}.")
     ranked = [s for s in summaries if s.rank is not None]

@@ -296,7 +296,7 @@ def notes(study: Study, summary: Summary) -> list[str]:
         found.append("best")
     elif summary.tied:
         found.append("tied with the best")
-    elif summary.contender:
+    elif summary.contender and summary.state != "broken":
         found.append("cannot be told from the best")
     if verdict.strongest_clean == summary.candidate and study.kind == "strength":
         found.append("strongest that is still clean")

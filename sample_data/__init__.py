@@ -10,6 +10,6 @@ DEMOS = {
         "strengths": "0.2:1.6:0.2",
         "seeds": "1:2",
     },
-    "epochs": {"loras": "lora", "strengths": "1.0", "seeds": "1:2"},
+    "epochs": {"loras": "lora", "strengths": "1.0", "seeds": "1"},
 }
 """What `--demo` renders for each command, with the prompts of prompts.txt."""
