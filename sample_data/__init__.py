@@ -8,7 +8,7 @@ DEMOS = {
     "strength": {
         "loras": "lora/pstr-000006.safetensors",
         "strengths": "0.2:1.6:0.2",
-        "seeds": "1:2",
+        "seeds": "1",
     },
     "epochs": {"loras": "lora", "strengths": "1.0", "seeds": "1"},
 }
