@@ -180,6 +180,7 @@ def plan_study(
     dtype: str = "auto",
     batch_size: int = 0,
     name: str | None = None,
+    ema: bool = False,
     model_config: Path | None = None,
     prediction_type: str | None = None,
     fixed_loras: Sequence[tuple[Path, Decimal]] = (),
@@ -195,7 +196,7 @@ def plan_study(
     Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
     model. Raises UserError for anything that would only fail later.
     """
-    found = find_checkpoints(loras, name=name)
+    found = find_checkpoints(loras, name=name, ema=ema)
     broken = tuple(checkpoint for checkpoint, _ in found.unreadable)
     checkpoints = (*found.checkpoints, *broken)
     infos, refused = _inspect(found.checkpoints)

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,26 @@ def test_headings():
     assert candidate.heading("epochs") == "epoch 7"
     assert candidate.heading("plane") == "epoch 7 at 0.6"
     assert Candidate(place=2).heading("epochs") == "#3"
+
+
+@pytest.mark.parametrize("kind", ["strength", "epochs", "plane"])
+def test_a_study_follows_the_documented_schema(tmp_path, kind):
+    """docs/study.schema.json against a study decided from rows, failed and undefined ones too."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "study.schema.json").read_text())
+    rows = []
+    for case in ("a", "b", "c"):
+        rows.append(Score(None, case, case, 1, "c.png", "", {"brisque": 20.0}))
+        for place in range(4):
+            who = Candidate(f"{place}.safetensors", place, None, Decimal("0.5"), place)
+            value = math.nan if place == 2 else 20.0 + place
+            values = {"brisque": value, "ssim": 0.9}
+            rows.append(Score(who, case, case, 1, "i.png", "c.png", values))
+        lost = Candidate("4.safetensors", 4, None, Decimal("0.5"), 4)
+        rows.append(Score(lost, case, case, 1, "", "", {}, "failed", "out of memory"))
+    summaries, verdict = decide(rows, kind=kind)
+    study = Study(
+        kind, "t", "brisque", "lower", ("ssim", "brisque"), tuple(rows), summaries, verdict,
+        margin=math.nan,
+    )  # fmt: skip
+    jsonschema.validate(json.loads(to_json(study)), schema)
