@@ -215,6 +215,10 @@ def _run(kind: Kind, **o: Any) -> None:
             f"{_count(controls, 'control')} at {plan.settings.width}x{plan.settings.height} "
             f"on {plan.settings.device}."
         )
+        if not o["prompt"] and not o["prompts"] and not o["demo"]:
+            click.echo("No prompts given: these were made from the LoRA's trigger word:")
+            for prompt in dict.fromkeys(case.prompt for case in plan.cases):
+                click.echo(f"  {prompt}")
     study = api.run_study(plan, options, progress=bar, command=command, resume=o["resume"])
     code = _finish(study, plan.out, o)
     if o["write_weight"]:
@@ -391,7 +395,9 @@ def _describe(plan: Any) -> None:
     for warning in plan.warnings:
         click.echo(f"Warning: {warning}")
     click.echo("Strengths: " + ", ".join(str(strength) for strength in plan.strengths))
-    click.echo(f"Cases: {len(plan.cases)} (prompt x seed)")
+    click.echo(f"Cases: {len(plan.cases)} (prompt x seed), from these prompts:")
+    for prompt in dict.fromkeys(case.prompt for case in plan.cases):
+        click.echo(f"  {prompt[:120]}")
     missing, seconds = api.estimate(plan)
     click.echo(
         f"To render: {missing} of {len(plan.cells)} pictures, about {_duration(seconds)} "

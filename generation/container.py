@@ -141,7 +141,7 @@ def _file_size(path: Path) -> int:
     try:
         state = os.stat(path)
     except FileNotFoundError:
-        raise UserError(f"{show(path)} does not exist.") from None
+        raise UserError(f"{show(path)} does not exist; check the path.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{show(path)} cannot be read ({_reason(error)}).") from error
     if stat.S_ISDIR(state.st_mode):
