@@ -360,6 +360,7 @@ def run_study(
     good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
 
     def tasks() -> Iterator[Task]:
+        early: list[Task] = []
         opener = plan.open_engine if len(devices) > 1 else open_engine
         for done in render(good, store, opener, resume=resume, devices=devices):
             bar.advance()
@@ -367,7 +368,12 @@ def run_study(
                 rendered[done.cell] = done.reason
             else:
                 control = None if done.cell.is_control else store.path(Cell(done.cell.case))
-                yield Task(done.path, control, done.cell.case.prompt, done.cell)
+                task = Task(done.path, control, done.cell.case.prompt, done.cell)
+                if control is None or control.is_file():
+                    yield task
+                else:  # a kill can leave a picture whose control is rendered only now
+                    early.append(task)
+        yield from early
 
     bar.start("Rendering and measuring", len(good))
     start = perf_counter()

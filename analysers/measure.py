@@ -74,7 +74,8 @@ def measure(
 
     def fresh() -> Iterator[Task]:
         for task in tasks:
-            known = kept.get(content(task)) if kept else None
+            key = content(task) if kept else ""
+            known = kept.get(key) if key else None
             if known is None:
                 yield task
             else:

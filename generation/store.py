@@ -149,6 +149,9 @@ class Store:
         images = self.root / "images"
         paths = sorted(images.rglob("*.png"), key=lambda p: (p.parent.name == "previous", p))
         for path in paths:
+            if path.name.endswith(".tmp.png"):  # half a picture: a kill while it was written
+                path.unlink(missing_ok=True)
+                continue
             key = stored_key(path)
             if key is None or key in found:
                 others.append(path)

@@ -296,7 +296,8 @@ def test_three_kills_and_a_resume_give_the_undisturbed_result(tmp_path: Path) ->
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), check=True, env=environment, capture_output=True)
+    undisturbed = subprocess.run(command(whole), env=environment, capture_output=True, text=True)
+    assert undisturbed.returncode == 0, undisturbed.stderr
     pictures = len(list((whole / "images").rglob("*.png")))
     assert pictures == 8 + 32
     random_moment = random.Random(5)
@@ -315,7 +316,8 @@ def test_three_kills_and_a_resume_give_the_undisturbed_result(tmp_path: Path) ->
             stamp = path.stat().st_mtime_ns
             assert written.setdefault(path, stamp) == stamp, f"{path.name} was rendered twice"
     assert 0 < len(written) < pictures
-    subprocess.run(command(killed), check=True, env=environment, capture_output=True)
+    finished = subprocess.run(command(killed), env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
     for path, stamp in written.items():
         assert path.stat().st_mtime_ns == stamp, f"{path.name} was rendered twice"
     assert (killed / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()

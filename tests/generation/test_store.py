@@ -136,3 +136,15 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="--out"):
         make_folder(tmp_path / "file" / "run")
+
+
+def test_half_a_picture_left_by_a_kill_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    cells = sweep("a cat")
+    store = study(tmp_path, *cells)
+    whole = store.save(cells[0], paint(1), batch_size=4)
+    half = whole.with_name(f".{whole.stem}.1.2.tmp.png")
+    half.write_bytes(whole.read_bytes()[:-400])
+    whole.unlink()
+    assert stored_key(half) is not None, "the text comes before the pixels"
+    assert store.missing(cells) == cells
+    assert store.settle(cells) == cells and not half.exists()
