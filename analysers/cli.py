@@ -250,10 +250,11 @@ def _judge_pictures(
     codes = []
     for index, part in enumerate(parts):
         alone = len(parts) == 1
+        folder = out if alone else out / api.folder_name(part.label, index)
         study = api.score_pictures(
             "plane" if part.axis == "both" else kind,
             part if index == 0 else replace(part, rejected=(), warnings=()),
-            out=out if alone else out / api.folder_name(part.label, index),
+            out=folder,
             options=options,
             title=title if alone else f"{title}: {part.label}",
             progress=bar,
@@ -261,7 +262,7 @@ def _judge_pictures(
         )
         if not alone and not o["quiet"] and not o["as_json"]:
             click.echo(f"\nStudy {index + 1} of {len(parts)}: {part.label}")
-        codes.append(_finish(study, out if alone else out / api.folder_name(part.label, index), o))
+        codes.append(_finish(study, folder, o))
     return max(codes)
 
 
