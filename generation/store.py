@@ -40,11 +40,23 @@ def make_folder(path: Path, option: str = "--out") -> Path:
     return path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all: a temporary name in the same folder, then a rename."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary name in the same folder, then a rename.
+
+    A reader sees the old file or the new one, never half of one, also when the process is killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as it is, whole or not at all."""
+    write_atomically(path, text.encode("utf-8"))
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from typing import Any
 
 from analysers.study import Candidate, Interval, Score, Study, Summary
 from generation.cells import strength_text
+from generation.store import write_atomically
 from reports import pictures, plots
-from reports.tables import interval_text, label, notes, write_atomically
+from reports.tables import interval_text, label, notes
 from reports.votes import votes_table
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -18,8 +18,9 @@ from urllib.parse import quote
 
 from analysers.study import Candidate, Score, Study
 from generation.errors import UserError
+from generation.store import write_atomically
 from reports.plots import natural_order
-from reports.tables import one_line, write_atomically
+from reports.tables import one_line
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont

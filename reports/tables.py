@@ -12,9 +12,7 @@ starts with `=`, `+`, `-` or `@` as a formula. Such a *text* cell gets one leadi
 from __future__ import annotations
 
 import math
-import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysers.study import Candidate, Interval, Study, Summary
 from generation.cells import strength_text
+from generation.store import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,24 +167,6 @@ def csv_text(frame: pd.DataFrame) -> str:
     for row in zip(*columns, strict=True):
         lines.append(",".join(_field(value) for value in row))
     return "\n".join(lines) + "\n"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` under a temporary name in the same folder, then rename it.
-
-    A reader sees the old file or the new one, never half of one, also when the process is killed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp makes files for their owner only; a report is meant to be shared.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def markdown(study: Study) -> str:
@@ -404,12 +385,6 @@ def _quoted(text: str) -> str:
     if any(mark in text for mark in ',"\r\n') or text != text.strip():
         return '"' + text.replace('"', '""') + '"'
     return text
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from generation.errors import UserError
 from generation.foreign.names import checkpoint_name
 from generation.foreign.picture import Pair, Picture, PictureSet
+from generation.store import write_text
 
 _SPLITTING = (
     "model_hash",
@@ -120,12 +120,8 @@ def write_recommended_weight(lora_path: Path, weight: Decimal | float) -> Path:
     if not isinstance(card, dict):
         raise UserError(f"{path} is no JSON object, so it is left alone; move it away first.")
     card["preferred weight"] = value
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(card, indent=4, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(card, indent=4, ensure_ascii=False))
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); check the folder.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
