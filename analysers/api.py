@@ -31,6 +31,7 @@ from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.lora import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
+from generation.prompts import check as check_prompts
 from generation.render import render, stretches
 from generation.store import Layout, Store, make_folder, write_text
 
@@ -267,6 +268,7 @@ def plan_study(
             f"both sides must be multiples of {traits.multiple} and at least 64."
         )
     cases = grid.cases(lines, seeds, negative)
+    texts = [text for case in cases for text in (case.prompt, case.negative)]
     return RenderPlan(
         kind=kind,
         title=first.metadata.get("ss_output_name") or found.checkpoints[0].name,
@@ -276,7 +278,7 @@ def plan_study(
         cells=grid.cells(cases, checkpoints, strengths),
         checkpoints=checkpoints,
         loras=tuple(infos.values()),
-        warnings=found.warnings,
+        warnings=(*found.warnings, *check_prompts(texts)),
         refused=refused,
         fixed=fixed,
         low_vram=low_vram,
