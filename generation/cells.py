@@ -68,7 +68,8 @@ class RenderSettings:
     pixels. `batch_size` belongs here because a padded batch of another size changes pixels by one
     grey level now and then. `scheduler` is the class and configuration that `sampler` stands for.
     `fixed_loras` are (tensor hash, weight) under all pictures; `part_strengths` are (part,
-    multiplier) of the LoRA under study.
+    multiplier) of the LoRA under study, `block_weights` its weights by block as `blocks.parse`
+    spells them ("" for none).
     """
 
     model: str
@@ -85,6 +86,7 @@ class RenderSettings:
     versions: Mapping[str, str] | None = None
     fixed_loras: tuple[tuple[str, str], ...] = ()
     part_strengths: tuple[tuple[str, str], ...] = ()
+    block_weights: str = ""
     scheduler: Mapping[str, Any] | None = None
     compiled: bool = False
 
@@ -99,6 +101,8 @@ def content_key(cell: Cell, settings: RenderSettings) -> str:
     identity.pop("model")
     if cell.is_control:
         identity.pop("part_strengths")  # of the LoRA under study, which a control has not
+    if cell.is_control or not settings.block_weights:
+        identity.pop("block_weights")  # keys made before there were any stay as they were
     record = {
         "case": [cell.case.prompt, cell.case.negative, cell.case.seed],
         "lora": cell.checkpoint.tensor_hash if cell.checkpoint else None,

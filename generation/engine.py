@@ -25,6 +25,7 @@ import torch
 import transformers
 
 from generation import batches, deltas
+from generation.blocks import BlockWeights
 from generation.cells import Case, Checkpoint
 from generation.errors import UserError
 from generation.lora import FAMILY_NAMES
@@ -172,9 +173,9 @@ class Engine:
 
     One `Engine` belongs to one process and one device. `fixed` LoRAs are merged at their weight
     under everything, controls included; `part_strengths` multiply the strength of the LoRA under
-    study for a part ("unet", "transformer", "te", "te2", "te3"). With `low_vram` the text encoders
-    and the saved base weights wait in the computer's memory. `compiled` compiles the denoiser;
-    switching weights does not compile it again.
+    study for a part ("unet", "transformer", "te", "te2", "te3"), `block_weights` in its blocks.
+    With `low_vram` the text encoders and the saved base weights wait in the computer's memory.
+    `compiled` compiles the denoiser; switching weights does not compile it again.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class Engine:
         batch_size: int = 4,
         fixed: Sequence[tuple[Checkpoint, Decimal]] = (),
         part_strengths: Mapping[str, Decimal] | None = None,
+        block_weights: BlockWeights | None = None,
         compiled: bool = False,
         low_vram: bool = False,
     ) -> None:
@@ -243,6 +245,8 @@ class Engine:
             # "unet" is what people call the denoiser, whatever it is built from.
             for part in ([self.traits.denoiser] if name == "unet" else [name])
         }
+        # Raises UserError where the blocks are not this model's.
+        self._block_weights = block_weights.of_weights(self._weights) if block_weights else {}
         self._touches_text = False
         self._base_prompts: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
         self._lora_prompts: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
@@ -272,7 +276,8 @@ class Engine:
                 wanted[key] = (*wanted.get(key, ()), (name, weight))
         touches_text = False
         for key in study:
-            amount = float(strength * self._part_strengths.get(key[0], Decimal(1)))
+            part = self._part_strengths.get(key[0], Decimal(1))
+            amount = float(strength * part * self._block_weights.get(key, Decimal(1)))
             if amount:
                 wanted[key] = (*wanted.get(key, ()), (self._study[0], amount))
                 touches_text |= key[0].startswith("te")

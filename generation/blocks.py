@@ -1,0 +1,331 @@
+"""Block weights: a strength for every block of the denoiser, and one for the text encoders.
+
+The lists are those of the A1111 extension "LoRA Block Weight" (lbw,
+https://github.com/hako-mikan/sd-webui-lora-block-weight; 12, 17, 20 and 26 numbers, 61 for FLUX.1)
+and of the ComfyUI Inspire pack (https://github.com/ltdrdata/ComfyUI-Inspire-Pack; 58 numbers for
+FLUX.1). IN and OUT number Stability's input_blocks and output_blocks, M00 is the middle block, D
+and S are FLUX.1's double and single blocks, and BASE is all that lies in no block. For Stable
+Diffusion 3 neither has a list; here it is BASE and its joint blocks, J.
+
+As in lbw, a block that a shorter list leaves out has weight 0. The two disagree on the denoiser's
+weights outside of all blocks (time embedding, last convolution): lbw leaves them alone, the
+Inspire pack and this module multiply them by BASE, so that zeros everywhere are the base model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from generation.errors import UserError
+from generation.lora import FAMILY_NAMES
+
+LARGEST = Decimal(10)
+"""A block's weight lies within -10 and 10."""
+
+Key = tuple[str, str]
+"""(part, parameter name) of a weight, part one of unet, transformer, te, te2, te3."""
+
+
+def _blocks(kind: str, *numbers: int) -> tuple[str, ...]:
+    return tuple(f"{kind}{number:02d}" for number in numbers)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The lists that a family's weights can be given in, shortest first, and its named lists.
+
+    `kinds` are the names, and other spellings of them, that stand for several blocks.
+    """
+
+    lists: tuple[tuple[str, ...], ...]
+    kinds: Mapping[str, str]
+    presets: Mapping[str, str]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        return self.lists[-1]
+
+
+_SD = _Layout(
+    lists=(
+        ("BASE", *_blocks("IN", 1, 2, 4, 5, 7, 8), "M00", *_blocks("OUT", *range(3, 12))),
+        ("BASE", *_blocks("IN", *range(12)), "M00", *_blocks("OUT", *range(12))),
+    ),
+    kinds={"IN": "IN", "M": "M", "OUT": "OUT"},
+    # DEF_WEIGHT_PRESET of lbw; "SD-..." of the Inspire pack has the same numbers.
+    presets={
+        "INS": "1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0",
+        "IND": "1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0",
+        "INALL": "1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0",
+        "MIDD": "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0",
+        "OUTD": "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0",
+        "OUTS": "1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1",
+        "OUTALL": "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1",
+    },
+)
+_LAYOUTS: Mapping[str, _Layout] = {
+    "sd1": _SD,
+    "sd2": _SD,
+    "sdxl": _Layout(
+        lists=(
+            ("BASE", *_blocks("IN", 4, 5, 7, 8), "M00", *_blocks("OUT", *range(6))),
+            ("BASE", *_blocks("IN", *range(9)), "M00", *_blocks("OUT", *range(9))),
+        ),
+        kinds=_SD.kinds,
+        presets={  # "SDXL-..." of the Inspire pack; lbw has none of 12 numbers
+            "INALL": "1,1,1,1,1,0,0,0,0,0,0,0",
+            "MIDALL": "1,0,0,0,0,1,0,0,0,0,0,0",
+            "OUTALL": "1,0,0,0,0,0,1,1,1,1,1,1",
+        },
+    ),
+    "flux": _Layout(
+        lists=(
+            ("BASE", *_blocks("D", *range(19)), *_blocks("S", *range(38))),
+            ("CLIP", "T5", "IN", *_blocks("D", *range(19)), *_blocks("S", *range(38)), "OUT"),
+        ),
+        kinds={"BASE": "BASE", "D": "D", "DOUBLE": "D", "S": "S", "SINGLE": "S"},
+        presets={},
+    ),
+    "sd3": _Layout(
+        # SD 3 and 3.5 Medium have 24 joint blocks, 3.5 Large has 38.
+        lists=(("BASE", *_blocks("J", *range(24))), ("BASE", *_blocks("J", *range(38)))),
+        kinds={"J": "J", "JOINT": "J"},
+        presets={},
+    ),
+}
+_EVERYWHERE = {"NONE": "ALL=0", "ALL": "ALL=1", "ALL0.5": "ALL=0.5"}
+_NUMBERED = re.compile(r"(IN|M|OUT|D|S|J)(\d\d?)")
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """What the LoRA's strength is multiplied by in each block of a family's models.
+
+    `entries` are (block or kind of blocks, weight) of which the last that fits counts, `rest` is
+    the weight where none fits. `listed` are the blocks that a list of numbers was written for,
+    empty where blocks were named. `text` is the same in one spelling; `parse` reads it back.
+    """
+
+    text: str
+    family: str
+    entries: tuple[tuple[str, Decimal], ...]
+    rest: Decimal
+    listed: frozenset[str] = frozenset()
+
+    def of_block(self, block: str) -> Decimal:
+        """The weight of a block as `block_names` names it."""
+        names = {block, _kind(block), "ALL"}
+        fitting = [weight for name, weight in self.entries if name in names]
+        return fitting[-1] if fitting else self.rest
+
+    def of_weights(self, keys: Iterable[Key]) -> dict[Key, Decimal]:
+        """The multiplier of each of a loaded model's weights, which must be all it has.
+
+        Raises UserError where a block is named that the model has not, or where a list of numbers
+        was written for a model of another size.
+        """
+        blocks = block_names(keys, self.family)
+        there = {block for block in blocks.values() if _NUMBERED.fullmatch(block)}
+        named = {name for name, _ in self.entries if _NUMBERED.fullmatch(name)}
+        if (self.listed and self.listed != there) or (not self.listed and not named <= there):
+            what = "its list" if self.listed else ", ".join(sorted(named - there))
+            raise UserError(
+                f"--block-weights: {what} does not fit this model, whose blocks are "
+                f"{_spans(sorted(there))}; name blocks that it has, such as {min(there)}=0."
+            )
+        weights = {block: self.of_block(block) for block in {*blocks.values()}}
+        return {key: weights[block] for key, block in blocks.items()}
+
+
+def parse(text: str, family: str) -> BlockWeights:
+    """Read block weights for a family (sd1, sd2, sdxl, sd3 or flux).
+
+    `text` is a list of numbers (17 or 26 for sd1 and sd2, 12 or 20 for sdxl, 58 or 61 for flux, 25
+    or 39 for sd3), lbw's name of one (INS, OUTALL, ...; NONE and ALL mean all blocks), or blocks by
+    name: `IN04=0,OUT=0.5,D03-D07=0`, where the last entry that fits a block counts, and blocks that
+    are not named have weight 1. Case does not matter. Raises UserError if it cannot be read.
+    """
+    layout = _LAYOUTS[family]
+    plain = "".join(text.upper().split())
+    plain = _EVERYWHERE.get(plain, layout.presets.get(plain, plain))
+    items = plain.split(",")
+    if "=" in plain:
+        return _named(items, family, layout)
+    if len(items) == 1 and re.fullmatch(r"[A-Z]\S*", plain):
+        known = ", ".join([*_EVERYWHERE, *layout.presets])
+        raise UserError(
+            f"--block-weights: {text.strip()!r} is no named list of {FAMILY_NAMES[family]}; known "
+            f"are {known}; a block is named with its weight, such as {layout.order[-1]}=0."
+        )
+    fitting = [names for names in layout.lists if len(names) == len(items)]
+    if not fitting:
+        counts = " or ".join(str(len(names)) for names in layout.lists)
+        short = layout.lists[0]
+        raise UserError(
+            f"--block-weights: got {len(items)} number{'s' * (len(items) != 1)}; for "
+            f"{FAMILY_NAMES[family]} give {counts}: "
+            f"{', '.join(short[:3])}, ... {short[-1]}, or name blocks: {short[-1]}=0."
+        )
+    numbers = [_number(item) for item in items]
+    whole = fitting[0] if family == "sd3" else layout.order
+    return BlockWeights(
+        ",".join(_text(number) for number in numbers),
+        family,
+        tuple(zip(fitting[0], numbers, strict=True)),
+        Decimal(0),
+        frozenset(name for name in whole if _NUMBERED.fullmatch(name)),
+    )
+
+
+def block_names(keys: Iterable[Key], family: str) -> dict[Key, str]:
+    """The block that each of a model's weights lies in: {(part, parameter name): block}.
+
+    All weights of the UNet must be given, because they tell how many layers its blocks have.
+    """
+    kept = list(keys)
+    unet = _unet_blocks(name for part, name in kept if part == "unet")
+    found: dict[Key, str] = {}
+    for part, name in kept:
+        if part == "unet":
+            found[part, name] = unet[name]
+        elif part == "transformer":
+            found[part, name] = _transformer_block(name, family)
+        elif family == "flux":
+            found[part, name] = "CLIP" if part == "te" else "T5"
+        else:
+            found[part, name] = "BASE"
+    return found
+
+
+_PIECE = re.compile(
+    r"(?P<side>down|up)_blocks\.(?P<level>\d+)\."
+    r"(?P<kind>resnets|attentions|downsamplers|upsamplers)\.(?P<at>\d+)\."
+)
+
+
+def _unet_blocks(names: Iterable[str]) -> dict[str, str]:
+    """diffusers' parameter names -> IN.., M00, OUT.. or BASE.
+
+    Each residual block, with its attention, is one of Stability's input or output blocks; conv_in
+    is input block 0, each downsampler is one more; an upsampler belongs to the output block before.
+    """
+    kept = list(names)
+    pieces = {name: match for name in kept if (match := _PIECE.match(name))}
+    layers: dict[tuple[str, int], int] = {}
+    shrinks: set[int] = set()
+    for match in pieces.values():
+        level = (match["side"], int(match["level"]))
+        if match["kind"] == "resnets":
+            layers[level] = max(layers.get(level, 0), int(match["at"]) + 1)
+        elif match["kind"] == "downsamplers":
+            shrinks.add(level[1])
+    first: dict[tuple[str, int], int] = {}
+    at = {"down": 1, "up": 0}
+    for side, number in sorted(layers):
+        first[side, number] = at[side]
+        at[side] += layers[side, number] + (side == "down" and number in shrinks)
+    found: dict[str, str] = {}
+    for name in kept:
+        if name in pieces:
+            match = pieces[name]
+            level = (match["side"], int(match["level"]))
+            inside = {
+                "downsamplers": layers[level],
+                "upsamplers": layers[level] - 1,
+            }.get(match["kind"], int(match["at"]))
+            kind = "IN" if match["side"] == "down" else "OUT"
+            found[name] = f"{kind}{first[level] + inside:02d}"
+        elif name.startswith("mid_block."):
+            found[name] = "M00"
+        else:
+            found[name] = "IN00" if name.startswith("conv_in.") else "BASE"
+    return found
+
+
+def _transformer_block(name: str, family: str) -> str:
+    match = re.match(r"(single_)?transformer_blocks\.(\d+)\.", name)
+    if match:
+        kind = "S" if match[1] else ("D" if family == "flux" else "J")
+        return f"{kind}{int(match[2]):02d}"
+    if family != "flux":
+        return "BASE"
+    return "OUT" if name.startswith(("norm_out.", "proj_out.")) else "IN"
+
+
+def _kind(block: str) -> str:
+    """The kind that a block belongs to, such as IN; BASE for what is no numbered block."""
+    match = _NUMBERED.fullmatch(block)
+    return match[1] if match else "BASE"
+
+
+def _spans(blocks: Iterable[str]) -> str:
+    """The blocks in words: BASE, IN00 to IN08, M00 and so on."""
+    kinds: dict[str, list[str]] = {}
+    for block in blocks:
+        match = _NUMBERED.fullmatch(block)
+        kinds.setdefault(match[1] if match else block, []).append(block)
+    ends = (f"{same[0]} to {same[-1]}" if len(same) > 1 else same[0] for same in kinds.values())
+    return ", ".join(ends)
+
+
+def _named(items: list[str], family: str, layout: _Layout) -> BlockWeights:
+    entries: list[tuple[str, Decimal]] = []
+    spelling: list[str] = []
+    for item in items:
+        name, equals, number = item.partition("=")
+        if not equals:
+            raise UserError(
+                f"--block-weights: {item!r} has no weight; write either numbers only or blocks "
+                f"with their weights, such as {layout.order[-1]}=0."
+            )
+        weight = _number(number)
+        names = _expand(name, family, layout)
+        entries += [(each, weight) for each in names]
+        ends = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
+        spelling.append(f"{ends}={_text(weight)}")
+    return BlockWeights(",".join(spelling), family, tuple(entries), Decimal(1))
+
+
+def _expand(name: str, family: str, layout: _Layout) -> tuple[str, ...]:
+    """The block, the kind, or all blocks from one to another, that a name means."""
+    first, dash, last = name.partition("-")
+    ends = [_block(end, layout) for end in ([first, last] if dash else [first])]
+    if not dash and ends[0] is None:
+        ends = [layout.kinds.get(name, "ALL" if name == "ALL" else None)]
+    if None in ends:
+        kinds = ", ".join(dict.fromkeys([*layout.kinds.values(), "ALL"]))
+        raise UserError(
+            f"--block-weights: {FAMILY_NAMES[family]} has no block {name!r}; its blocks are "
+            f"{_spans(layout.order)}, and {kinds} stand for all of a kind."
+        )
+    if not dash:
+        return (str(ends[0]),)
+    begin, end = sorted(layout.order.index(str(e)) for e in ends)
+    return layout.order[begin : end + 1]
+
+
+def _block(name: str, layout: _Layout) -> str | None:
+    """A block's name as lists have it: IN4 is IN04, MID is M00; None if there is no such block."""
+    match = _NUMBERED.fullmatch("M00" if name == "MID" and "M00" in layout.order else name)
+    padded = f"{match[1]}{int(match[2]):02d}" if match else name
+    return padded if padded in layout.order else None
+
+
+def _number(text: str) -> Decimal:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal("nan")
+    if not value.is_finite() or abs(value) > LARGEST:
+        raise UserError(
+            f"--block-weights: cannot read {text!r} as a weight; write a number from -{LARGEST} "
+            f"to {LARGEST}."
+        )
+    return value
+
+
+def _text(number: Decimal) -> str:
+    return format(number.normalize() + 0, "f")
