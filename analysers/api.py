@@ -25,7 +25,7 @@ from analysers import checks, ranking
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.metric import load_metric
 from analysers.study import Candidate, Kind, Score, Study, from_json, to_json
-from generation import batches, grid
+from generation import batches, blocks, grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
 from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
@@ -147,6 +147,9 @@ class RenderPlan:
             batch_size=s.batch_size,
             fixed=self.fixed,
             part_strengths={part: Decimal(value) for part, value in s.part_strengths},
+            block_weights=blocks.parse(s.block_weights, self.model.family)
+            if s.block_weights
+            else None,
             compiled=s.compiled,
             low_vram=self.low_vram,
         )
@@ -186,6 +189,7 @@ def plan_study(
     prediction_type: str | None = None,
     fixed_loras: Sequence[tuple[Path, Decimal]] = (),
     part_strengths: Mapping[str, Decimal] | None = None,
+    block_weights: str = "",
     compiled: bool = False,
     low_vram: bool = False,
 ) -> RenderPlan:
@@ -193,7 +197,7 @@ def plan_study(
 
     `fixed_loras` (file, weight) are merged under every picture, controls included;
     `part_strengths` multiply the strength of the LoRA under study in "unet" (the denoiser), "te",
-    "te2" or "te3".
+    "te2" or "te3", `block_weights` (as `generation.blocks.parse` reads them) in its blocks.
     Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
     model. Raises UserError for anything that would only fail later.
     """
@@ -258,6 +262,7 @@ def plan_study(
         part_strengths=tuple(
             (part, str(value)) for part, value in sorted((part_strengths or {}).items())
         ),
+        block_weights=blocks.parse(block_weights, base.family).text if block_weights else "",
         scheduler=engine.scheduler_record(base, chosen_sampler),
         compiled=compiled,
     )

@@ -45,6 +45,9 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Multiplies the strength in the UNet (or transformer)."),
         click.option("--te-strength", type=click.FloatRange(-10, 10), metavar="FACTOR",
                      help="Multiplies the strength in all text encoders."),
+        click.option("--block-weights", default="", metavar="WEIGHTS",
+                     help="Multiplies the strength in each block: LoRA Block Weight's list or its "
+                          "name (OUTALL), or blocks by name (IN04=0,OUT=0.5)."),
         click.option("--prompts", type=FILE, help="Text file, one prompt a line."),
         click.option("--prompt", multiple=True, help="A prompt; may be given several times."),
         click.option("--negative", default="", help="Negative prompt for all prompts."),
@@ -331,6 +334,7 @@ def _plan(kind: Kind, o: dict[str, Any]) -> Any:
         prediction_type=o["prediction_type"],
         fixed_loras=[_weighted(text) for text in o["fixed"]],
         part_strengths=_part_strengths(o["unet_strength"], o["te_strength"]),
+        block_weights=o["block_weights"],
         compiled=o["compiled"],
         low_vram=o["low_vram"],
         **settings,
