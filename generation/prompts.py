@@ -127,16 +127,25 @@ def embeddings(
     tokens; T5 sees 256 (SD 3) or 512 (FLUX.1). BREAK is a word like others.
 
     `clip_skip` leaves out that many of CLIP's last layers for the prompt (not for the negative one,
-    and not in FLUX.1), counted as diffusers counts.
+    and not in FLUX.1), counted as diffusers counts. Raises UserError if it leaves none.
     """
     texts = {"": prompt, "negative_": negative} if guided else {"": prompt}
-    long = family in CHUNKED and (
-        any(BREAK.search(text) for text in texts.values())
-        or blocks(pipe, family, prompt, negative, guided=guided) > 1
-    )
-    if not long:
-        return _short(pipe, family, prompt, negative, device, guided, clip_skip)
+    if family != "flux":
+        layers = min(encoder.config.num_hidden_layers for _, encoder in _parts(pipe))
+        if clip_skip >= layers:
+            raise UserError(
+                f"--clip-skip: {clip_skip} leaves nothing of this model's text encoder, which has "
+                f"{layers} layers; give less."
+            )
     count = blocks(pipe, family, prompt, negative, guided=guided)
+    ours = family in CHUNKED and (
+        count > 1
+        or any(BREAK.search(text) for text in texts.values())
+        # diffusers looks for the final norm where newer transformers have none.
+        or (clip_skip and family != "sdxl")
+    )
+    if not ours:
+        return _short(pipe, family, prompt, negative, device, guided, clip_skip)
     found: dict[str, torch.Tensor] = {}
     for twin, text in texts.items():
         # diffusers skips no layers for the negative prompt.
@@ -260,6 +269,7 @@ def _states(encoder: Any, output: Any, clip_skip: int, family: str) -> torch.Ten
     if family == "sdxl":
         states = output.hidden_states[-(clip_skip + 2)]
     elif clip_skip:
+        # Older transformers have the layers one module deeper.
         norm = getattr(encoder, "text_model", encoder).final_layer_norm
         states = norm(output.hidden_states[-(clip_skip + 1)])
     else:
