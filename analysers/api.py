@@ -32,7 +32,7 @@ from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.lora import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
 from generation.prompts import check as check_prompts
-from generation.render import render, stretches
+from generation.render import BATCHES_A_TASK, render, stretches
 from generation.store import Layout, Store, make_folder, write_text
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Progress(Protocol):
 
     def start(self, label: str, total: int) -> None: ...
 
-    def advance(self, count: int = 1) -> None: ...
+    def advance(self, *, timed: bool = True) -> None:
+        """One is done; `timed` says that it took as long as those still to come will."""
 
     def finish(self) -> None: ...
 
@@ -65,7 +66,7 @@ class Silent:
     def start(self, label: str, total: int) -> None:
         """Nothing to show."""
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, *, timed: bool = True) -> None:
         """Nothing to show."""
 
     def finish(self) -> None:
@@ -303,7 +304,8 @@ def estimate(plan: RenderPlan) -> tuple[int, float]:
     engine.render(chunk)
     each = perf_counter() - start
     count = sum(-(-len(stretch) // engine.batch_size) for stretch in stretches(missing))
-    return len(missing), each * count
+    devices = import_engine().devices(plan.settings.device)
+    return len(missing), each * -(-count // len(devices))
 
 
 def with_batch_size(plan: RenderPlan) -> tuple[RenderPlan, Engine | None]:
@@ -366,11 +368,20 @@ def run_study(
 
     good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
 
+    painted: list[Cell] = []
+    rendering = 0.0
+
     def tasks() -> Iterator[Task]:
+        nonlocal rendering
         early: list[Task] = []
         opener = plan.open_engine if len(devices) > 1 else open_engine
+        begin = perf_counter()
         for done in render(good, store, opener, resume=resume, devices=devices):
-            bar.advance()
+            fresh = done.fresh and done.path is not None
+            if fresh:
+                painted.append(done.cell)
+            bar.advance(timed=fresh and len(painted) > _warm_up(plan, len(devices)))
+            rendering = perf_counter() - begin
             if done.path is None:
                 rendered[done.cell] = done.reason
             else:
@@ -382,16 +393,18 @@ def run_study(
                     early.append(task)
         yield from early
 
-    bar.start("Rendering and measuring", len(good))
+    bar.start("Rendering", len(good))
     start = perf_counter()
-    measured = {
-        result.task.tag: result
-        for result in measure(
-            tasks(), options.all_metrics, _executor(options), plan.out / "measured.jsonl"
-        )
-    }
-    noise = _noise_floor(plan, store, opened[0] if opened else None)
-    bar.finish()
+    try:
+        measured = {
+            result.task.tag: result
+            for result in measure(
+                tasks(), options.all_metrics, _executor(options), plan.out / "measured.jsonl"
+            )
+        }
+        noise = _noise_floor(plan, store, opened[0] if opened else None)
+    finally:
+        bar.finish()
     places = {checkpoint.path: i for i, checkpoint in enumerate(plan.checkpoints)}
     scores = []
     for cell in plan.cells:
@@ -416,6 +429,12 @@ def run_study(
         "format": 1,
         "command": list(command),
         "seconds": round(perf_counter() - start, 1),
+        "rendered": {
+            "pictures": sum(not cell.is_control for cell in painted),
+            "controls": sum(cell.is_control for cell in painted),
+            "kept": len(good) - len(painted) - len(rendered),
+            "seconds": round(rendering, 2),
+        },
         "model": {"name": plan.settings.model, "sha256": plan.settings.model_hash},
         "loras": [_lora_record(info) for info in plan.loras],
         "settings": asdict(plan.settings),
@@ -460,10 +479,13 @@ def score_pictures(
     ]
     bar.start("Measuring", len(work))
     measured: dict[Any, Measured] = {}
-    for result in measure(work, options.all_metrics, _executor(options), out / "measured.jsonl"):
-        measured[result.task.tag] = result
-        bar.advance()
-    bar.finish()
+    cache = out / "measured.jsonl"
+    try:
+        for result in measure(work, options.all_metrics, _executor(options), cache):
+            bar.advance(timed=bool(measured))  # the first one waits for the processes to start
+            measured[result.task.tag] = result
+    finally:
+        bar.finish()
     scores = [
         _score(
             measured.get(path),
@@ -619,6 +641,15 @@ def _score(
     return Score(
         candidate, case, prompt, seed, image, control, result.values, result.status, result.reason
     )
+
+
+def _warm_up(plan: RenderPlan, devices: int) -> int:
+    """After how many pictures the model is loaded and compiled everywhere: a batch, or a piece
+    of work from each device."""
+    batch = plan.settings.batch_size
+    if devices < 2:
+        return batch
+    return devices * min(BATCHES_A_TASK * batch, len(plan.cases))
 
 
 def _noise_floor(plan: RenderPlan, store: Store, engine: Engine | None) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -126,7 +128,9 @@ def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             if options["debug"]:
                 raise
-            again = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            # --no-resume would render everything anew
+            words = [Path(sys.argv[0]).name, *(w for w in sys.argv[1:] if w != "--no-resume")]
+            again = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
             click.echo(
                 f"\nInterrupted. What was rendered is kept; go on with:\n  {again}", err=True
             )
@@ -223,6 +227,8 @@ def _run(kind: Kind, **o: Any) -> None:
             for prompt in dict.fromkeys(case.prompt for case in plan.cases):
                 click.echo(f"  {prompt}")
     study = api.run_study(plan, options, progress=bar, command=command, resume=o["resume"])
+    if not o["quiet"] and not o["as_json"]:
+        click.echo(_rendered(study.run["rendered"]))
     code = _finish(study, plan.out, o)
     if o["write_weight"]:
         _write_weight(study, plan)
@@ -404,10 +410,11 @@ def _describe(plan: Any) -> None:
     for prompt in dict.fromkeys(case.prompt for case in plan.cases):
         click.echo(f"  {prompt[:120]}")
     missing, seconds = api.estimate(plan)
-    click.echo(
-        f"To render: {missing} of {len(plan.cells)} pictures, about {_duration(seconds)} "
-        "(from two measured renders). Nothing was written."
-    )
+    told = f"To render: {missing} of {_count(len(plan.cells), 'picture')}"
+    if missing:
+        told += f", about {_duration(seconds)} (from two measured renders"
+        told += "; scoring on the same CPU adds to it)" if used.device == "cpu" else ")"
+    click.echo(told + ". Nothing was written.")
 
 
 def _finish(study: Study, out: Path, o: dict[str, Any]) -> int:
@@ -458,24 +465,74 @@ def _tell(study: Study, report: Path) -> None:
 
 
 class Bar:
-    """A `Progress` on the terminal, with a measured time to go."""
+    """A `Progress` on stderr: how many of how many, measured pictures per second, time to go.
+
+    On a terminal it is a bar; elsewhere a line every half minute, rarer as time passes.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
 
     def start(self, label: str, total: int) -> None:
-        """Show the bar; on a pipe, click prints the label only."""
-        self._bar = click.progressbar(length=total, label=label, show_pos=True, file=sys.stderr)
-        self._bar.__enter__()
+        """Show that nothing is done yet."""
+        self._label, self._total = label, total
+        self._done = self._timed = 0
+        self._begin = self._since = self._shown = monotonic()
+        if sys.stderr.isatty():
+            self._bar = click.progressbar(
+                length=total, label=label, width=16, show_pos=True, show_percent=False,
+                show_eta=False, item_show_func=lambda text: text, file=sys.stderr,
+            )  # fmt: skip
+            self._bar.current_item = "loading ..."
+            self._bar.__enter__()
 
-    def advance(self, count: int = 1) -> None:
-        """Count pictures done."""
-        self._bar.update(count)
+    def advance(self, *, timed: bool = True) -> None:
+        """One more is done. The clock starts with the last one before the first timed one."""
+        now = monotonic()
+        self._done += 1
+        if timed:
+            self._timed += 1
+        elif not self._timed:
+            self._since = now
+        if self._bar is not None:
+            self._bar.update(1, self._pace(now) or "timing ...")
+        elif now - self._shown >= max(30, (now - self._begin) / 10):
+            self._shown = now
+            told = ", ".join(filter(None, (f"{self._done} of {self._total}", self._pace(now))))
+            click.echo(f"{self._label}: {told}", err=True)
 
     def finish(self) -> None:
-        """Leave the line as it is."""
-        with suppress(AttributeError):
+        """Leave the line as it is, also when the work was interrupted."""
+        if self._bar is not None:
             self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def _pace(self, now: float) -> str:
+        """Pictures per second and the time they mean for the rest; "" while nothing is known.
+
+        Pictures come in batches: what less than a second shows is no pace.
+        """
+        if not self._timed or now - self._since < 1:
+            return ""
+        rate = self._timed / (now - self._since)
+        left = (self._total - self._done) / rate
+        return f"{_rate(rate)}, {_duration(left)} to go" if left else _rate(rate)
+
+
+def _rendered(record: Mapping[str, Any]) -> str:
+    """What was rendered just now: "128 pictures and 16 controls in 37 s (3.9 pictures/s)"."""
+    kept = _count(record["kept"], "picture")
+    fresh = record["pictures"] + record["controls"]
+    if not fresh:
+        return f"Nothing to render: {kept} lay there already."
+    counts = [
+        _count(record[noun + "s"], noun) for noun in ("picture", "control") if record[noun + "s"]
+    ]
+    told = (
+        f"Rendered {' and '.join(counts)} in {_duration(record['seconds'])} "
+        f"({_rate(fresh / record['seconds'])}, loading included)"
+    )
+    return told + (f"; {kept} lay there already." if record["kept"] else ".")
 
 
 def _count(number: int, noun: str) -> str:
@@ -488,3 +545,8 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _rate(pictures_per_second: float) -> str:
+    digits = 1 if pictures_per_second >= 1 else 2 if pictures_per_second >= 0.1 else 3
+    return f"{pictures_per_second:.{digits}f} pictures/s"

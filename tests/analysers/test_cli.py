@@ -20,8 +20,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import sample_data
+from analysers import cli
 from analysers.cli import analyse_epochs, analyse_strength
-from generation.images import write_png
+from generation.images import read_image, write_png
 from generation.lora import tensor_hash
 
 LORA = sample_data.PATH / "lora" / "pstr-000006.safetensors"
@@ -66,7 +67,7 @@ def ancestors_folder(folder: Path, noises: dict[str, float]) -> Path:
 
 
 def test_the_ancestors_layout_with_one_control(tmp_path: Path) -> None:
-    noises = {"strength_0.1": 4, "strength_0.2": 9, "strength_0.3": 30}
+    noises = {"strength_0.1": 4.0, "strength_0.2": 9.0, "strength_0.3": 30.0}
     folder = ancestors_folder(tmp_path / "renders", noises)
     control = paint(tmp_path / "base.png", 1, noise=2)
     result = strength("--images", folder, "--control", control, "--out", tmp_path / "run")
@@ -321,6 +322,9 @@ def test_three_kills_and_a_resume_give_the_undisturbed_result(tmp_path: Path) ->
     for path, stamp in written.items():
         assert path.stat().st_mtime_ns == stamp, f"{path.name} was rendered twice"
     assert (killed / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+    for path in (whole / "images").rglob("*.png"):
+        again = killed / path.relative_to(whole)
+        assert np.array_equal(read_image(again), read_image(path)), path.name
 
 
 def test_a_finished_run_is_reported_again_without_torch(tmp_path: Path) -> None:
@@ -338,6 +342,97 @@ def test_a_finished_run_is_reported_again_without_torch(tmp_path: Path) -> None:
         assert sheet.width > 2 * 96
     assert "| rank |" in (tmp_path / "run" / "summary.md").read_text()
     assert "data:image/" in (tmp_path / "run" / "report.html").read_text()
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+def test_the_pace_is_of_new_pictures_once_all_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(cli, "monotonic", lambda: now)
+    bar = cli.Bar()
+    bar.start("Rendering", 300)
+    for _ in range(100):  # these lay there already
+        bar.advance(timed=False)
+    now = 60.0  # loading, compiling, the first batch
+    for _ in range(4):
+        bar.advance(timed=False)
+    for batch in range(1, 49):
+        now = 60.0 + 8 * batch
+        for _ in range(4):
+            bar.advance(timed=True)
+    bar.finish()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Rendering: 101 of 300"
+    # Told at the first picture of a batch, whose other three come in the same moment.
+    rates = [float(line.split(", ")[1].split()[0]) for line in lines[1:]]
+    assert len(lines) < 15 and 0.4 < rates[0] <= 0.5 and 0.48 < rates[-1] <= 0.5
+    assert "296 of 300" not in lines[-1] and lines[-1].endswith("s to go")
+
+
+def test_what_was_rendered_is_told_with_its_pace() -> None:
+    record = {"pictures": 128, "controls": 16, "kept": 0, "seconds": 37.0}
+    assert cli._rendered(record) == (
+        "Rendered 128 pictures and 16 controls in 37 s (3.9 pictures/s, loading included)."
+    )
+    more = cli._rendered({"pictures": 1, "controls": 0, "kept": 7, "seconds": 50.0})
+    assert more == (
+        "Rendered 1 picture in 50 s (0.020 pictures/s, loading included); "
+        "7 pictures lay there already."
+    )
+    none = cli._rendered({"pictures": 0, "controls": 0, "kept": 8, "seconds": 0.1})
+    assert none == "Nothing to render: 8 pictures lay there already."
+
+
+def test_ctrl_c_on_a_terminal_prints_a_command_that_goes_on(tmp_path: Path) -> None:
+    """In a pseudo-terminal; the options have blanks, quotes and --no-resume in them."""
+    import pty
+
+    script = tmp_path / "analyse-strength"
+    script.write_text(
+        f"#!{sys.executable}\nimport sys; sys.path.insert(0, {str(Path.cwd())!r})\n"
+        "from analysers.cli import analyse_strength as run; run()\n"
+    )
+    script.chmod(0o755)
+    prompts = tmp_path / "my prompts.txt"
+    prompts.write_text("a cat, pstr style\na dog, pstr style\n")
+    words = [
+        str(LORA), "--model", "demo", "--prompts", str(prompts), "--prompt", "it's a fox",
+        "--no-resume", "--seeds", "1:2", "--strengths", "0.5,1", "--size", "64",
+        "--steps", "12", "--batch-size", "2", "--jobs", "0", "--out", str(tmp_path / "my run"),
+    ]  # fmt: skip
+    terminal, side = pty.openpty()
+    process = subprocess.Popen(
+        [str(script), *words], stdin=side, stdout=side, stderr=side, start_new_session=True
+    )
+    os.close(side)
+    shown, asked = b"", False
+    while True:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # the other side is closed
+            break
+        if b" to go" in shown and not asked:
+            asked = True
+            process.send_signal(signal.SIGINT)
+    os.close(terminal)
+    text = shown.decode()
+    assert process.wait() == 130, text
+    assert "0/18" in text and "loading ..." in text
+    assert re.search(r"\d+/18  \d[\d.]* pictures/s, (\d+ min )?\d+ s to go", text)
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is shown again"
+    again = text.strip().splitlines()[-1].strip()
+    assert again.startswith("analyse-strength ") and "--no-resume" not in again
+    kept = {path: path.read_bytes() for path in (tmp_path / "my run").rglob("*_s?.png")}
+    assert 0 < len(kept) < 18
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(again, shell=True, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"; {len(kept)} pictures lay there already." in done.stdout
+    assert all(path.read_bytes() == data for path, data in kept.items())
+    assert len(list((tmp_path / "my run").rglob("*_s?.png"))) == 18
 
 
 # --- what users get wrong ------------------------------------------------------------------------
