@@ -215,18 +215,15 @@ def _unet_blocks(names: Iterable[str]) -> dict[str, str]:
     kept = list(names)
     pieces = {name: match for name in kept if (match := _PIECE.match(name))}
     layers: dict[tuple[str, int], int] = {}
-    shrinks: set[int] = set()
     for match in pieces.values():
         level = (match["side"], int(match["level"]))
         if match["kind"] == "resnets":
             layers[level] = max(layers.get(level, 0), int(match["at"]) + 1)
-        elif match["kind"] == "downsamplers":
-            shrinks.add(level[1])
     first: dict[tuple[str, int], int] = {}
     at = {"down": 1, "up": 0}
     for side, number in sorted(layers):
         first[side, number] = at[side]
-        at[side] += layers[side, number] + (side == "down" and number in shrinks)
+        at[side] += layers[side, number] + (side == "down")  # only the last has no downsampler
     found: dict[str, str] = {}
     for name in kept:
         if name in pieces:
