@@ -340,6 +340,7 @@ def test_a_chunk_ends_after_a_comma_that_is_near() -> None:
     assert sizes(54, 30) == [75, 10]  # 21 back: too far
     assert sizes(74, 5) == [75, 5]
     assert sizes(75, 5) == [75, 6]  # the comma itself comes too late
+    assert sizes(60, 14, 5) == [75, 6]  # and an earlier one then does not count
     assert sizes(60, 10, 10) == [72, 10]
 
 
@@ -351,7 +352,7 @@ def test_a_chunk_ends_after_a_comma_that_is_near() -> None:
     [
         "(smile:1.2)", "a cat, ( green grass : .8 )", "((masterpiece))", "(((best quality)))",
         "(score_9:1.2)", "(miku \\(vocaloid\\):1.3)", "(miku_(vocaloid):1.1)", "(a, b, c:2)",
-        "[(smile:0.5)]", ":( (smile:1.2)", "\\\\(smile:1.2)",
+        "[(smile:0.5)]", ":( (smile:1.2)", "(smile \\:\\):1.2)", "\\\\(smile:1.2)",
     ],
 )  # fmt: skip
 def test_attention_weights_are_told_once(prompt: str) -> None:
@@ -365,7 +366,7 @@ def test_attention_weights_are_told_once(prompt: str) -> None:
         "", "a cat", "miku_(vocaloid)", "miku (vocaloid), saber (fate)", "\\(smile:1.2\\)",
         "\\(\\(a\\)\\)", ":) :( ;) :-)", "((", "))", ")(", "aspect ratio (16:9)", "at noon (12:30)",
         "(nier:automata)", "re:zero", "(a) (b)", "((a), (b))", "[word]", "()", "(())", "((:1.2",
-        "smile:1.2", "2b_(nier:automata)", "<3", "a <b> c", "< lora >", "trailing \\",
+        "smile:1.2", "2b_(nier:automata)", "\\(a:1.2)", "<3", "a <b> c", "< lora >", "trailing \\",
     ],
 )  # fmt: skip
 def test_names_and_faces_are_no_weights(prompt: str) -> None:
