@@ -129,7 +129,7 @@ class RenderPlan:
 
     def store(self) -> Store:
         """The run folder of this plan."""
-        return Store(self.out, self.settings, Layout.of(self.cells))
+        return Store(self.out, self.settings, Layout.of(self.cells), self.fixed)
 
     def open_engine(self, device: str = "") -> Engine:
         """Load the model (on `device`, if given); this is where torch is imported."""

@@ -13,7 +13,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
@@ -431,12 +431,14 @@ def parameters_text(
     strength: Decimal | float = Decimal(0),
     clip_skip: int = 0,
     version: str = "",
+    fixed: Sequence[tuple[str, str, Decimal]] = (),
 ) -> str:
     """The text A1111 and its kin store under `parameters`: prompt, negative prompt, settings.
 
     `lora_name` is the file's stem; it becomes the tag `<lora:name:strength>`, and `lora_hash` (hex
-    SHA-256 of the tensor bytes) its first 12 digits under "Lora hashes". `clip_skip` counts skipped
-    layers as diffusers does, A1111 counts from 1. "RNG: CPU" says that the noise is drawn there.
+    SHA-256 of the tensor bytes) its first 12 digits under "Lora hashes". `fixed` are further LoRAs
+    (name, hash, strength), which stand before it. `clip_skip` counts skipped layers as diffusers
+    does, A1111 counts from 1. "RNG: CPU" says that the noise is drawn there.
     """
     words = prompt.strip()
     settings = {"Steps": str(steps)}
@@ -450,11 +452,13 @@ def parameters_text(
         "Clip skip": str(clip_skip + 1) if clip_skip else "",
         "RNG": "CPU",
     }
-    if lora_name:
-        name = re.sub(r"[:<>,\"\n]", "_", lora_name)
-        words += f" <lora:{name}:{strength_text(Decimal(str(strength)))}>"
-        if lora_hash:
-            settings["Lora hashes"] = f"{name}: {lora_hash[:12]}"
+    hashes = []
+    for name, digest, weight in (*fixed, (lora_name, lora_hash, strength)):
+        if name:
+            name = re.sub(r"[:<>,\"\n]", "_", name)
+            words += f" <lora:{name}:{strength_text(Decimal(str(weight)))}>"
+            hashes += [f"{name}: {digest[:12]}"] if digest else []
+    settings["Lora hashes"] = ", ".join(hashes)
     settings["Version"] = version
     lines = [words.strip()]
     if negative.strip():

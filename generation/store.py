@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Store:
-    """The pictures of one study under `root`."""
+    """The pictures of one study under `root`.
+
+    `fixed` are the LoRAs under every picture, for the pictures' infotext; what of them decides
+    pixels stands in the settings.
+    """
 
     root: Path
     settings: RenderSettings
     layout: Layout
+    fixed: tuple[tuple[Checkpoint, Decimal], ...] = ()
 
     def path(self, cell: Cell) -> Path:
         return self.root / self.layout.place(cell)
@@ -194,6 +200,7 @@ class Store:
                 lora_hash=checkpoint.tensor_hash if checkpoint else "",
                 strength=cell.strength,
                 clip_skip=settings.clip_skip,
+                fixed=[(other.path.stem, other.tensor_hash, w) for other, w in self.fixed],
             ),
             CELL_CHUNK: json.dumps(
                 {

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from PIL import Image
 import sample_data
 from analysers import cli
 from analysers.cli import analyse_epochs, analyse_strength
-from generation.images import read_image, write_png
+from generation.foreign import find_pictures
+from generation.images import read_image, read_text, write_png
 from generation.lora import tensor_hash
 
 LORA = sample_data.PATH / "lora" / "pstr-000006.safetensors"
@@ -243,6 +245,34 @@ def test_a_rendered_study_from_prompts_to_report(tmp_path: Path) -> None:
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(run["model"]["sha256"]) == 64 and run["settings"]["steps"] == 2
     assert len(run["loras"][0]["sha256"]) == 64
+
+
+def test_a_study_with_a_fixed_lora_is_read_back_from_its_pictures(tmp_path: Path) -> None:
+    """The pictures' infotext names both LoRAs; what is under study is told from what is not."""
+    other = Path(shutil.copy(sample_data.PATH / "lora" / "pstr-000002.safetensors",
+                             tmp_path / "light, soft.safetensors"))  # fmt: skip
+    result = strength(
+        LORA, "--with", f"{other}:0.5", "--model", "demo", "--prompt", "a cat", "--seeds", "1,2",
+        "--strengths", "0.5,1", "--out", tmp_path / "run", *QUICK,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    images = tmp_path / "run" / "images"
+    ours, theirs = tensor_hash(LORA), tensor_hash(other)
+    text = read_text(images / "strength_1.00" / "p00_s1.png")["parameters"]
+    assert text.startswith("a cat <lora:light_ soft:0.5> <lora:pstr-000006:1.0>\n")
+    assert f'Lora hashes: "light_ soft: {theirs[:12]}, pstr-000006: {ours[:12]}"' in text
+    control = read_text(images / "control" / "p00_s1.png")["parameters"]
+    assert control.startswith("a cat <lora:light_ soft:0.5>\n") and "pstr" not in control
+    found = find_pictures(images, axis="strength")
+    assert not found.rejected and len(found.pairs) == 4
+    for pair in found.pairs:
+        picture = pair.picture
+        assert (picture.lora, picture.lora_hash) == ("pstr-000006", ours)
+        assert picture.path.parent.name == f"strength_{picture.strength:.2f}"
+        assert [(use.name, use.strength) for use in picture.background] == [
+            ("light_ soft", Decimal("0.5"))
+        ]
+        assert pair.control == images / "control" / picture.path.name
 
 
 def test_the_best_strength_is_noted_where_the_webui_reads_it(tmp_path: Path) -> None:

@@ -322,6 +322,19 @@ def test_parameters_text_is_a1111s() -> None:
     )
 
 
+def test_further_loras_stand_before_the_one_under_study() -> None:
+    fixed = [("detail:er", "ab" * 32, Decimal("0.50")), ("light", "", Decimal(1))]
+    text = parameters_text(
+        "a dog", "", 4, "euler", 1.5, 1, 64, 64, "m", "", "style", "cd" * 32, Decimal("0.8"),
+        fixed=fixed,
+    )  # fmt: skip
+    words, settings = text.splitlines()
+    assert words == "a dog <lora:detail_er:0.5> <lora:light:1.0> <lora:style:0.8>"
+    assert 'Lora hashes: "detail_er: abababababab, style: cdcdcdcdcdcd"' in settings
+    control = parameters_text("a dog", "", 4, "euler", 1.5, 1, 64, 64, "m", fixed=fixed[:1])
+    assert control.startswith("a dog <lora:detail_er:0.5>\n")
+
+
 def test_parameters_text_of_a_control_has_no_lora() -> None:
     text = parameters_text("a dog", "", 4, "euler_a", 1.5, 1, 64, 64, "my, model: v2")
     assert text == (
