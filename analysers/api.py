@@ -94,7 +94,7 @@ class Options:
         """SSIM and BRISQUE, the ranked metric, then the extra ones, each once."""
         return tuple(dict.fromkeys(("ssim", "brisque", self.rank_by, *self.metrics)))
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise UserError if a metric is unknown, lacks its weights or cannot be ranked by."""
         for name in self.all_metrics:
             load_metric(name).check()
@@ -249,7 +249,7 @@ def plan_study(
         model_hash=base.digest,
         width=width or _agreed(lines, "width") or natural[0],
         height=height or _agreed(lines, "height") or natural[1],
-        steps=steps or _agreed(lines, "steps") or 25,
+        steps=steps or _agreed(lines, "steps") or traits.steps,
         guidance_scale=_first(
             guidance_scale, _agreed(lines, "guidance_scale"), traits.guidance_scale
         ),
@@ -349,7 +349,6 @@ def run_study(
     `resume` everything is rendered anew, and earlier pictures are kept aside.
     """
     bar = progress or Silent()
-    options.check()
     make_folder(plan.out)
     plan, probed = with_batch_size(plan)
     batches.keep(plan.out, _batch_key(plan), plan.settings.batch_size)
@@ -466,7 +465,6 @@ def score_pictures(
     Pictures that cannot be read or have no control are listed with their reason.
     """
     bar = progress or Silent()
-    options.check()
     make_folder(out)
     places: dict[tuple[Any, ...], int] = {}
     controls = {pair.control: pair for pair in pictures.pairs if pair.control is not None}
@@ -528,12 +526,17 @@ def score_pictures(
     )
 
 
-def join(pictures: PictureSet, loras: Sequence[Path], name: str | None = None) -> PictureSet:
+def trigger_words(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """The words that the files say wake them, each once; a file that cannot be read says none."""
+    infos, _ = _inspect(checkpoints)
+    return tuple(dict.fromkeys(w for info in infos.values() for w in info.trigger_words))
+
+
+def join(pictures: PictureSet, checkpoints: Sequence[Checkpoint]) -> PictureSet:
     """The pictures with each checkpoint known by its tensors, whatever its file was called then."""
     from generation.foreign import join_checkpoints
 
-    found = find_checkpoints(loras, name=name)
-    hashes = {c.tensor_hash: c.path.name for c in found.checkpoints if c.tensor_hash}
+    hashes = {c.tensor_hash: c.path.name for c in checkpoints if c.tensor_hash}
     joined = join_checkpoints([pair.picture for pair in pictures.pairs], hashes)
     pairs = zip(pictures.pairs, joined, strict=True)
     return replace(pictures, pairs=tuple(replace(pair, picture=p) for pair, p in pairs))

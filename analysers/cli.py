@@ -21,6 +21,7 @@ from generation.errors import UserError
 if TYPE_CHECKING:
     from analysers.api import Options, Progress, RenderPlan
     from analysers.study import Kind, Study
+    from generation.cells import Checkpoint
 
 DONE, NOTHING_RANKED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
@@ -56,9 +57,11 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--seeds", default="1,2", show_default=True, help="Such as 1:4 or 7,11."),
         click.option("--size", default="", metavar="WxH",
                      help="Pixels, such as 768x768 [default: what the LoRA was trained at]."),
-        click.option("--steps", type=click.IntRange(1, 500), help="Sampling steps [default: 25]."),
+        click.option("--steps", type=click.IntRange(1, 500),
+                     help="Sampling steps [default: 25; FLUX.1 schnell: 4]."),
         click.option("--guidance-scale", "--cfg", "guidance_scale",
-                     type=click.FloatRange(0, 100), help="Guidance scale [default: 7]."),
+                     type=click.FloatRange(0, 100),
+                     help="Guidance scale [default: the model's, such as 7]."),
         click.option("--sampler", help="Such as euler_a [default: dpmpp_2m_karras]."),
         click.option("--clip-skip", type=click.IntRange(0, 11), default=0,
                      help="Text encoder layers to skip at the end."),
@@ -214,7 +217,6 @@ def _run(kind: Kind, **o: Any) -> None:
     if o["dry_run"]:
         _describe(plan)
         return
-    options.check()
     if not o["quiet"] and not o["as_json"]:
         controls = len(plan.cases)
         click.echo(
@@ -224,8 +226,7 @@ def _run(kind: Kind, **o: Any) -> None:
         )
         if not o["prompt"] and not o["prompts"] and not o["demo"]:
             click.echo("No prompts given: these were made from the LoRA's trigger word:")
-            for prompt in dict.fromkeys(case.prompt for case in plan.cases):
-                click.echo(f"  {prompt}")
+            _list_prompts(plan)
     study = api.run_study(plan, options, progress=bar, command=command, resume=o["resume"])
     if not o["quiet"] and not o["as_json"]:
         click.echo(_rendered(study.run["rendered"]))
@@ -243,7 +244,11 @@ def _judge_pictures(
 
     from analysers import api
     from generation import foreign
+    from generation.checkpoints import find_checkpoints
 
+    loras: Sequence[Checkpoint] = ()
+    if o["loras"]:
+        loras = find_checkpoints(o["loras"], name=o["name"]).checkpoints
     title = o["images"].resolve().name
     out = o["out"] or Path("runs", f"{title}-{kind}")
     found = foreign.find_pictures(
@@ -251,10 +256,10 @@ def _judge_pictures(
         axis="strength" if kind == "strength" else "epoch",
         control=o["control"],
         controls=o["controls"],
+        triggers=api.trigger_words(loras),
         cells=out / "cells",
     )
-    if o["loras"]:
-        found = api.join(found, o["loras"], o["name"])
+    found = api.join(found, loras)
     parts = foreign.split_studies(found)
     codes = []
     for index, part in enumerate(parts):
@@ -407,14 +412,18 @@ def _describe(plan: Any) -> None:
         click.echo(f"Warning: {warning}")
     click.echo("Strengths: " + ", ".join(str(strength) for strength in plan.strengths))
     click.echo(f"Cases: {len(plan.cases)} (prompt x seed), from these prompts:")
-    for prompt in dict.fromkeys(case.prompt for case in plan.cases):
-        click.echo(f"  {prompt[:120]}")
+    _list_prompts(plan)
     missing, seconds = api.estimate(plan)
     told = f"To render: {missing} of {_count(len(plan.cells), 'picture')}"
     if missing:
         told += f", about {_duration(seconds)} (from two measured renders"
         told += "; scoring on the same CPU adds to it)" if used.device == "cpu" else ")"
     click.echo(told + ". Nothing was written.")
+
+
+def _list_prompts(plan: RenderPlan) -> None:
+    for prompt in dict.fromkeys(case.prompt for case in plan.cases):
+        click.echo(f"  {prompt[:120]}")
 
 
 def _finish(study: Study, out: Path, o: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Family:
     guidance_scale: float
     flow: bool = False
     negative: bool = True
+    steps: int = 25
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -59,6 +60,8 @@ class BaseModel:
     `path` is a diffusers folder or a single checkpoint; `config` is the folder of configurations
     that a single checkpoint needs (None for a folder). `digest` is the SHA-256 of a checkpoint, or
     of a folder's names and contents. `scheduler` is the model's own scheduler configuration.
+    `few_steps` marks a FLUX.1 without a guidance input: schnell, which its model card renders in
+    4 steps without guidance.
     """
 
     name: str
@@ -69,10 +72,12 @@ class BaseModel:
     digest: str
     scheduler: Mapping[str, Any]
     config: Path | None = None
+    few_steps: bool = False
 
     @property
     def traits(self) -> Family:
-        return FAMILIES[self.family]
+        usual = FAMILIES[self.family]
+        return replace(usual, steps=4, guidance_scale=0.0) if self.few_steps else usual
 
 
 def find_model(
@@ -105,7 +110,10 @@ def find_model(
     family = folder_family(folder, name)
     width, height = _folder_size(folder, family)
     scheduler = _scheduler_config(folder, prediction_type)
-    return BaseModel(name, folder, family, width, height, folder_digest(folder), scheduler)
+    # diffusers takes a missing entry for False too.
+    few = family == "flux" and not _config(folder, "transformer").get("guidance_embeds", False)
+    digest = folder_digest(folder)
+    return BaseModel(name, folder, family, width, height, digest, scheduler, few_steps=few)
 
 
 def folder_family(folder: Path, name: str = "") -> str:
@@ -220,7 +228,10 @@ def _single_file(
     digest = sha256(path)
     if config.parent != CONFIGS:
         digest = hashlib.sha256((digest + folder_digest(config)).encode()).hexdigest()
-    return BaseModel(name, path, family, width, height, digest, scheduler, config)
+    # Black Forest Labs' name of the layers, and diffusers'.
+    guided = any("guidance_in." in key or "guidance_embedder." in key for key in header.tensors)
+    few = family == "flux" and not guided
+    return BaseModel(name, path, family, width, height, digest, scheduler, config, few)
 
 
 def checkpoint_family(header: Header) -> str:

@@ -149,12 +149,14 @@ def test_pictures_without_a_control_are_scored_by_brisque_alone(tmp_path: Path) 
     assert all(r["ssim"] == "" and "no control" in r["reason"] and r["brisque"] for r in table)
 
 
-def webui_picture(path: Path, seed: int, lora: str, weight: str, lora_hash: str = "") -> None:
+def webui_picture(
+    path: Path, seed: int, lora: str, weight: str, lora_hash: str = "", prompt: str = "a castle"
+) -> None:
     """A picture as A1111 saves it, with its infotext."""
     tag = f" <lora:{lora}:{weight}>" if lora else ""
     hashes = f', Lora hashes: "{lora}: {lora_hash}"' if lora_hash else ""
     text = (
-        f"a castle{tag}\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, "
+        f"{prompt}{tag}\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, "
         f"Seed: {seed}, Size: 96x96, Model: base{hashes}, Version: v1.10.1"
     )
     noise = 3 + 9 * float(weight or 0)
@@ -199,6 +201,23 @@ def test_pictures_join_their_checkpoints_by_tensor_hash(tmp_path: Path) -> None:
         ("style-000002.safetensors", "2"),
         ("style-000005.safetensors", "5"),
     }
+
+
+def test_a_trigger_word_amid_the_prompt_does_not_part_a_picture_from_its_control(
+    tmp_path: Path,
+) -> None:
+    """The LoRA given beside --images says which words only prompts with it carry."""
+    folder = tmp_path / "outputs"
+    for seed in (1, 2):
+        webui_picture(folder / f"{seed}-a.png", seed, "", "", prompt="a castle on a hill")
+        for weight in ("0.4", "0.8"):
+            webui_picture(folder / f"{seed}-{weight}.png", seed, "old", weight,
+                          prompt="a pstr style castle on a hill")  # fmt: skip
+    for loras, compared in (([], False), ([LORA], True)):
+        result = strength(*loras, "--images", folder, "--out", tmp_path / "run", "--jobs", "0")
+        assert result.exit_code == 0, result.output
+        table = [r for r in rows(tmp_path / "run" / "scores.csv") if r["strength"]]
+        assert len(table) == 4 and all(bool(row["ssim"]) == compared for row in table)
 
 
 def test_an_empty_folder_says_which_names_were_looked_for(tmp_path: Path) -> None:

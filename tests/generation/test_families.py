@@ -153,6 +153,43 @@ def test_flow_matching_models_keep_their_scheduler(family: str, tiny_model: Tiny
         find_model(str(tiny_model(family)), prediction_type="epsilon")
 
 
+def test_flux_schnell_is_rendered_in_four_steps_without_guidance(
+    tiny_model: Tiny, tiny_checkpoint: Single, tmp_path: Path
+) -> None:
+    """FLUX.1 schnell is FLUX.1 dev without the guidance embedding, in both layouts."""
+    from analysers.api import plan_study
+    from generation.grid import PromptLine
+
+    dev = find_model(str(tiny_model("flux")))
+    folder = Path(shutil.copytree(tiny_model("flux"), tmp_path / "schnell"))
+    config = folder / "transformer" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "guidance_embeds": False}))
+    weights = next((folder / "transformer").glob("*.safetensors"))
+    kept = {k: v for k, v in load_file(weights).items() if "guidance_embedder" not in k}
+    assert len(kept) < len(load_file(weights))
+    save_file(kept, weights)
+    schnell = find_model(str(folder))
+    engine = open_engine(schnell, steps=4, guidance_scale=0.0)
+    pictures = engine.render(CASES)
+    assert all(picture is not None and np.ptp(picture) > 20 for picture in pictures)
+    save_file(kept, tmp_path / "schnell.safetensors")
+    single = find_model(str(tmp_path / "schnell.safetensors"), config=folder)
+    assert np.array_equal(pictures, open_engine(single, steps=4, guidance_scale=0.0).render(CASES))
+    assert find_model(str(tiny_checkpoint("flux")[0]), config=folder).traits == dev.traits
+    lora = random_lora(engine, "transformer", tmp_path / "lora.safetensors").path
+    for model, steps, guidance in (
+        (str(folder), 4, 0.0),
+        (str(tmp_path / "schnell.safetensors"), 4, 0.0),
+        (str(tiny_model("flux")), 25, 3.5),
+    ):
+        plan = plan_study(
+            "strength", [lora], model=model, out=tmp_path, strengths=[Decimal(1)],
+            prompts=[PromptLine("a cat")], width=64, height=64,
+            model_config=folder if model.endswith(".safetensors") else None,
+        )  # fmt: skip
+        assert (plan.settings.steps, plan.settings.guidance_scale) == (steps, guidance)
+
+
 def test_the_shipped_configurations_are_the_published_models() -> None:
     """Parameter counts as published; the tokenizer's known numbers of CLIP's first tokens."""
     import diffusers
