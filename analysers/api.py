@@ -10,7 +10,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
@@ -362,7 +362,7 @@ def run_study(
 
     def open_engine() -> Engine:
         if not opened:
-            opened.append(plan.open_engine())
+            opened.append(plan.open_engine(devices[0]))
         return opened[0]
 
     good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
@@ -401,9 +401,9 @@ def run_study(
                 tasks(), options.all_metrics, _executor(options), plan.out / "measured.jsonl"
             )
         }
-        noise = _noise_floor(plan, store, opened[0] if opened else None)
     finally:
         bar.finish()
+    noise = _noise_floor(plan, store, open_engine, bar)
     places = {checkpoint.path: i for i, checkpoint in enumerate(plan.checkpoints)}
     scores = []
     for cell in plan.cells:
@@ -655,10 +655,13 @@ def _warm_up(plan: RenderPlan, devices: int) -> int:
     return devices * min(BATCHES_A_TASK * batch, len(plan.cases))
 
 
-def _noise_floor(plan: RenderPlan, store: Store, engine: Engine | None) -> dict[str, Any]:
+def _noise_floor(
+    plan: RenderPlan, store: Store, open_engine: Callable[[], Engine], bar: Progress
+) -> dict[str, Any]:
     """Controls rendered again, one to a batch: what rounding alone does to the scores.
 
-    Measured once and kept beside the pictures; without a loaded engine only what is kept counts.
+    Measured once and kept beside the pictures. A device that has no memory for it, with all
+    pictures rendered, fails no study.
     """
     kept = plan.out / "noise.json"
     keys = [store.key(Cell(case)) for case in plan.cases[:NOISE_CASES]]
@@ -669,24 +672,27 @@ def _noise_floor(plan: RenderPlan, store: Store, engine: Engine | None) -> dict[
                 return dict(record)
         except (ValueError, KeyError, TypeError):
             pass
-    if engine is None:
-        return {}
     from analysers.metrics.brisque import brisque
     from analysers.metrics.ssim import ssim
     from generation.images import read_image
 
-    engine.apply(None, Decimal(0))
-    usual, engine.batch_size = engine.batch_size, 1 if engine.batch_size > 1 else 2
+    cases = [case for case in plan.cases[:NOISE_CASES] if store.path(Cell(case)).is_file()]
     pairs = []
-    for case in plan.cases[:NOISE_CASES]:
-        if not store.path(Cell(case)).is_file():
-            continue
-        first = read_image(store.path(Cell(case)))
-        again = engine.render([case])[0]
-        if again is None:
-            continue
-        pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
-    engine.batch_size = usual
+    bar.start("Noise floor", len(cases))
+    try:
+        engine = open_engine()
+        engine.apply(None, Decimal(0))
+        engine.batch_size = 1 if plan.settings.batch_size > 1 else 2
+        for case in cases:
+            first = read_image(store.path(Cell(case)))
+            again = engine.render([case])[0]
+            bar.advance()
+            if again is not None:
+                pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
+    except (UserError, MemoryError):
+        return {}
+    finally:
+        bar.finish()
     floor = checks.noise_floor(pairs)
     record = {"keys": keys, "pairs": pairs, "floor": floor}
     write_text(kept, json.dumps(record, indent=1) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import random
@@ -333,6 +334,38 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "To render: 22 of 22" in result.output and not (tmp_path / "run").exists()
     assert result.output.index("pstr-000001") < result.output.index("pstr.safetensors")
+
+
+def test_the_noise_floor_is_measured_with_several_devices_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from analysers import api
+    from generation import engine
+
+    monkeypatch.setattr(engine, "devices", lambda _device: ["cpu", "cpu"])
+    opened = []
+    open_engine = api.RenderPlan.open_engine
+
+    @functools.wraps(open_engine)  # the devices' processes find the method by its name
+    def counted(plan: api.RenderPlan, device: str = "") -> object:
+        opened.append(device)
+        return open_engine(plan, device)
+
+    monkeypatch.setattr(api.RenderPlan, "open_engine", counted)
+    command = [
+        LORA, "--model", "demo", "--prompt", "a cat", "--prompt", "a dog", "--seeds", "1,2",
+        "--strengths", "0.5,1", "--out", tmp_path / "run", *QUICK,
+    ]  # fmt: skip
+    result = strength(*command)
+    assert result.exit_code == 0, result.output
+    assert opened == ["cpu"], "here, once; the devices' own processes are not counted"
+    record = json.loads((tmp_path / "run" / "noise.json").read_text())
+    assert len(record["pairs"]) == 3 and all(0.99 < pair[0] <= 1 for pair in record["pairs"])
+    for path in ("noise.json", "report.html"):
+        assert (tmp_path / "run" / path).is_file()
+    study = json.loads((tmp_path / "run" / "study.json").read_text())
+    assert study["evidence"]["noise"]["floor"] == record["floor"]
+    assert strength(*command).exit_code == 0 and opened == ["cpu"], "measured once"
 
 
 def test_three_kills_and_a_resume_give_the_undisturbed_result(tmp_path: Path) -> None:
