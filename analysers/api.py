@@ -25,7 +25,7 @@ from analysers import checks, ranking
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.metric import load_metric
 from analysers.study import Candidate, Kind, Score, Study, from_json, to_json
-from generation import batches, blocks, grid
+from generation import batches, blocks, deltas, grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
 from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
@@ -45,6 +45,9 @@ DEMO_MODEL = "demo"
 
 NOISE_CASES = 3
 """How many controls are rendered a second time to measure the noise floor."""
+
+PACE_STEPS = 4
+"""Denoising steps of the short renders that two ways of batching are compared by."""
 
 PIP_RENDER = "pip install 'lora-analysers[render]'"
 
@@ -153,6 +156,7 @@ class RenderPlan:
             else None,
             compiled=s.compiled,
             low_vram=self.low_vram,
+            mixed=s.mixed,
         )
 
 
@@ -298,41 +302,79 @@ def estimate(plan: RenderPlan) -> tuple[int, float]:
     if not missing:
         return 0, 0.0
     engine = probed or plan.open_engine()
-    chunk = [cell.case for cell in missing[: engine.batch_size]]
-    engine.render(chunk)
-    start = perf_counter()
-    engine.render(chunk)
-    each = perf_counter() - start
-    count = sum(-(-len(stretch) // engine.batch_size) for stretch in stretches(missing))
+    todo = stretches(missing, engine.mixed)
+    engine.prepare(todo[0])
+    chunk = engine.batch(todo[0])
+    strengths = [cell.strength for cell in chunk] if engine.mixed else []
+    for _ in range(2):  # the first one warms up
+        start = perf_counter()
+        engine.render([cell.case for cell in chunk], strengths)
+        each = perf_counter() - start
+    count = sum(-(-len(stretch) // engine.batch_size) for stretch in todo)
     devices = import_engine().devices(plan.settings.device)
     return len(missing), each * -(-count // len(devices))
 
 
 def with_batch_size(plan: RenderPlan) -> tuple[RenderPlan, Engine | None]:
-    """The plan with its batch size decided, and the engine where one was loaded to decide it.
+    """The plan with its batches decided, and the engine where one was loaded to decide it.
 
-    A run folder keeps the size that it began with. Otherwise the size is the smallest that needs
-    no more batches than the largest that fits, which a GPU's memory is probed for.
+    A run folder keeps what it began with. Otherwise a batch has the smallest size that needs no
+    more batches than the largest that fits (or that was asked for). A GPU is asked what fits, and,
+    where few cases leave it idle, whether batches of many strengths are faster.
     """
-    settings = plan.settings
-    if settings.batch_size:
-        return plan, None
     engine = None
-    size = batches.kept(plan.out, _batch_key(plan))
-    if size is None:
-        most = batches.MOST_ON_CPU
-        if settings.device.startswith("cuda"):
+    batching = batches.kept(plan.out, _batch_key(plan))
+    if batching is None:
+        most = plan.settings.batch_size or batches.MOST_ON_CPU
+        batching = batches.Batching(batches.balanced(len(plan.cases), most))
+        if plan.settings.device.startswith("cuda"):
             engine = plan.open_engine()
-            most = engine.most_pictures()
-        size = batches.balanced(len(plan.cases), most)
-        if engine is not None:
-            engine.batch_size = size
-    return replace(plan, settings=replace(settings, batch_size=size)), engine
+            most = plan.settings.batch_size or engine.most_pictures()
+            batching = batches.Batching(batches.balanced(len(plan.cases), most))
+            mixed = batches.Batching(batches.balanced(len(plan.cells), most), mixed=True)
+            if _can_mix(plan) and _pace(plan, engine, mixed) > _pace(plan, engine, batching):
+                batching = mixed
+            engine.batch_size, engine.mixed = batching.size, batching.mixed
+    settings = replace(plan.settings, batch_size=batching.size, mixed=batching.mixed)
+    return replace(plan, settings=settings), engine
+
+
+def _can_mix(plan: RenderPlan) -> bool:
+    """Whether batches of many strengths are possible for this study, and could be larger."""
+    usable = [c.path for c in plan.checkpoints if c.name not in plan.refused]
+    return (
+        len(plan.strengths) > 1
+        and not plan.settings.compiled
+        and all(deltas.is_low_rank(path) for path in usable)
+    )
+
+
+def _pace(plan: RenderPlan, engine: Engine, batching: batches.Batching) -> float:
+    """Pictures a second of this study's first stretch with these batches, over a few steps."""
+    stretch = next(s for s in stretches(plan.cells[len(plan.cases) :], batching.mixed))
+    usual = engine.steps, engine.batch_size, engine.mixed
+    engine.steps, engine.batch_size, engine.mixed = PACE_STEPS, batching.size, batching.mixed
+    try:
+        engine.prepare(stretch)
+        chunk = engine.batch(stretch)
+        strengths = [cell.strength for cell in chunk] if batching.mixed else []
+        seconds = []
+        for _ in range(2):  # the first one warms up
+            start = perf_counter()
+            engine.denoise([cell.case for cell in chunk], strengths)
+            seconds.append(perf_counter() - start)
+        return len(chunk) / seconds[-1]
+    except (MemoryError, UserError):
+        return 0.0
+    finally:
+        engine.apply(None, Decimal(0))
+        engine.steps, engine.batch_size, engine.mixed = usual
 
 
 def _batch_key(plan: RenderPlan) -> str:
     s = plan.settings
-    return f"{plan.model.digest[:16]} {s.width}x{s.height} {s.dtype} {s.device}"
+    asked = f" at most {s.batch_size}" if s.batch_size else ""
+    return f"{plan.model.digest[:16]} {s.width}x{s.height} {s.dtype} {s.device}{asked}"
 
 
 def run_study(
@@ -350,8 +392,10 @@ def run_study(
     """
     bar = progress or Silent()
     make_folder(plan.out)
+    asked = _batch_key(plan)
     plan, probed = with_batch_size(plan)
-    batches.keep(plan.out, _batch_key(plan), plan.settings.batch_size)
+    settings = plan.settings
+    batches.keep(plan.out, asked, batches.Batching(settings.batch_size, settings.mixed))
     store = plan.store()
     rendered: dict[Cell, str] = {}
     opened: list[Engine] = [probed] if probed else []

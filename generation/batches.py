@@ -1,13 +1,13 @@
 """How many pictures are painted at once: as many as fit, and none for nothing.
 
-A batch of another size changes pixels by a grey level now and then, so a run folder keeps the size
-that it began with.
+A batch of another size rounds otherwise, so a run folder keeps the size that it began with.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from generation.store import write_text
@@ -19,6 +19,14 @@ MOST_ON_CPU = 4
 
 USED = 0.9
 """The share of the device's memory that a batch may take."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How many pictures make a batch, and whether one batch holds many strengths."""
+
+    size: int
+    mixed: bool = False
 
 
 def balanced(cases: int, most: int) -> int:
@@ -45,19 +53,21 @@ def largest(peak: Callable[[int], float], memory: float, most: int = MOST) -> in
     return max(1, min(most, fitting))
 
 
-def kept(out: Path, key: str) -> int | None:
-    """The batch size that this run folder uses under `key` (device, size, model), if any."""
+def kept(out: Path, key: str) -> Batching | None:
+    """How this run folder batches under `key` (device, size, model), if it began already."""
     try:
-        size = json.loads((out / "batch.json").read_text(encoding="utf-8"))[key]
+        found = json.loads((out / "batch.json").read_text(encoding="utf-8"))[key]
+        batching = Batching(int(found["size"]), bool(found["mixed"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return size if isinstance(size, int) and 0 < size <= 64 else None
+    return batching if 0 < batching.size <= 64 else None
 
 
-def keep(out: Path, key: str, size: int) -> None:
-    """Remember the batch size for later runs in this folder."""
+def keep(out: Path, key: str, batching: Batching) -> None:
+    """Remember how this run folder batches, for later runs."""
     try:
         known = dict(json.loads((out / "batch.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         known = {}
-    write_text(out / "batch.json", json.dumps({**known, key: size}, indent=1) + "\n")
+    known[key] = asdict(batching)
+    write_text(out / "batch.json", json.dumps(known, indent=1) + "\n")

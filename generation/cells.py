@@ -65,11 +65,11 @@ class RenderSettings:
     """Everything besides the cell that decides the pixels.
 
     `model` is what the user named; `model_hash` is the digest of the files behind it. Sizes are in
-    pixels. `batch_size` belongs here because a padded batch of another size changes pixels by one
-    grey level now and then. `scheduler` is the class and configuration that `sampler` stands for.
+    pixels. `batch_size` belongs here because a batch of another size rounds otherwise. `scheduler`
+    is the class and configuration that `sampler` stands for.
     `fixed_loras` are (tensor hash, weight) under all pictures; `part_strengths` are (part,
     multiplier) of the LoRA under study, `block_weights` its weights by block as `blocks.parse`
-    spells them ("" for none).
+    spells them ("" for none). `mixed` says that a batch holds many strengths (`generation.rows`).
     """
 
     model: str
@@ -89,6 +89,7 @@ class RenderSettings:
     block_weights: str = ""
     scheduler: Mapping[str, Any] | None = None
     compiled: bool = False
+    mixed: bool = False
 
 
 def content_key(cell: Cell, settings: RenderSettings) -> str:
@@ -103,6 +104,8 @@ def content_key(cell: Cell, settings: RenderSettings) -> str:
         identity.pop("part_strengths")  # of the LoRA under study, which a control has not
     if cell.is_control or not settings.block_weights:
         identity.pop("block_weights")  # keys made before there were any stay as they were
+    if not settings.mixed:
+        identity.pop("mixed")
     record = {
         "case": [cell.case.prompt, cell.case.negative, cell.case.seed],
         "lora": cell.checkpoint.tensor_hash if cell.checkpoint else None,

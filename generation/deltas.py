@@ -253,6 +253,17 @@ def modules(path: str | Path) -> dict[str, ModuleDelta]:
     }
 
 
+def is_low_rank(path: str | Path) -> bool:
+    """Whether all that the file changes outside of text encoders is dW = s up down, nothing else.
+
+    Only then `generation.rows` can add it while rendering. Raises ``UserError`` as ``modules``.
+    """
+    return all(
+        leaves.keys() <= {"down", "up", "alpha"} or lora.split_stem(stem)[0].startswith("te")
+        for stem, leaves in LoraFile.open(path).grouped.items()
+    )
+
+
 _FACTOR_NAMES = {
     "lora": ("down", "up", "mid"),
     "loha": ("w1a", "w1b", "w2a", "w2b", "t1", "t2"),

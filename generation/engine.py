@@ -13,23 +13,26 @@ import gc
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import numpy as np
 import torch
 import transformers
 
-from generation import batches, deltas
+from generation import batches, deltas, prompts
 from generation.blocks import BlockWeights
-from generation.cells import Case, Checkpoint
+from generation.cells import Case, Cell, Checkpoint
 from generation.errors import UserError
 from generation.lora import FAMILY_NAMES
 from generation.models import BaseModel, Family, find_model, load_pipeline
+from generation.rows import RowStrengths
+
+T = TypeVar("T")
 
 __all__ = ["SAMPLERS", "Engine", "choose_device", "choose_dtype", "find_model", "scheduler_record"]
 
@@ -175,7 +178,9 @@ class Engine:
     under everything, controls included; `part_strengths` multiply the strength of the LoRA under
     study for a part ("unet", "transformer", "te", "te2", "te3"), `block_weights` in its blocks.
     With `low_vram` the text encoders and the saved base weights wait in the computer's memory.
-    `compiled` compiles the denoiser; switching weights does not compile it again.
+    `compiled` compiles the denoiser; switching weights does not compile it again. With `mixed` a
+    batch may hold many strengths: the LoRA under study is then merged into the text encoders only
+    (see `generation.rows`).
     """
 
     def __init__(
@@ -196,13 +201,14 @@ class Engine:
         block_weights: BlockWeights | None = None,
         compiled: bool = False,
         low_vram: bool = False,
+        mixed: bool = False,
     ) -> None:
         _quieten()
         self.model = model
         self.steps, self.guidance_scale = steps, guidance_scale
         self.width, self.height = width, height
         self.clip_skip, self.batch_size = clip_skip, batch_size
-        self.low_vram = low_vram
+        self.low_vram, self.mixed = low_vram, mixed
         self.device = torch.device(device)
         self.traits: Family = model.traits
         scheduler = _scheduler(sampler, model)
@@ -228,6 +234,11 @@ class Engine:
         self._denoiser = self._parts[self.traits.denoiser]
         for module in (self._denoiser, self.pipe.vae, *([] if low_vram else self._encoders)):
             self._move(module)
+        if self.device.type == "cuda":
+            # Tensor cores convolve channels-last only; else every layer would convert and back.
+            for module in (self._denoiser, self.pipe.vae):
+                module.to(memory_format=torch.channels_last)
+            self._decoding = torch.cuda.Stream(self.device)
         if compiled:
             self._denoiser.compile()
         self._weights: dict[Key, torch.Tensor] = {
@@ -247,9 +258,10 @@ class Engine:
         }
         # Raises UserError where the blocks are not this model's.
         self._block_weights = block_weights.of_weights(self._weights) if block_weights else {}
+        self._rows = RowStrengths(self._denoiser)
         self._touches_text = False
-        self._base_prompts: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
-        self._lora_prompts: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+        self._prompts: dict[tuple[Decimal, str, str], dict[str, torch.Tensor]] = {}
+        self._merged = Decimal(0)
         self.apply(None, Decimal(0))
 
     @property
@@ -262,52 +274,108 @@ class Engine:
         """Make the weights W0 + fixed LoRAs + strength * dW; without dW for None or strength 0.
 
         Raises UserError if any key of the file has no place in this model. The weights are then
-        what they were before: nothing is ever applied in part.
+        what they were before: nothing is ever applied in part. Raises MemoryError if the device
+        has too little memory.
         """
+        self._merge(checkpoint, strength, tuple(self._parts))
+
+    @torch.inference_mode()
+    def prepare(self, cells: Sequence[Cell]) -> None:
+        """Set the weights for these cells and encode their prompts; raises what `apply` raises.
+
+        The cells share a checkpoint and a strength; when `mixed`, a checkpoint, controls aside.
+        """
+        if not self.mixed:
+            self.apply(cells[0].checkpoint, cells[0].strength)
+            self.encode(cell.case for cell in cells)
+            return
+        checkpoint = next((cell.checkpoint for cell in cells if not cell.is_control), None)
+        self._within_memory(lambda: self._attach(checkpoint))
+        texts = tuple(part for part in self._parts if part.startswith("te"))
+        for strength in dict.fromkeys(self._text_strength(cell.strength) for cell in cells):
+            self._merge(checkpoint, strength, texts)
+            self.encode(c.case for c in cells if self._text_strength(c.strength) == strength)
+
+    def _merge(
+        self, checkpoint: Checkpoint | None, strength: Decimal, parts: Sequence[str]
+    ) -> None:
+        """Write the weights whose recipe changes, the LoRA under study's in `parts` only."""
         study: Mapping[Key, deltas.ModuleDelta] = {}
         if checkpoint is not None and strength:
-            if self._study[0] != checkpoint.tensor_hash:
-                self._study = ("", {})  # frees the last one's factors first
-                self._study = (checkpoint.tensor_hash, self._deltas(checkpoint))
+            self._within_memory(lambda: self._open(checkpoint))
             study = self._study[1]
         wanted: dict[Key, Recipe] = {}
         for name, changes, weight in self._fixed:
             for key in changes:
                 wanted[key] = (*wanted.get(key, ()), (name, weight))
-        touches_text = False
         for key in study:
-            part = self._part_strengths.get(key[0], Decimal(1))
-            amount = float(strength * part * self._block_weights.get(key, Decimal(1)))
-            if amount:
+            amount = float(strength * self._factor(key))
+            if amount and key[0] in parts:
                 wanted[key] = (*wanted.get(key, ()), (self._study[0], amount))
-                touches_text |= key[0].startswith("te")
         changed = {
             key
             for key in self._recipes.keys() | wanted.keys()
             if self._recipes.get(key) != wanted.get(key)
         }
-        with _memory_errors():
-            for key in changed:
-                self._write(key, wanted.get(key, ()))
-        if changed:
-            self._lora_prompts.clear()
-        self._touches_text = touches_text
+        self._within_memory(lambda: self._write({key: wanted.get(key, ()) for key in changed}))
+        merged = self._text_strength(strength) if study else Decimal(0)
+        if merged != self._merged and not self.mixed:
+            self._forget_prompts()
+        self._merged = merged
 
-    def _write(self, key: Key, recipe: Recipe) -> None:
-        """Set one weight from its saved base value."""
-        weight = self._weights[key]
-        if key not in self._base:
-            self._base[key] = weight.detach().clone().to("cpu" if self.low_vram else weight.device)
-        self._recipes.pop(key, None)
-        base = self._base[key].to(weight.device)
-        if not recipe:
-            weight.copy_(base)
+    def _open(self, checkpoint: Checkpoint) -> None:
+        """Make this file the LoRA under study."""
+        if self._study[0] != checkpoint.tensor_hash:
+            self._study = ("", {})  # frees the last one's factors first
+            self._forget_prompts()
+            self._study = (checkpoint.tensor_hash, self._deltas(checkpoint))
+            self._touches_text = any(
+                key[0].startswith("te") and self._factor(key) for key in self._study[1]
+            )
+
+    def _attach(self, checkpoint: Checkpoint | None) -> None:
+        """Lay the LoRA under study over the denoiser, for a strength of each picture's own."""
+        if checkpoint is None:
             return
+        self._open(checkpoint)
+        self._rows.attach(
+            {
+                name: (delta, float(self._factor((part, name))))
+                for (part, name), delta in self._study[1].items()
+                if part == self.traits.denoiser
+            }
+        )
+
+    def _factor(self, key: Key) -> Decimal:
+        """What multiplies the strength of the LoRA under study in one weight."""
+        part = self._part_strengths.get(key[0], Decimal(1))
+        return part * self._block_weights.get(key, Decimal(1))
+
+    def _text_strength(self, strength: Decimal) -> Decimal:
+        """The strength, or 0 where the LoRA under study does not change the text encoders."""
+        return strength if self._touches_text else Decimal(0)
+
+    def _forget_prompts(self) -> None:
+        """Drop what text encoders with a LoRA made of the prompts."""
+        self._prompts = {key: kept for key, kept in self._prompts.items() if not key[0]}
+
+    def _write(self, recipes: Mapping[Key, Recipe]) -> None:
+        """Set weights from their saved base values."""
         known = {name: changes for name, changes, _ in self._fixed}
         known[self._study[0]] = self._study[1]
-        updates = [(known[name][key], amount) for name, amount in recipe]
-        weight.copy_(deltas.merge(base.float(), updates).to(weight.dtype))
-        self._recipes[key] = recipe
+        for key, recipe in recipes.items():
+            weight = self._weights[key]
+            if key not in self._base:
+                where = "cpu" if self.low_vram else weight.device
+                self._base[key] = weight.detach().clone().to(where)
+            self._recipes.pop(key, None)
+            base = self._base[key].to(weight.device)
+            if not recipe:
+                weight.copy_(base)
+                continue
+            updates = [(known[name][key], amount) for name, amount in recipe]
+            weight.copy_(deltas.merge(base.float(), updates).to(weight.dtype))
+            self._recipes[key] = recipe
 
     def _deltas(self, checkpoint: Checkpoint) -> Mapping[Key, deltas.ModuleDelta]:
         """Where each update of a file belongs, its factors kept near the weights."""
@@ -324,39 +392,66 @@ class Engine:
 
         Raises MemoryError if the device has too little memory, as `apply` does.
         """
-        with _memory_errors():
-            for case in cases:
-                self._encode(case.prompt, case.negative)
+        self._within_memory(lambda: [self._encode(case, self._merged) for case in cases])
         if self.low_vram:
             for encoder in self._encoders:
                 encoder.to("cpu")
 
-    @torch.inference_mode()
-    def render(
-        self, cases: Sequence[Case], *, on_step: Callable[[], None] | None = None
-    ) -> list[np.ndarray[Any, Any] | None]:
-        """Pictures (uint8, height x width x 3) of at most `batch_size` cases under the LoRA set.
+    def batch(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The first of these prepared cells that can be one batch: with prompts equally long."""
 
-        The batch is padded by repeating its last case, so its size, and with it every rounding,
-        is always the same. None stands for a picture that is not finite: numbers overflowed.
-        Raises MemoryError if the device has too little memory.
+        def length(cell: Cell) -> int:
+            text = self._text_strength(cell.strength) if self.mixed else self._merged
+            return self._encode(cell.case, text)["prompt_embeds"].shape[1]
+
+        first = length(cells[0])
+        return [cell for cell in cells if length(cell) == first][: self.batch_size]
+
+    def render(
+        self,
+        cases: Sequence[Case],
+        strengths: Sequence[Decimal] = (),
+        *,
+        on_step: Callable[[], None] | None = None,
+    ) -> list[np.ndarray[Any, Any] | None]:
+        """Pictures of the cases: `denoise`, then `decode`."""
+        return self.decode(self.denoise(cases, strengths, on_step=on_step))
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        cases: Sequence[Case],
+        strengths: Sequence[Decimal] = (),
+        *,
+        on_step: Callable[[], None] | None = None,
+    ) -> torch.Tensor:
+        """Latents of at most `batch_size` cases, under the weights set or at a strength of each.
+
+        `strengths` are for `mixed` engines, one for each case after `prepare`; without them all
+        are 0. The batch is padded by repeating its last case, so its size, and with it every
+        rounding, is always the same. Raises MemoryError if the device has too little memory.
         """
         if not 0 < len(cases) <= self.batch_size:
             raise ValueError(f"expected 1 to {self.batch_size} cases, got {len(cases)}")
-        padded = [*cases, *[cases[-1]] * (self.batch_size - len(cases))]
+        if strengths and (not self.mixed or len(strengths) != len(cases)):
+            raise ValueError("strengths are for mixed engines, one for each case")
+        padding = self.batch_size - len(cases)
+        padded = [*cases, *[cases[-1]] * padding]
+        each = [*strengths, *[strengths[-1]] * padding] if strengths else [Decimal(0)] * len(padded)
+        self._rows.set([float(strength) for strength in each])
+        texts = [self._text_strength(s) for s in each] if self.mixed else [self._merged] * len(each)
 
         def report(_pipe: Any, _step: int, _time: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             if on_step is not None:
                 on_step()
             return arguments
 
-        pictures: list[np.ndarray[Any, Any] | None] | None = None
-        try:
-            prompts = [self._encode(case.prompt, case.negative) for case in padded]
-            latents = self.pipe(
+        def paint() -> torch.Tensor:
+            encoded = [self._encode(case, text) for case, text in zip(padded, texts, strict=True)]
+            latents: torch.Tensor = self.pipe(
                 **{
-                    name: torch.cat([p[name] for p in prompts]).to(self.device)
-                    for name in prompts[0]
+                    name: torch.cat([texts[name] for texts in encoded]).to(self.device)
+                    for name in encoded[0]
                 },
                 generator=[torch.Generator("cpu").manual_seed(case.seed) for case in padded],
                 width=self.width,
@@ -366,17 +461,35 @@ class Engine:
                 output_type="latent",
                 callback_on_step_end=report,
             ).images
-            pictures = self._decode(latents, len(cases))
+            if latents.is_cuda:
+                torch.cuda.current_stream(self.device).synchronize()
+            return latents[: len(cases)]
+
+        return self._within_memory(paint)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> list[np.ndarray[Any, Any] | None]:
+        """Pictures (uint8, height x width x 3), each decoded alone: less memory, same bits.
+
+        None stands for a picture that is not finite: numbers overflowed. May run in a thread while
+        the next batch is denoised. Raises MemoryError if the device has too little memory.
+        """
+        beside = torch.cuda.stream(self._decoding) if latents.is_cuda else nullcontext()
+        with beside:
+            return self._within_memory(lambda: [self._picture(z) for z in self._scaled(latents)])
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """What `work` returns; MemoryError, with what it held freed, where memory ran out."""
+        try:
+            return work()
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
         # Outside of the handler, whose traceback would hold the tensors.
-        if pictures is None:
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            raise MemoryError(f"out of memory with {self.batch_size} pictures in a batch")
-        return pictures
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise MemoryError(f"out of memory with {self.batch_size} pictures in a batch")
 
     def most_pictures(self) -> int:
         """How many pictures fit into the GPU's memory at once, from two short renders (CUDA)."""
@@ -386,8 +499,12 @@ class Engine:
         def peak(count: int) -> float:
             self.batch_size = count
             torch.cuda.reset_peak_memory_stats(self.device)
-            self.render([Case("a picture", 0)] * count)
-            return torch.cuda.max_memory_allocated(self.device)
+            latents = self.denoise([Case("a picture", 0)] * count)
+            denoising = torch.cuda.max_memory_allocated(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.decode(latents)  # happens beside the next batch
+            return denoising + torch.cuda.max_memory_allocated(self.device) - before
 
         try:
             free, _ = torch.cuda.mem_get_info(self.device)
@@ -398,15 +515,14 @@ class Engine:
         finally:
             self.batch_size, self.steps = usual
 
-    def _decode(self, latents: torch.Tensor, count: int) -> list[np.ndarray[Any, Any] | None]:
-        """Pictures of the first `count` latents, each decoded alone: less memory, same bits."""
-        vae = self.pipe.vae
-        config = vae.config
+    def _scaled(self, latents: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Each picture's latents as the VAE takes them, in float32."""
+        config = self.pipe.vae.config
         if self.model.family == "flux":
             latents = self.pipe._unpack_latents(
                 latents, self.height, self.width, self.pipe.vae_scale_factor
             )
-        z = latents[:count].to(torch.float32)
+        z = latents.to(torch.float32)
         if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
             mean, std = (
                 torch.tensor(values, device=z.device).view(1, -1, 1, 1)
@@ -415,7 +531,7 @@ class Engine:
             z = z * std / config.scaling_factor + mean
         else:
             z = z / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        return [self._picture(one) for one in z.split(1)]
+        return z.split(1)
 
     def _picture(self, z: torch.Tensor) -> np.ndarray[Any, Any] | None:
         if not z.isfinite().all():
@@ -433,41 +549,34 @@ class Engine:
         picture: np.ndarray[Any, Any] = grey.permute(1, 2, 0).cpu().numpy()
         return picture
 
-    def _encode(self, prompt: str, negative: str) -> dict[str, torch.Tensor]:
-        """Embeddings of one prompt, each encoded alone, kept until a text encoder changes."""
-        kept = self._lora_prompts if self._touches_text else self._base_prompts
-        if (prompt, negative) not in kept:
+    def _encode(self, case: Case, strength: Decimal) -> dict[str, torch.Tensor]:
+        """Embeddings of one case's prompts, each encoded alone, kept until text encoders change.
+
+        `strength` is what the LoRA under study is merged into the text encoders at.
+        """
+        key = strength, case.prompt, case.negative
+        if key not in self._prompts:
+            if strength != self._merged:
+                raise ValueError("these cells were not prepared")
             for encoder in self._encoders:
                 self._move(encoder)
-            kept[prompt, negative] = {
-                name: tensor.cpu()
-                for name, tensor in self._embeddings(prompt, negative).items()
-                if tensor is not None
+            self._prompts[key] = {
+                name: tensor.cpu() for name, tensor in self._embeddings(case).items()
             }
-        return kept[prompt, negative]
+        return self._prompts[key]
 
-    def _embeddings(self, prompt: str, negative: str) -> dict[str, torch.Tensor | None]:
-        common = {"prompt": prompt, "device": self.device, "num_images_per_prompt": 1}
-        if self.model.family == "flux":
-            embeds, pooled, _ = self.pipe.encode_prompt(**common, prompt_2=None)
-            return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
-        if self.model.family == "sd3":
-            common |= {"prompt_2": None, "prompt_3": None}
-        # Distilled UNets take the guidance scale as an input instead.
+    def _embeddings(self, case: Case) -> dict[str, torch.Tensor]:
+        # Distilled UNets take the guidance scale as an input instead of a negative prompt.
         distilled = getattr(self._denoiser.config, "time_cond_proj_dim", None) is not None
-        encoded = self.pipe.encode_prompt(
-            **common,
-            do_classifier_free_guidance=self.guidance_scale > 1 and not distilled,
-            negative_prompt=negative,
-            clip_skip=self.clip_skip or None,
+        return prompts.embeddings(
+            self.pipe,
+            self.model.family,
+            case.prompt,
+            case.negative,
+            device=self.device,
+            guided=self.traits.negative and self.guidance_scale > 1 and not distilled,
+            clip_skip=self.clip_skip,
         )
-        names = (
-            "prompt_embeds",
-            "negative_prompt_embeds",
-            "pooled_prompt_embeds",
-            "negative_pooled_prompt_embeds",
-        )
-        return dict(zip(names, encoded, strict=False))
 
     def _move(self, module: torch.nn.Module) -> None:
         """Move a module to the device; too little memory there is the user's to mend."""
@@ -516,16 +625,6 @@ def _out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return "out of memory" in text or "can't allocate memory" in text
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if _out_of_memory(error):
-            raise MemoryError(str(error)) from error
-        raise
 
 
 def _cuda_problem() -> str:

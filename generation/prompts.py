@@ -97,8 +97,8 @@ def blocks(pipe: Any, family: str, prompt: str, negative: str = "", *, guided: b
     """
     if family not in CHUNKED:
         return 1
-    texts = (prompt, negative) if guided else (prompt,)
-    return max(len(_chunks(part[0], text)) for part in _parts(pipe) for text in texts)
+    texts = (_unescaped(text) for text in ((prompt, negative) if guided else (prompt,)))
+    return max(len(_chunks(part[0], text)) for text in texts for part in _parts(pipe))
 
 
 def embeddings(
@@ -126,9 +126,11 @@ def embeddings(
     SD 3 and FLUX.1: encoded by diffusers. Their CLIP encoders, which steer only coarsely, see 77
     tokens; T5 sees 256 (SD 3) or 512 (FLUX.1). BREAK is a word like others.
 
-    `clip_skip` leaves out that many of CLIP's last layers for the prompt (not for the negative one,
-    and not in FLUX.1), counted as diffusers counts. Raises UserError if it leaves none.
+    `clip_skip` leaves out that many of CLIP's last layers, for prompt and negative prompt as A1111
+    does and trainers' samples do (diffusers' own SD 3 pipeline: for the prompt only). A1111's
+    "Clip skip: 2" is 1 here. Raises UserError if it leaves none.
     """
+    prompt, negative = _unescaped(prompt), _unescaped(negative)
     texts = {"": prompt, "negative_": negative} if guided else {"": prompt}
     if family != "flux":
         layers = min(encoder.config.num_hidden_layers for _, encoder in _parts(pipe))
@@ -141,20 +143,24 @@ def embeddings(
     ours = family in CHUNKED and (
         count > 1
         or any(BREAK.search(text) for text in texts.values())
-        # diffusers looks for the final norm where newer transformers have none.
-        or (clip_skip and family != "sdxl")
+        # diffusers skips no layers for the negative prompt, and for SD 1.x and 2.x it looks for
+        # the final norm where newer transformers have none.
+        or clip_skip
     )
     if not ours:
         return _short(pipe, family, prompt, negative, device, guided, clip_skip)
     found: dict[str, torch.Tensor] = {}
     for twin, text in texts.items():
-        # diffusers skips no layers for the negative prompt.
-        skip = 0 if twin else clip_skip
-        hidden, pooled = _long(pipe, family, text, count, device, skip)
+        hidden, pooled = _long(pipe, family, text, count, device, clip_skip)
         found[f"{twin}prompt_embeds"] = hidden
         if pooled is not None:
             found[f"{twin}pooled_prompt_embeds"] = pooled
     return found
+
+
+def _unescaped(text: str) -> str:
+    r"""The text with A1111's \( \) \[ \] read as the brackets that they stand for."""
+    return re.sub(r"\\([()\[\]])", r"\1", text)
 
 
 def _short(

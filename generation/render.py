@@ -1,7 +1,8 @@
 """Missing cells -> pictures in the run folder, weights switched as rarely as possible.
 
-Pictures are encoded and written by threads while the next ones are being painted. With several
-devices, one process for each takes pieces of the work; a picture's bits do not depend on which.
+Pictures are decoded, compressed and written by threads while the next ones are denoised. With
+several devices, one process for each takes pieces of the work; a picture's bits do not depend on
+which.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def render(
         return
     pieces = [
         piece
-        for stretch in stretches(missing)
+        for stretch in stretches(missing, store.settings.mixed)
         for piece in _pieces(stretch, BATCHES_A_TASK * store.settings.batch_size)
     ]
     worker = partial(_open_worker, open_engine, store, tuple(devices))
@@ -87,9 +88,19 @@ def render(
         yield from done
 
 
-def stretches(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells in order, cut where the weights change."""
-    return [list(group) for _, group in groupby(cells, lambda c: (c.checkpoint, c.strength))]
+def stretches(cells: Sequence[Cell], mixed: bool = False) -> list[list[Cell]]:
+    """The cells in order, cut where the weights change.
+
+    With `mixed`, which needs one batch for many strengths, they are cut where the checkpoint
+    changes, and controls go with what follows them.
+    """
+    if not mixed:
+        return [list(group) for _, group in groupby(cells, lambda c: (c.checkpoint, c.strength))]
+    found: list[list[Cell]] = []
+    for checkpoint, group in groupby(cells, lambda c: c.checkpoint):
+        joins = found and checkpoint and all(cell.is_control for cell in found[-1])
+        (found[-1].extend if joins else lambda new: found.append([*new]))(group)
+    return found
 
 
 def _open_worker(
@@ -99,15 +110,52 @@ def _open_worker(
     return lambda piece: list(_render_here(piece, store, engine, None))
 
 
+@dataclass(frozen=True)
+class _Flying:
+    """A denoised batch on its way to the disk."""
+
+    cells: Sequence[Cell]
+    latents: Any
+    paths: Future[list[Future[Path] | None]]
+
+    def landed(self) -> bool:
+        """Whether nothing has to be waited for any more."""
+        if not self.paths.done():
+            return False
+        failed = self.paths.exception() is not None
+        return failed or all(path is None or path.done() for path in self.paths.result())
+
+
 def _render_here(
     cells: Sequence[Cell], store: Store, engine: Engine, on_step: Callable[[], None] | None
 ) -> Iterator[Rendered]:
-    written: deque[tuple[Cell, Future[Path]]] = deque()
-    with ThreadPoolExecutor(WRITERS) as writers:
-        for queue in stretches(cells):
+    """Denoise here, decode in one thread and write in others; at most two batches wait for them."""
+    flying: deque[_Flying] = deque()
+    with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(1) as decoder:
+
+        def decode(batch: Sequence[Cell], latents: Any) -> list[Future[Path] | None]:
+            save = partial(store.save, batch_size=engine.batch_size)
+            pictures = (engine.decode(latents[i : i + 1])[0] for i in range(len(batch)))
+            return [
+                None if picture is None else writers.submit(save, cell, picture)
+                for cell, picture in zip(batch, pictures, strict=True)
+            ]
+
+        def land() -> Iterator[Rendered]:
+            batch = flying.popleft()
             try:
-                engine.apply(queue[0].checkpoint, queue[0].strength)
-                engine.encode([cell.case for cell in queue])
+                paths = batch.paths.result()
+            except MemoryError:  # now that nothing is denoised beside it
+                paths = decode(batch.cells, batch.latents)
+            for cell, path in zip(batch.cells, paths, strict=True):
+                if path is None:
+                    yield Rendered(cell, None, NOT_FINITE)
+                else:
+                    yield Rendered(cell, path.result())
+
+        for queue in stretches(cells, engine.mixed):
+            try:
+                engine.prepare(queue)
             except UserError as error:
                 yield from (Rendered(cell, None, str(error)) for cell in queue)
                 continue
@@ -117,28 +165,26 @@ def _render_here(
                     "try --low-vram."
                 ) from None
             while queue:
-                chunk = queue[: engine.batch_size]
-                with _finish_first():
-                    try:
-                        pictures = engine.render([cell.case for cell in chunk], on_step=on_step)
-                    except MemoryError:
+                chunk = engine.batch(queue)
+                strengths = [cell.strength for cell in chunk] if engine.mixed else []
+                try:
+                    with _finish_first():
+                        latents = engine.denoise(
+                            [cell.case for cell in chunk], strengths, on_step=on_step
+                        )
+                        paths = decoder.submit(decode, chunk, latents)
+                        flying.append(_Flying(chunk, latents, paths))
+                except MemoryError:
+                    if not flying:
                         _halve(engine, store)
-                        continue
-                    failed = []
-                    for cell, picture in zip(chunk, pictures, strict=True):
-                        if picture is None:
-                            failed.append(Rendered(cell, None, NOT_FINITE))
-                            continue
-                        save = partial(store.save, batch_size=engine.batch_size)
-                        written.append((cell, writers.submit(save, cell, picture)))
-                queue = queue[len(chunk) :]
-                yield from failed
-                # Bounded: at most two batches wait to be written.
-                while written and (written[0][1].done() or len(written) > 2 * engine.batch_size):
-                    cell, path = written.popleft()
-                    yield Rendered(cell, path.result())
-        for cell, path in written:
-            yield Rendered(cell, path.result())
+                    while flying:  # what is being decoded takes room too
+                        yield from land()
+                    continue
+                queue = [cell for cell in queue if cell not in chunk]
+                while flying and (flying[0].landed() or len(flying) > 2):
+                    yield from land()
+        while flying:
+            yield from land()
 
 
 def _halve(engine: Engine, store: Store) -> None:
@@ -180,5 +226,5 @@ def _finish_first() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, usual)
-    if asked:
-        raise KeyboardInterrupt
+        if asked:
+            raise KeyboardInterrupt

@@ -113,7 +113,12 @@ def test_short_prompts_are_diffusers_own(name: str, guided: bool, skip: int, pip
     loaded = pipes(name)
     texts = "a cat, on green grass", "a dog"
     ours = encode(loaded, *texts, guided, 0 if name == "flux" else skip)
-    assert_same(ours, by_diffusers(loaded[0], *texts, guided, skip or None))
+    wanted = by_diffusers(loaded[0], *texts, guided, skip or None)
+    if skip and guided and name in WITH_UNET:
+        # diffusers skips no layers for the negative prompt; A1111 and trainers' samples do.
+        as_prompt = by_diffusers(loaded[0], texts[1], guided=False, skip=skip)
+        wanted |= {f"negative_{key}": tensor for key, tensor in as_prompt.items()}
+    assert_same(ours, wanted)
     assert prompts.blocks(*loaded, *texts, guided=guided) == 1
 
 
@@ -146,7 +151,7 @@ def test_long_prompts_against_the_text_encoder(name: str, skip: int, pipes: Pipe
     assert len(wanted) > 1
     ours = encode(loaded, LONG, "a dog", skip=skip)
     assert torch.equal(ours["prompt_embeds"], torch.cat(wanted, dim=1))
-    blank = [by_diffusers(pipe, text)["prompt_embeds"] for text in ("a dog", "")]
+    blank = [by_diffusers(pipe, t, skip=skip)["prompt_embeds"] for t in ("a dog", "")]
     negative = [blank[0], *[blank[1]] * (len(wanted) - 1)]
     assert torch.equal(ours["negative_prompt_embeds"], torch.cat(negative, dim=1))
 
@@ -168,11 +173,24 @@ def test_long_prompts_against_sdxls_text_encoders(skip: int, pipes: Pipes) -> No
     assert torch.equal(ours["prompt_embeds"], torch.cat(wanted, dim=1))
     assert torch.equal(ours["pooled_prompt_embeds"], pooled[0])
     assert not torch.equal(pooled[0], pooled[1])
-    blank = by_diffusers(pipe, "")
+    blank = by_diffusers(pipe, "", skip=skip)
     assert torch.equal(
         ours["negative_prompt_embeds"], blank["prompt_embeds"].repeat(1, len(wanted), 1)
     )
     assert torch.equal(ours["negative_pooled_prompt_embeds"], blank["pooled_prompt_embeds"])
+
+
+def test_escaped_brackets_are_brackets(pipes: Pipes) -> None:
+    """As A1111 reads them; they are escaped so that they are no attention weights."""
+    loaded = pipes("demo")
+    tail = ", a picture" * 30
+    for end in ("", tail):
+        escaped = encode(loaded, r"miku \(vocaloid\), \[x\]" + end, r"\(")
+        plain = encode(loaded, "miku (vocaloid), [x]" + end, "(")
+        assert_same(escaped, plain)
+        assert not torch.equal(escaped["prompt_embeds"], encode(loaded, end)["prompt_embeds"])
+    many = (prompts.blocks(*loaded, text * 30, guided=False) for text in (r"\(", "("))
+    assert len(set(many)) == 1
 
 
 @pytest.mark.parametrize("name", WITH_UNET)
@@ -210,12 +228,12 @@ def test_prompt_and_negative_are_as_long(
 
 
 @pytest.mark.parametrize("name", WITH_UNET)
-def test_clip_skip_is_for_the_prompt_alone_as_in_diffusers(name: str, pipes: Pipes) -> None:
+def test_clip_skip_is_for_prompt_and_negative_prompt(name: str, pipes: Pipes) -> None:
     loaded = pipes(name)
     none, one = (encode(loaded, LONG, LONG, skip=skip) for skip in (0, 1))
     assert not torch.equal(none["prompt_embeds"], one["prompt_embeds"])
-    assert torch.equal(none["negative_prompt_embeds"], one["negative_prompt_embeds"])
-    assert torch.equal(none["negative_prompt_embeds"], none["prompt_embeds"])
+    for encoded in (none, one):
+        assert torch.equal(encoded["negative_prompt_embeds"], encoded["prompt_embeds"])
 
 
 @pytest.mark.parametrize("name", WITH_UNET)
@@ -229,11 +247,11 @@ def test_clip_skip_that_leaves_nothing_is_refused(name: str, pipes: Pipes) -> No
 def test_clip_skip_works_where_diffusers_alone_fails(name: str, pipes: Pipes) -> None:
     """Without the attribute that the fixture adds, as users have it."""
     loaded = pipes(name)
-    wanted = by_diffusers(loaded[0], "a cat", skip=1)
+    wanted = by_diffusers(loaded[0], "a cat", guided=False, skip=1)
     encoder = loaded[0].text_encoder
     added = encoder.__dict__.pop("text_model", None)
     try:
-        assert_same(encode(loaded, "a cat", skip=1), wanted)
+        assert_same(encode(loaded, "a cat", guided=False, skip=1), wanted)
     finally:
         if added is not None:
             object.__setattr__(encoder, "text_model", added)

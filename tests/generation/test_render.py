@@ -220,8 +220,11 @@ def test_the_largest_batch_follows_from_one_and_two_pictures() -> None:
 
 def test_a_run_folder_keeps_its_batch_size(tmp_path: Path) -> None:
     assert batches.kept(tmp_path, "model a") is None
-    batches.keep(tmp_path, "model a", 3)
-    batches.keep(tmp_path, "model b", 8)
-    assert (batches.kept(tmp_path, "model a"), batches.kept(tmp_path, "model b")) == (3, 8)
-    (tmp_path / "batch.json").write_text("{")
-    assert batches.kept(tmp_path, "model a") is None
+    one, other = batches.Batching(3), batches.Batching(8, mixed=True)
+    batches.keep(tmp_path, "model a", one)
+    batches.keep(tmp_path, "model b", other)
+    assert batches.kept(tmp_path, "model a") == one
+    assert batches.kept(tmp_path, "model b") == other
+    for damaged in ("{", '{"model a": 3}', '{"model a": {"size": 0, "mixed": false}}'):
+        (tmp_path / "batch.json").write_text(damaged)
+        assert batches.kept(tmp_path, "model a") is None
