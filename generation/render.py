@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from generation.cells import Cell
 from generation.errors import UserError
@@ -27,6 +27,8 @@ from generation.store import Store
 
 if TYPE_CHECKING:
     from generation.engine import Engine
+
+T = TypeVar("T")
 
 WRITERS = 2
 """Threads that write pictures: PNG compression scales 1.6 times from one to two."""
@@ -153,6 +155,8 @@ def _render_here(
                 else:
                     yield Rendered(cell, path.result())
 
+        # Two threads of a CPU's parallel loops would make both a third slower.
+        beside = _at_once if engine.device.type == "cpu" else decoder.submit
         for queue in stretches(cells, engine.mixed):
             try:
                 engine.prepare(queue)
@@ -172,7 +176,7 @@ def _render_here(
                         latents = engine.denoise(
                             [cell.case for cell in chunk], strengths, on_step=on_step
                         )
-                        paths = decoder.submit(decode, chunk, latents)
+                        paths = beside(decode, chunk, latents)
                         flying.append(_Flying(chunk, latents, paths))
                 except MemoryError:
                     if not flying:
@@ -185,6 +189,16 @@ def _render_here(
                     yield from land()
         while flying:
             yield from land()
+
+
+def _at_once(work: Callable[..., T], *arguments: Any) -> Future[T]:
+    """What an executor's `submit` returns, of work done here and now."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(work(*arguments))
+    except MemoryError as error:
+        future.set_exception(error)
+    return future
 
 
 def _halve(engine: Engine, store: Store) -> None:
