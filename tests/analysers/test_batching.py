@@ -1,0 +1,83 @@
+"""How a study is batched: sizes, many strengths in one batch, and what a run folder keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+
+import sample_data  # noqa: E402
+from analysers import api  # noqa: E402
+from generation import batches  # noqa: E402
+from generation.cells import Cell  # noqa: E402
+from generation.grid import PromptLine  # noqa: E402
+from generation.images import read_image  # noqa: E402
+
+FOUR = [Decimal(text) for text in ("0.25", "0.5", "0.75", "1")]
+
+
+def plan(out: Path, strengths: list[Decimal] = FOUR, **options: Any) -> api.RenderPlan:
+    few = {"steps": 2, "width": 64, "height": 64, "prompts": [PromptLine("a cat, pstr style")]}
+    lora = sample_data.PATH / "lora" / "pstr.safetensors"
+    return api.plan_study(
+        "strength", [lora], model="demo", out=out, strengths=strengths, seeds=(1,), device="cpu",
+        **{**few, **options},
+    )  # fmt: skip
+
+
+def test_a_batch_is_no_larger_than_the_cases_or_than_asked(tmp_path: Path) -> None:
+    for asked, seeds, size in ((0, 1, 1), (0, 6, 3), (16, 3, 3), (2, 3, 2), (16, 20, 10)):
+        prompts = [PromptLine(f"a cat {i}") for i in range(seeds)]
+        decided, engine = api.with_batch_size(plan(tmp_path, prompts=prompts, batch_size=asked))
+        assert (decided.settings.batch_size, decided.settings.mixed) == (size, False)
+        assert engine is None, "nothing is loaded to decide this on the CPU"
+
+
+def test_which_studies_can_mix(tmp_path: Path) -> None:
+    assert api._can_mix(plan(tmp_path))
+    assert not api._can_mix(plan(tmp_path, [Decimal(1)]))
+    assert not api._can_mix(plan(tmp_path, compiled=True))
+
+
+def test_two_ways_are_timed_and_leave_no_trace(tmp_path: Path) -> None:
+    study = plan(tmp_path, batch_size=1)
+    engine = study.open_engine()
+    case = study.cases[0]
+    base = engine.render([case])[0]
+    for batching in (batches.Batching(1), batches.Batching(5, mixed=True)):
+        assert api._pace(study, engine, batching) > 0
+        assert (engine.steps, engine.batch_size, engine.mixed) == (2, 1, False)
+        assert np.array_equal(engine.render([case])[0], base)
+
+
+def test_a_folder_that_began_mixed_goes_on_mixed(tmp_path: Path) -> None:
+    """Its pictures are those of merged weights up to rounding, and none is painted twice."""
+    study = plan(tmp_path / "mixed")
+    batches.keep(study.out, api._batch_key(study), batches.Batching(5, mixed=True))
+    options = api.Options(workers=0)
+    first = api.run_study(study, options)
+    record = first.run["settings"]
+    assert (record["batch_size"], record["mixed"]) == (5, True)
+    decided, _ = api.with_batch_size(study)
+    store = decided.store()
+    assert not store.missing(study.cells)
+    times = {cell: store.path(cell).stat().st_mtime_ns for cell in study.cells}
+    more = replace(plan(tmp_path / "mixed", [*FOUR, Decimal("1.2")]))
+    api.run_study(more, options)
+    assert {cell: store.path(cell).stat().st_mtime_ns for cell in study.cells} == times
+    merged = plan(tmp_path / "merged")
+    api.run_study(merged, options)
+    other, _ = api.with_batch_size(merged)
+    for cell in study.cells:
+        one, two = (read_image(s.path(cell)).astype(int) for s in (store, other.store()))
+        assert np.abs(one - two).mean() < 1, cell.strength
+    strongest = [s.path(Cell(study.cases[0], study.checkpoints[0], Decimal(1)))
+                 for s in (store, other.store())]  # fmt: skip
+    control = read_image(store.path(study.cells[0])).astype(int)
+    assert all(np.abs(read_image(path) - control).mean() > 5 for path in strongest)

@@ -1,0 +1,218 @@
+"""Many strengths in one batch: the same pictures as merged weights give, whatever lies beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+import sample_data  # noqa: E402
+from generation import deltas  # noqa: E402
+from generation import render as renderer  # noqa: E402
+from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key  # noqa: E402
+from generation.engine import Engine, find_model  # noqa: E402
+from generation.images import read_image  # noqa: E402
+from generation.models import FAMILIES, BaseModel  # noqa: E402
+from generation.render import render, stretches  # noqa: E402
+from generation.store import Layout, Store  # noqa: E402
+
+CASES = [
+    Case("a cat on green grass, pstr style", 3, name="p00_s3"),
+    Case("a dog", 4, name="p01_s4"),
+]
+STRENGTHS = [Decimal(text) for text in ("-0.5", "0.3", "1", "1.4")]
+PSTR = Checkpoint(
+    sample_data.PATH / "lora" / "pstr-000006.safetensors", "pstr", epoch=6, tensor_hash="6" * 64
+)
+SETTINGS = RenderSettings("demo", "0", 64, 64, 2, 4.0, "euler_a", batch_size=3, mixed=True)
+Tiny = Callable[[str], Path]
+
+
+def open_engine(model: BaseModel, **options: Any) -> Engine:
+    few = {"steps": 2, "guidance_scale": 4.0, "width": 64, "height": 64, "batch_size": 3}
+    return Engine(model, **{**few, **options})
+
+
+def demo(**options: Any) -> Engine:
+    return open_engine(find_model(str(sample_data.PATH / "model")), sampler="euler_a", **options)
+
+
+def cells(checkpoint: Checkpoint = PSTR) -> list[Cell]:
+    return [*map(Cell, CASES), *(Cell(c, checkpoint, s) for s in STRENGTHS for c in CASES)]
+
+
+def latents(engine: Engine, some: list[Cell]) -> torch.Tensor:
+    strengths = [cell.strength for cell in some] if engine.mixed else []
+    return engine.denoise([cell.case for cell in some], strengths)
+
+
+def lora_on_everything(engine: Engine, family: str, path: Path) -> Checkpoint:
+    """Rank 2 on every matrix and kernel that LoRAs are trained on; Flux with the fused names of
+    Black Forest Labs, whose outputs are split over several of diffusers' layers."""
+    generator = torch.Generator().manual_seed(5)
+    tensors: dict[str, torch.Tensor] = {}
+
+    def add(stem: str, shape: tuple[int, ...]) -> None:
+        out, inner, *kernel = shape
+        ones = [1] * len(kernel)
+        tensors[f"{stem}.lora_down.weight"] = 0.2 * torch.randn(
+            2, inner, *kernel, generator=generator
+        )
+        tensors[f"{stem}.lora_up.weight"] = 0.2 * torch.randn(out, 2, *ones, generator=generator)
+        tensors[f"{stem}.alpha"] = torch.tensor(1.0)
+
+    denoiser = engine._denoiser
+    if family == "flux":
+        width = denoiser.transformer_blocks[0].attn.to_q.weight.shape[0]
+        add("lora_unet_double_blocks_0_img_attn_qkv", (3 * width, width))
+        mlp = denoiser.single_transformer_blocks[0].proj_mlp.weight.shape[0]
+        add("lora_unet_single_blocks_0_linear1", (3 * width + mlp, width))
+    else:
+        prefix = "lora_transformer_" if family == "sd3" else "lora_unet_"
+        for name, layer in denoiser.named_modules():
+            kinds = (torch.nn.Linear, torch.nn.Conv2d)
+            if isinstance(layer, kinds) and ("blocks" in name or "mid_block" in name):
+                add(prefix + name.replace(".", "_"), tuple(layer.weight.shape))
+    save_file(tensors, path)
+    return Checkpoint(path, path.stem, tensor_hash=path.stem)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_rows_equal_merged_weights(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Every kind of layer, in float32 and to its rounding; the LoRA itself moves far more."""
+    model = find_model(str(tiny_model(family)))
+    merged, mixed = open_engine(model), open_engine(model, mixed=True)
+    lora = lora_on_everything(merged, family, tmp_path / f"{family}.safetensors")
+    some = [Cell(CASES[0], lora, s) for s in STRENGTHS[:3]]
+    mixed.prepare(some)
+    assert mixed.modules_merged == 0
+    together = latents(mixed, some)
+    base = merged.denoise([CASES[0]])[0]
+    for cell, found in zip(some, together, strict=True):
+        merged.prepare([cell])
+        wanted = latents(merged, [cell])[0]
+        moved = (wanted - base).norm()
+        assert moved > 0.002 * base.norm()
+        assert (found - wanted).norm() < 1e-3 * moved
+
+
+def test_text_encoders_follow_each_strength() -> None:
+    """The sample LoRA changes the text encoder too: its prompts are encoded at every strength."""
+    merged, mixed = demo(), demo(mixed=True)
+    some = [Cell(CASES[0], PSTR, s) for s in STRENGTHS[1:]]
+    mixed.prepare(some)
+    together = latents(mixed, some)
+    for cell, found in zip(some, together, strict=True):
+        merged.prepare([cell])
+        wanted = latents(merged, [cell])[0]
+        assert (found - wanted).norm() < 1e-3 * wanted.norm()
+    halves = demo(mixed=True, part_strengths={"te": Decimal(0), "unet": Decimal("0.5")})
+    halves.prepare(some)
+    other = demo(part_strengths={"te": Decimal(0), "unet": Decimal("0.5")})
+    other.prepare(some[-1:])
+    wanted = latents(other, some[-1:])[0]
+    assert (latents(halves, some)[-1] - wanted).norm() < 1e-3 * wanted.norm()
+
+
+def test_a_row_depends_on_no_other_and_strength_0_is_the_base() -> None:
+    engine = demo(mixed=True)
+    base = latents(engine, [Cell(CASES[0])])[0]
+    some = cells()
+    engine.prepare(some)
+    alone = latents(engine, [some[4]])[0]
+    for batch, place in (([some[4], some[0], some[9]], 0), ([some[7], some[4]], 1)):
+        assert torch.equal(latents(engine, batch)[place], alone)
+    assert torch.equal(latents(engine, [some[8], some[0]])[1], base)
+    engine._rows.detach()
+    assert torch.equal(latents(engine, [Cell(CASES[0])])[0], base)
+
+
+def test_only_prepared_cells_and_mixed_engines_take_strengths() -> None:
+    with pytest.raises(ValueError, match="mixed"):
+        demo().denoise(CASES[:1], [Decimal(1)])
+    engine = demo(mixed=True)
+    engine.prepare(cells()[:4])
+    with pytest.raises(ValueError, match="not prepared"):
+        engine.denoise(CASES[:1], [Decimal("0.9")])
+
+
+def test_a_mixed_study_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order in one go; and backwards, in two goes, decoded in a thread as on a GPU."""
+    some = cells()
+    engine = demo(mixed=True)
+    one, two = (Store(tmp_path / n, SETTINGS, Layout.of(some)) for n in ("1", "2"))
+    assert [r.reason for r in render(some, one, lambda: engine)] == [""] * 10
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(renderer, "_at_once", pool.submit)
+        backwards = some[:1:-1]
+        list(render(backwards[:3], two, lambda: engine))
+        assert len(two.missing(some)) == 7
+        done = list(render([*some[:2], *backwards], two, lambda: engine))
+    assert sum(r.fresh for r in done) == 7 and all(r.path for r in done)
+    for cell in some:
+        assert np.array_equal(read_image(one.path(cell)), read_image(two.path(cell)))
+    unmixed = replace(SETTINGS, mixed=False)
+    assert content_key(some[5], SETTINGS) != content_key(some[5], unmixed)
+
+
+def test_memory_running_out_while_decoding_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done again with nothing beside it, and denoising waits for what is being decoded."""
+    some = cells()[:2]
+    engine = demo(batch_size=1)
+    store = Store(tmp_path, replace(SETTINGS, mixed=False, batch_size=1), Layout.of(some))
+    calls = {"decode": 0, "denoise": 0}
+    decode, denoise = engine._picture, engine.pipe.unet.forward
+
+    def sometimes(z: torch.Tensor) -> Any:
+        calls["decode"] += 1
+        if calls["decode"] == 1:
+            raise torch.OutOfMemoryError
+        return decode(z)
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        calls["denoise"] += 1
+        if calls["denoise"] == 4:  # in the second picture
+            raise torch.OutOfMemoryError
+        return denoise(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "_picture", sometimes)
+    monkeypatch.setattr(engine.pipe.unet, "forward", once)
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(renderer, "_at_once", pool.submit)
+        done = list(render(some, store, lambda: engine))
+    assert [r.reason for r in done] == ["", ""] and engine.batch_size == 1
+    assert calls == {"decode": 3, "denoise": 6}
+
+
+def test_stretches_of_mixed_studies_end_with_the_checkpoint() -> None:
+    other = replace(PSTR, path=Path("other.safetensors"), tensor_hash="7" * 64)
+    both = [*cells(), *(Cell(c, other, s) for s in STRENGTHS for c in CASES)]
+    assert [len(s) for s in stretches(both, mixed=True)] == [10, 8]
+    assert [len(s) for s in stretches(both[:2], mixed=True)] == [2]
+    assert [len(s) for s in stretches(both)] == [2] * 9
+
+
+def test_only_plain_products_can_be_rows(tmp_path: Path) -> None:
+    assert deltas.is_low_rank(PSTR.path)
+    plain = load_file(PSTR.path)
+    stem = next(key for key in plain if key.startswith("lora_unet")).partition(".")[0]
+    text = next(key for key in plain if key.startswith("lora_te")).partition(".")[0]
+    for where, usable in ((stem, False), (text, True)):
+        out = len(plain[f"{where}.lora_up.weight"])
+        dora = {**plain, f"{where}.dora_scale": torch.ones(out, 1)}
+        save_file(dora, tmp_path / "dora.safetensors")
+        assert deltas.is_low_rank(tmp_path / "dora.safetensors") is usable
