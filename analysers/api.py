@@ -243,6 +243,8 @@ def plan_study(
         raise UserError(
             f"--negative: {FAMILY_NAMES[base.family]} takes no negative prompt; leave it out."
         )
+    if clip_skip and base.family == "flux":
+        raise UserError("--clip-skip: FLUX.1 reads no layer that could be skipped; leave it out.")
     lines = tuple(prompts) or _default_prompts(first)
     natural = first.resolution or (base.width, base.height)
     chosen_device = engine.choose_device(device)
@@ -332,7 +334,8 @@ def with_batch_size(plan: RenderPlan) -> tuple[RenderPlan, Engine | None]:
             most = plan.settings.batch_size or engine.most_pictures()
             batching = batches.Batching(batches.balanced(len(plan.cases), most))
             mixed = batches.Batching(batches.balanced(len(plan.cells), most), mixed=True)
-            if _can_mix(plan) and _pace(plan, engine, mixed) > _pace(plan, engine, batching):
+            larger = mixed.size > batching.size and _can_mix(plan)
+            if larger and _pace(plan, engine, mixed) > _pace(plan, engine, batching):
                 batching = mixed
             engine.batch_size, engine.mixed = batching.size, batching.mixed
     settings = replace(plan.settings, batch_size=batching.size, mixed=batching.mixed)
@@ -340,7 +343,7 @@ def with_batch_size(plan: RenderPlan) -> tuple[RenderPlan, Engine | None]:
 
 
 def _can_mix(plan: RenderPlan) -> bool:
-    """Whether batches of many strengths are possible for this study, and could be larger."""
+    """Whether batches of many strengths are possible for this study."""
     usable = [c.path for c in plan.checkpoints if c.name not in plan.refused]
     return (
         len(plan.strengths) > 1

@@ -153,7 +153,7 @@ def test_flow_matching_models_keep_their_scheduler(family: str, tiny_model: Tiny
         find_model(str(tiny_model(family)), prediction_type="epsilon")
 
 
-def test_flux_schnell_is_rendered_in_four_steps_without_guidance(
+def test_flux_takes_what_it_has_and_schnell_four_steps_without_guidance(
     tiny_model: Tiny, tiny_checkpoint: Single, tmp_path: Path
 ) -> None:
     """FLUX.1 schnell is FLUX.1 dev without the guidance embedding, in both layouts."""
@@ -188,6 +188,15 @@ def test_flux_schnell_is_rendered_in_four_steps_without_guidance(
             model_config=folder if model.endswith(".safetensors") else None,
         )  # fmt: skip
         assert (plan.settings.steps, plan.settings.guidance_scale) == (steps, guidance)
+    for option, sentence in (
+        ("negative", "--negative: FLUX.1"),
+        ("clip_skip", "--clip-skip: FLUX"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            plan_study(
+                "strength", [lora], model=str(folder), out=tmp_path, strengths=[Decimal(1)],
+                prompts=[PromptLine("a cat")], **{option: "blur" if option == "negative" else 1},
+            )  # fmt: skip
 
 
 def test_the_shipped_configurations_are_the_published_models() -> None:
