@@ -201,8 +201,9 @@ def plan_study(
     """Decide everything about a study that renders; nothing is loaded and nothing written.
 
     `fixed_loras` (file, weight) are merged under every picture, controls included;
-    `part_strengths` multiply the strength of the LoRA under study in "unet" (the denoiser), "te",
-    "te2" or "te3", `block_weights` (as `generation.blocks.parse` reads them) in its blocks.
+    `part_strengths` multiply the strength of the LoRA under study in "unet" (the denoiser), "text"
+    (all text encoders), or "te", "te2", "te3" (each of them), `block_weights` (as
+    `generation.blocks.parse` reads them) in its blocks.
     Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
     model. Raises UserError for anything that would only fail later.
     """
@@ -245,6 +246,11 @@ def plan_study(
         )
     if clip_skip and base.family == "flux":
         raise UserError("--clip-skip: FLUX.1 reads no layer that could be skipped; leave it out.")
+    if extra := (part_strengths or {}).keys() - {"unet", "text", *traits.encoders}:
+        raise UserError(
+            f"--te-strength: {FAMILY_NAMES[base.family]} has {len(traits.encoders)} text "
+            f"encoder(s), not {', '.join(sorted(extra))}; give one factor for all, or one for each."
+        )
     lines = tuple(prompts) or _default_prompts(first)
     natural = first.resolution or (base.width, base.height)
     chosen_device = engine.choose_device(device)

@@ -46,8 +46,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Another LoRA, under every picture and control."),
         click.option("--unet-strength", type=click.FloatRange(-10, 10), metavar="FACTOR",
                      help="Multiplies the strength in the UNet (or transformer)."),
-        click.option("--te-strength", type=click.FloatRange(-10, 10), metavar="FACTOR",
-                     help="Multiplies the strength in all text encoders."),
+        click.option("--te-strength", default="", metavar="FACTOR[,FACTOR]...",
+                     help="Multiplies the strength in all text encoders, or in each."),
         click.option("--block-weights", default="", metavar="WEIGHTS",
                      help="Multiplies the strength in each block: LoRA Block Weight's list or its "
                           "name (OUTALL), or blocks by name (IN04=0,OUT=0.5)."),
@@ -374,10 +374,22 @@ def _weighted(text: str) -> tuple[Path, Decimal]:
     return Path(path), value
 
 
-def _part_strengths(unet: float | None, te: float | None) -> dict[str, Decimal]:
+def _part_strengths(unet: float | None, te: str) -> dict[str, Decimal]:
+    """Factors by part; `te` is "0.5" for all text encoders, or "1,0.5" for each in order."""
     found = {} if unet is None else {"unet": Decimal(str(unet))}
-    if te is not None:
-        found |= dict.fromkeys(("te", "te2", "te3"), Decimal(str(te)))
+    factors = [text.strip() for text in te.split(",")] if te else []
+    names = ["text"] if len(factors) == 1 else ["te", *(f"te{i}" for i in range(2, 10))]
+    for name, text in zip(names, factors, strict=False):
+        try:
+            value = Decimal(text)
+        except InvalidOperation:
+            value = Decimal("nan")
+        if not value.is_finite() or abs(value) > 10:
+            raise UserError(
+                f"--te-strength: cannot read {te!r}; write 0.5 for all text encoders, or 1,0.5 for "
+                "the first and the second."
+            )
+        found[name] = value
     return found
 
 

@@ -176,7 +176,8 @@ class Engine:
 
     One `Engine` belongs to one process and one device. `fixed` LoRAs are merged at their weight
     under everything, controls included; `part_strengths` multiply the strength of the LoRA under
-    study for a part ("unet", "transformer", "te", "te2", "te3"), `block_weights` in its blocks.
+    study for a part ("unet" the denoiser, "text" all text encoders, "te", "te2", "te3" each of
+    them), `block_weights` in its blocks.
     With `low_vram` the text encoders and the saved base weights wait in the computer's memory.
     `compiled` compiles the denoiser; switching weights does not compile it again. With `mixed` a
     batch may hold many strengths: the LoRA under study is then merged into the text encoders only
@@ -254,7 +255,9 @@ class Engine:
             part: value
             for name, value in (part_strengths or {}).items()
             # "unet" is what people call the denoiser, whatever it is built from.
-            for part in ([self.traits.denoiser] if name == "unet" else [name])
+            for part in {"unet": (self.traits.denoiser,), "text": self.traits.encoders}.get(
+                name, (name,)
+            )
         }
         # Raises UserError where the blocks are not this model's.
         self._block_weights = block_weights.of_weights(self._weights) if block_weights else {}

@@ -32,7 +32,8 @@ class Family:
     """What a family needs: its diffusers pipeline and the settings people start from.
 
     `multiple` is what both sides of a picture must be divisible by, in pixels; `flow` marks models
-    trained for flow matching, which keep their own scheduler.
+    trained for flow matching, which keep their own scheduler. `encoders` are the text encoders that
+    a LoRA can change, in the pipeline's order.
     """
 
     pipeline: str
@@ -42,14 +43,19 @@ class Family:
     flow: bool = False
     negative: bool = True
     steps: int = 25
+    encoders: tuple[str, ...] = ("te",)
 
 
 FAMILIES: Mapping[str, Family] = {
     "sd1": Family("StableDiffusionPipeline", "unet", 8, 7.0),
     "sd2": Family("StableDiffusionPipeline", "unet", 8, 7.0),
-    "sdxl": Family("StableDiffusionXLPipeline", "unet", 8, 7.0),
-    "sd3": Family("StableDiffusion3Pipeline", "transformer", 16, 5.0, flow=True),
-    "flux": Family("FluxPipeline", "transformer", 16, 3.5, flow=True, negative=False),
+    "sdxl": Family("StableDiffusionXLPipeline", "unet", 8, 7.0, encoders=("te", "te2")),
+    "sd3": Family(
+        "StableDiffusion3Pipeline", "transformer", 16, 5.0, flow=True, encoders=("te", "te2", "te3")
+    ),
+    "flux": Family(
+        "FluxPipeline", "transformer", 16, 3.5, flow=True, negative=False, encoders=("te", "te2")
+    ),
 }
 
 

@@ -155,8 +155,9 @@ def _render_here(
                 else:
                     yield Rendered(cell, path.result())
 
-        # Two threads of a CPU's parallel loops would make both a third slower.
-        beside = _at_once if engine.device.type == "cpu" else decoder.submit
+        # Two threads of a CPU's parallel loops would make the whole a third slower, and Metal's
+        # one command queue is not made for two.
+        beside = decoder.submit if engine.device.type == "cuda" else _at_once
         for queue in stretches(cells, engine.mixed):
             try:
                 engine.prepare(queue)

@@ -68,6 +68,11 @@ def test_a_family_renders_and_takes_a_lora(family: str, tiny_model: Tiny, tmp_pa
         assert not np.array_equal(base, changed), part
         engine.apply(lora, Decimal(0))
         assert np.array_equal(base, engine.render(CASES)), part
+        if part.startswith("te"):  # each text encoder has a strength of its own
+            assert part in model.traits.encoders
+            without = open_engine(model, part_strengths={part: Decimal(0)})
+            without.apply(lora, Decimal(1))
+            assert without.modules_merged == 0
     if FAMILIES[family].negative:
         other = engine.render([Case(CASES[0].prompt, CASES[0].seed, "blurry")])
         assert not np.array_equal(base[0], other[0])

@@ -80,7 +80,7 @@ def test_fixed_loras_lie_under_everything(engine: Engine) -> None:
 
 
 def test_parts_have_their_own_strengths(engine: Engine) -> None:
-    nothing = open_engine(part_strengths={"unet": ZERO, "te": ZERO})
+    nothing = open_engine(part_strengths={"unet": ZERO, "text": ZERO})
     engine.apply(None, ZERO)
     base = engine.render(CASES[:1])
     nothing.apply(EARLY, ONE)
