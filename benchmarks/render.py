@@ -113,7 +113,7 @@ def plain_pipeline(model: BaseModel, s: RenderSettings, lora: Path) -> Any:
     pipe = getattr(diffusers, model.traits.pipeline).from_pretrained(
         str(model.path), torch_dtype=getattr(torch, s.dtype), local_files_only=True
     )
-    pipe.scheduler = engines._scheduler(s.sampler, model)
+    pipe.scheduler = engines.scheduler(s.sampler, model)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(s.device)
     pipe.load_lora_weights(str(lora), adapter_name="a")

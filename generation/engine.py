@@ -1,4 +1,7 @@
-"""The only module that imports torch and diffusers: loads a model once and renders cells with it.
+"""Loads a model once and renders cells with it.
+
+Torch and diffusers are loaded by importing this module, and by no other way: what needs them
+(devices, samplers, rows) is had from here.
 
 LoRAs are merged into the weights in place, always from saved base weights,
 W = W0 + sum of s_i * dW_i, so that strength 0 restores the base bit for bit, and no error adds up
@@ -16,7 +19,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
@@ -27,63 +29,24 @@ import transformers
 from generation import batches, deltas, prompts
 from generation.blocks import BlockWeights
 from generation.cells import Case, Cell, Checkpoint
-from generation.errors import UserError
-from generation.lora import FAMILY_NAMES
+from generation.devices import choose_device, choose_dtype, devices
+from generation.errors import UserError, first_line
 from generation.models import BaseModel, Family, find_model, load_pipeline
 from generation.rows import RowStrengths
+from generation.samplers import SAMPLERS, scheduler, scheduler_record
 
 T = TypeVar("T")
 
-__all__ = ["SAMPLERS", "Engine", "choose_device", "choose_dtype", "find_model", "scheduler_record"]
-
-SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "dpmpp_2m": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
-    ),
-    "dpmpp_2m_karras": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
-    ),
-    "dpmpp_2m_sde": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
-    ),
-    "dpmpp_2m_sde_karras": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
-    ),
-    "dpmpp_3m_sde": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "use_karras_sigmas": False},
-    ),
-    "dpmpp_3m_sde_karras": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "use_karras_sigmas": True},
-    ),
-    "dpmpp_sde": (
-        "DPMSolverSinglestepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": False},
-    ),
-    "dpmpp_sde_karras": (
-        "DPMSolverSinglestepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
-    ),
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "deis": ("DEISMultistepScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "dpm2": ("KDPM2DiscreteScheduler", {}),
-    "dpm2_a": ("KDPM2AncestralDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "lcm": ("LCMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-}
-"""Sampler names as people write them -> diffusers class and the flags that make it so."""
+__all__ = [
+    "SAMPLERS",
+    "Engine",
+    "choose_device",
+    "choose_dtype",
+    "devices",
+    "find_model",
+    "scheduler_record",
+    "versions",
+]
 
 PARTS = {
     "unet": "unet",
@@ -101,55 +64,6 @@ Recipe = tuple[tuple[str, float], ...]
 """What is merged into a weight: (tensor hash of the LoRA, its strength), in order."""
 
 
-def choose_device(wanted: str = "auto") -> str:
-    """The device to render on: `wanted`, or the first of cuda (ROCm too), xpu, mps, cpu.
-
-    Raises UserError where `wanted` cannot be used, and where a GPU is there that torch cannot use.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "xpu": hasattr(torch, "xpu") and torch.xpu.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted == "auto":
-        found = next(name for name, usable in there.items() if usable)
-        if found == "cpu" and any(Path("/proc/driver/nvidia/gpus").glob("*")):
-            raise UserError(
-                f"--device: there is an NVIDIA GPU, but torch cannot use it ({_cuda_problem()}); "
-                "update its driver or install the torch that fits it, or give --device cpu."
-            )
-        return found
-    if not there.get(wanted.partition(":")[0], False):
-        usable = ", ".join(name for name, found in there.items() if found)
-        why = f" ({_cuda_problem()})" if wanted.startswith("cuda") else ""
-        raise UserError(f"--device: {wanted} cannot be used here{why}; usable are {usable}.")
-    return wanted
-
-
-def choose_dtype(device: str, wanted: str = "auto", family: str = "") -> str:
-    """float32 on the CPU; on a GPU float16, whose rounding is 8 times finer than bfloat16's.
-
-    FLUX.1 was trained in bfloat16, and its activations overflow float16.
-    """
-    if wanted != "auto":
-        return wanted
-    if device == "cpu":
-        return "float32"
-    return "bfloat16" if family == "flux" else "float16"
-
-
-def devices(device: str) -> list[str]:
-    """The devices to render on: `device`, or for "cuda" every GPU of the first one's kind.
-
-    Pictures differ by rounding between kinds of GPU, so one study stays on one kind.
-    """
-    if device != "cuda" or torch.cuda.device_count() < 2:
-        return [device]
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return [f"cuda:{i}" for i, name in enumerate(names) if name == names[0]]
-
-
 def versions() -> dict[str, str]:
     """Versions of the libraries that decide pixels."""
     return {
@@ -157,18 +71,6 @@ def versions() -> dict[str, str]:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def scheduler_record(model: BaseModel, sampler: str) -> dict[str, Any]:
-    """The scheduler's class and configuration that `sampler` stands for with this model.
-
-    Raises UserError if the name is unknown or does not fit the model's family.
-    """
-    made = _scheduler(sampler, model)
-    config = {k: v for k, v in made.config.items() if not k.startswith("_") and v is not None}
-    # JSON has no infinity.
-    plain = {k: v if v not in (float("inf"), -float("inf")) else str(v) for k, v in config.items()}
-    return {"class": type(made).__name__, **plain}
 
 
 class Engine:
@@ -212,9 +114,8 @@ class Engine:
         self.low_vram, self.mixed = low_vram, mixed
         self.device = torch.device(device)
         self.traits: Family = model.traits
-        scheduler = _scheduler(sampler, model)
         self.pipe: Any = load_pipeline(model, getattr(torch, dtype))
-        self.pipe.scheduler = scheduler
+        self.pipe.scheduler = scheduler(sampler, model)
         self.pipe.set_progress_bar_config(disable=True)
         if model.family == "sdxl" and self.pipe.vae.config.force_upcast and dtype == "float16":
             # SDXL's own VAE overflows float16. Other families' have the flag by default only.
@@ -592,34 +493,8 @@ class Engine:
                     "--low-vram, --dtype float16 or --device cpu."
                 ) from error
             raise UserError(
-                f"--device: {self.device} cannot be used ({_first_line(error)}); try --device cpu."
+                f"--device: {self.device} cannot be used ({first_line(error)}); try --device cpu."
             ) from error
-
-
-def _scheduler(name: str, model: BaseModel) -> Any:
-    own = dict(model.scheduler)
-    if model.traits.flow:
-        if name not in {"", "euler"}:
-            raise UserError(
-                f"--sampler: {name} does not fit {FAMILY_NAMES[model.family]}, which is trained "
-                "for flow matching; leave --sampler out."
-            )
-        name = ""
-    if not name:
-        return getattr(diffusers, own["_class_name"]).from_config(own)
-    if name not in SAMPLERS:
-        raise UserError(f"--sampler: {name} is unknown; known are {', '.join(SAMPLERS)}.")
-    kind, flags = SAMPLERS[name]
-    scheduler = getattr(diffusers, kind).from_config(own, **flags)
-    wanted = {flag: own[flag] for flag in ("prediction_type", "rescale_betas_zero_snr")
-              if own.get(flag) not in (None, False, "epsilon")} | dict(flags)  # fmt: skip
-    ignored = [flag for flag, value in wanted.items() if scheduler.config.get(flag) != value]
-    if ignored:
-        raise UserError(
-            f"--sampler: {kind} of this diffusers ignores {', '.join(ignored)}, which "
-            f"{name} needs with this model; choose another sampler."
-        )
-    return scheduler
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -628,15 +503,6 @@ def _out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return "out of memory" in text or "can't allocate memory" in text
-
-
-def _cuda_problem() -> str:
-    """Why CUDA cannot be used, in torch's words."""
-    try:
-        torch.cuda.init()
-    except Exception as error:  # AssertionError, RuntimeError, ... by kind of build
-        return _first_line(error)
-    return "no GPU found"
 
 
 def _quieten() -> None:
@@ -648,7 +514,3 @@ def _quieten() -> None:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("torch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="(diffusers|transformers|torch|huggingface_hub).*")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

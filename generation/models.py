@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from generation.errors import UserError
+from generation.errors import UserError, first_line
 from generation.lora import FAMILY_NAMES, Header, read_header, sha256
 
 CONFIGS = Path(__file__).with_name("configs")
@@ -133,7 +133,7 @@ def folder_family(folder: Path, name: str = "") -> str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--model: {name or folder} is no complete diffusers folder "
-            f"({_first_line(error)}); download it again."
+            f"({first_line(error)}); download it again."
         ) from error
     if not families:
         known = ", ".join(FAMILY_NAMES[family] for family in FAMILIES)
@@ -194,7 +194,7 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
             else "parts that the checkpoint lacks must lie in --model-config FOLDER."
         )
         raise UserError(
-            f"--model: {model.name} cannot be loaded ({_first_line(error)}); {remedy}"
+            f"--model: {model.name} cannot be loaded ({first_line(error)}); {remedy}"
         ) from error
 
 
@@ -377,7 +377,7 @@ def hub_problem(error: BaseException) -> str:
             "is no folder here and not complete in the hub's cache, and the hub cannot be "
             "reached; download it once with a network, or name a folder."
         )
-    return f"is no folder here and cannot be had from the hub ({_first_line(error)})."
+    return f"is no folder here and cannot be had from the hub ({first_line(error)})."
 
 
 def _file_digest(path: Path) -> str:
@@ -403,7 +403,7 @@ def _folder_size(folder: Path, family: str) -> tuple[int, int]:
         side = int(latent) * 2 ** (len(_config(folder, "vae")["block_out_channels"]) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--model: {folder} is no complete diffusers folder ({_first_line(error)}); "
+            f"--model: {folder} is no complete diffusers folder ({first_line(error)}); "
             "download it again."
         ) from error
     return side, side
@@ -414,7 +414,7 @@ def _scheduler_config(folder: Path, prediction_type: str | None) -> Mapping[str,
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise UserError(f"--model: {path} cannot be read ({_first_line(error)}).") from error
+        raise UserError(f"--model: {path} cannot be read ({first_line(error)}).") from error
     if prediction_type is not None:
         if prediction_type not in PREDICTION_TYPES:
             known = " or ".join(PREDICTION_TYPES)
@@ -423,7 +423,3 @@ def _scheduler_config(folder: Path, prediction_type: str | None) -> Mapping[str,
             raise UserError("--prediction-type: flow-matching models have none; leave it out.")
         config["prediction_type"] = prediction_type
     return config
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysers.metrics.metric import Metric, Sample
-from generation.errors import UserError
+from generation.errors import UserError, first_line
 
 CLIP_DEFAULT = "openai/clip-vit-base-patch32"
 
@@ -107,7 +107,7 @@ class PiqNetwork:
         except Exception as error:
             raise UserError(
                 f'The weights of the metric "{self.name}" in {self._files()[0].parent} cannot be '
-                f"loaded ({_first_line(error)}); delete them and download them again."
+                f"loaded ({first_line(error)}); delete them and download them again."
             ) from error
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
@@ -173,7 +173,7 @@ class ClipScore:
             _ = self._loaded
         except Exception as error:
             raise UserError(
-                f'The CLIP weights "{source}" cannot be loaded ({_first_line(error)}); name a '
+                f'The CLIP weights "{source}" cannot be loaded ({first_line(error)}); name a '
                 "folder with a CLIP model, its tokenizer and its image processor as clip:FOLDER."
             ) from error
 
@@ -227,7 +227,7 @@ def _compare(name: str, measure: Any, samples: Sequence[Sample]) -> list[float]:
             except (AssertionError, ValueError, RuntimeError) as error:
                 raise ValueError(
                     f"{name} cannot compare pictures of {sample.image.shape[1]} x "
-                    f"{sample.image.shape[0]} pixels ({_first_line(error)})"
+                    f"{sample.image.shape[0]} pixels ({first_line(error)})"
                 ) from error
         values.append(float(found))
     return values
@@ -248,7 +248,3 @@ def _need(package: str, metric: str, extra: str = "metrics") -> None:
             f'The metric "{metric}" needs {package}: pip install "lora-analysers[{extra}]", or '
             f"leave {metric} out of --metrics."
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

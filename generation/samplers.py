@@ -1,0 +1,104 @@
+"""Samplers by the names that people use, as diffusers schedulers that do what the name says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+
+from generation.errors import UserError
+from generation.lora import FAMILY_NAMES
+from generation.models import BaseModel
+
+SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpmpp_2m": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
+    ),
+    "dpmpp_2m_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    ),
+    "dpmpp_2m_sde": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
+    ),
+    "dpmpp_2m_sde_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    ),
+    "dpmpp_3m_sde": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "use_karras_sigmas": False},
+    ),
+    "dpmpp_3m_sde_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "use_karras_sigmas": True},
+    ),
+    "dpmpp_sde": (
+        "DPMSolverSinglestepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": False},
+    ),
+    "dpmpp_sde_karras": (
+        "DPMSolverSinglestepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lcm": ("LCMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+}
+"""Sampler names as people write them -> diffusers class and the flags that make it so."""
+
+
+def scheduler(name: str, model: BaseModel) -> Any:
+    """A new scheduler for a sampler's name; the model's own for "".
+
+    Raises UserError if the name is unknown or does not fit the model's family, and where this
+    diffusers ignores a flag that makes the sampler what it is.
+    """
+    own = dict(model.scheduler)
+    if model.traits.flow:
+        if name not in {"", "euler"}:
+            raise UserError(
+                f"--sampler: {name} does not fit {FAMILY_NAMES[model.family]}, which is trained "
+                "for flow matching; leave --sampler out."
+            )
+        name = ""
+    if not name:
+        return getattr(diffusers, own["_class_name"]).from_config(own)
+    if name not in SAMPLERS:
+        raise UserError(f"--sampler: {name} is unknown; known are {', '.join(SAMPLERS)}.")
+    kind, flags = SAMPLERS[name]
+    scheduler = getattr(diffusers, kind).from_config(own, **flags)
+    wanted = {flag: own[flag] for flag in ("prediction_type", "rescale_betas_zero_snr")
+              if own.get(flag) not in (None, False, "epsilon")} | dict(flags)  # fmt: skip
+    ignored = [flag for flag, value in wanted.items() if scheduler.config.get(flag) != value]
+    if ignored:
+        raise UserError(
+            f"--sampler: {kind} of this diffusers ignores {', '.join(ignored)}, which "
+            f"{name} needs with this model; choose another sampler."
+        )
+    return scheduler
+
+
+def scheduler_record(model: BaseModel, sampler: str) -> dict[str, Any]:
+    """The scheduler's class and configuration that `sampler` stands for with this model.
+
+    Raises UserError if the name is unknown or does not fit the model's family.
+    """
+    made = scheduler(sampler, model)
+    config = {k: v for k, v in made.config.items() if not k.startswith("_") and v is not None}
+    # JSON has no infinity.
+    plain = {k: v if v not in (float("inf"), -float("inf")) else str(v) for k, v in config.items()}
+    return {"class": type(made).__name__, **plain}
