@@ -153,6 +153,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         s = RenderSettings(
             "benchmark", "0", size, size, arguments.steps, 7.0, "dpmpp_2m_karras", dtype=dtype,
             device=device, batch_size=arguments.batch_size, compiled=arguments.compile,
+            mixed=arguments.mixed,
         )  # fmt: skip
 
         def wait() -> None:
@@ -193,10 +194,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         kept["engine"] = engines.Engine(
             model, device=device, dtype=dtype, sampler=s.sampler, steps=s.steps,
             guidance_scale=7.0, width=size, height=size, batch_size=s.batch_size,
-            compiled=s.compiled,
+            compiled=s.compiled, mixed=s.mixed,
         )  # fmt: skip
         plain_picture(kept["pipe"], s, cells[0], root)  # warm
-        kept["engine"].apply(checkpoint, strengths[0])
+        kept["engine"].prepare(cells[: 1 if s.mixed else len(cases)])
         kept["engine"].render(cases[: s.batch_size])
         # The best of interleaved rounds: other work on the machine hits all ways alike.
         ways = {"plain": plain, "ours": ours} | ({"rebuild": rebuild} if arguments.rebuilds else {})
@@ -215,7 +216,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "architecture": arguments.architecture,
         "settings": {"size": size, "steps": s.steps, "dtype": dtype, "cases": len(cases),
                      "strengths": len(strengths), "batch_size": s.batch_size,
-                     "compiled": s.compiled, "threads": torch.get_num_threads()},
+                     "compiled": s.compiled, "mixed": s.mixed, "threads": torch.get_num_threads()},
         "results": results,
         "rounds": [{name: r[name]["per_second"] for name in r} for r in rounds],
         "ratios": {name: results["ours"]["per_second"] / results[name]["per_second"]
@@ -290,6 +291,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--mixed", action="store_true", help="many strengths in one batch")
     parser.add_argument("--scratch", default=None, help="folder for the model and pictures")
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, help="JSON file to write")
