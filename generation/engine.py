@@ -79,11 +79,10 @@ class Engine:
     One `Engine` belongs to one process and one device. `fixed` LoRAs are merged at their weight
     under everything, controls included; `part_strengths` multiply the strength of the LoRA under
     study for a part ("unet" the denoiser, "text" all text encoders, "te", "te2", "te3" each of
-    them), `block_weights` in its blocks.
-    With `low_vram` the text encoders and the saved base weights wait in the computer's memory.
-    `compiled` compiles the denoiser; switching weights does not compile it again. With `mixed` a
-    batch may hold many strengths: the LoRA under study is then merged into the text encoders only
-    (see `generation.rows`).
+    them), `block_weights` in its blocks. With `low_vram` the text encoders and the saved base
+    weights wait in the computer's memory. `compiled` compiles the denoiser; switching weights does
+    not compile it again. With `mixed` a batch may hold many strengths: the LoRA under study is then
+    merged into the text encoders only (see `generation.rows`).
     """
 
     def __init__(

@@ -100,8 +100,10 @@ def stretches(cells: Sequence[Cell], mixed: bool = False) -> list[list[Cell]]:
         return [list(group) for _, group in groupby(cells, lambda c: (c.checkpoint, c.strength))]
     found: list[list[Cell]] = []
     for checkpoint, group in groupby(cells, lambda c: c.checkpoint):
-        joins = found and checkpoint and all(cell.is_control for cell in found[-1])
-        (found[-1].extend if joins else lambda new: found.append([*new]))(group)
+        if found and checkpoint is not None and found[-1][-1].is_control:
+            found[-1].extend(group)
+        else:
+            found.append(list(group))
     return found
 
 
@@ -162,8 +164,11 @@ def _render_here(
             try:
                 engine.prepare(queue)
             except UserError as error:
-                yield from (Rendered(cell, None, str(error)) for cell in queue)
-                continue
+                failed = [cell for cell in queue if not cell.is_control]
+                yield from (Rendered(cell, None, str(error)) for cell in failed)
+                queue = [cell for cell in queue if cell.is_control]
+                if queue:  # the study's own error then, and no checkpoint's
+                    engine.prepare(queue)
             except MemoryError:
                 raise UserError(
                     f"--device: {store.settings.device} has too little memory to switch weights; "

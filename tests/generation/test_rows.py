@@ -206,6 +206,21 @@ def test_stretches_of_mixed_studies_end_with_the_checkpoint() -> None:
     assert [len(s) for s in stretches(both)] == [2] * 9
 
 
+def test_a_checkpoint_that_does_not_fit_takes_no_control_along(tmp_path: Path) -> None:
+    tensors = load_file(PSTR.path)
+    key = next(key for key in tensors if key.endswith("lora_down.weight"))
+    tensors[key] = tensors[key][:, :-1].contiguous()
+    save_file(tensors, tmp_path / "odd.safetensors")
+    odd = Checkpoint(tmp_path / "odd.safetensors", "odd", tensor_hash="odd")
+    some = [*map(Cell, CASES), *(Cell(c, each, Decimal(1)) for each in (odd, PSTR) for c in CASES)]
+    for mixed in (False, True):
+        settings = replace(SETTINGS, mixed=mixed)
+        store = Store(tmp_path / str(mixed), settings, Layout.of(some))
+        done = {r.cell: r.reason for r in render(some, store, lambda: demo(mixed=mixed))}  # noqa: B023
+        assert [bool(done[cell]) for cell in some] == [False, False, True, True, False, False]
+        assert "odd.safetensors" in done[some[2]]
+
+
 def test_only_plain_products_can_be_rows(tmp_path: Path) -> None:
     assert deltas.is_low_rank(PSTR.path)
     plain = load_file(PSTR.path)
