@@ -296,7 +296,7 @@ def plan_study(
         cells=grid.cells(cases, checkpoints, strengths),
         checkpoints=checkpoints,
         loras=tuple(infos.values()),
-        warnings=(*found.warnings, *check_prompts(texts)),
+        warnings=(*found.warnings, *check_prompts(texts, base.family)),
         refused=refused,
         fixed=fixed,
         low_vram=low_vram,

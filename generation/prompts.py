@@ -1,22 +1,24 @@
-"""What prompts say: long ones are encoded whole, and A1111's markup does not pass unnoticed.
+"""What prompts say: long ones are encoded whole, and A1111's attention weights count.
 
 CLIP reads 77 tokens at once, of which the text has 75; diffusers drops the rest. A1111 and ComfyUI
 encode a longer prompt in chunks and hand their hidden states to the UNet one after the other, and
 so does `embeddings`, cutting where A1111 cuts (its `modules/sd_hijack_clip.py`, `tokenize_line`).
+Weights such as `(smile:1.2)` are read and applied as A1111 and Forge do.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from generation.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["blocks", "check", "embeddings"]
+__all__ = ["Piece", "attention", "blocks", "check", "embeddings"]
 
 CHUNKED = frozenset({"sd1", "sd2", "sdxl"})
 """Families whose UNet attends to CLIP's hidden states, however many there are."""
@@ -29,28 +31,67 @@ BACKTRACK = 20
 
 _TAG = re.compile(r"<\s*(lora|lyco|hypernet)\s*:\s*([^<>:]*)[^<>]*>", re.IGNORECASE)
 _WEIGHT = re.compile(r"(.?)\s*:\s*[+-]?(\d+\.?\d*|\.\d+)\s*\Z", re.DOTALL)
+_AND = re.compile(r"\bAND\b")
+_STEP = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*\Z", re.IGNORECASE)
+_FACTORS = {"(": 1.1, "[": 1 / 1.1}
+_OPENING = {")": "(", "]": "["}
+_MARKUP = re.compile(
+    r"""
+    \\(?P<literal>[\\()\[\]]?)  # a backslash before anything else is dropped
+    | (?P<open>[(\[])
+    | (?: :\s* (?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+)) \s* (?=\)) )? (?P<close>[)\]])
+    | [^\\()\[\]:]+ | :
+    """,
+    re.VERBOSE,
+)
 
 
-def check(prompts: Iterable[str]) -> list[str]:
+class Piece(NamedTuple):
+    """Text of a prompt without its markup, and what its hidden states are multiplied by."""
+
+    text: str
+    weight: float
+
+
+class _Token(NamedTuple):
+    id: int
+    weight: float
+
+
+def check(prompts: Iterable[str], family: str) -> list[str]:
     """Warnings about prompts (and negative prompts) whose A1111 markup has no effect here.
 
-    One warning, or none: attention weights, written `(text:1.2)` or `((text))`. Brackets that may
-    belong to a name, such as `miku_(vocaloid)`, and escaped ones, `\\(`, are not taken for weights.
+    At most one of each kind, naming the first prompt that it is about: attention weights, written
+    `(text:1.2)` or `((text))`, for SD 3 and FLUX.1; prompt editing, `[cat:dog:0.5]`, and
+    alternation, `[cat|dog]`; AND between prompts. Brackets that may belong to a name, such as
+    `miku_(vocaloid)`, and escaped ones, `\\(`, are not taken for weights by this function.
     Raises UserError for `<lora:...>`, `<lyco:...>` and `<hypernet:...>`: a text encoder would read
     them as words.
     """
-    weighted = ""
+    weighted = edited = composed = ""
     for prompt in prompts:
         if (tag := _TAG.search(prompt)) is not None:
             raise UserError(_tag_problem(tag))
-        weighted = weighted or (prompt if _has_weights(prompt) else "")
-    if not weighted:
-        return []
-    shown = weighted if len(weighted) <= 80 else weighted[:77] + "..."
+        if family not in CHUNKED:
+            weighted = weighted or (prompt if _has_weights(prompt) else "")
+        edited = edited or (prompt if _is_edited(prompt) else "")
+        composed = composed or (prompt if _AND.search(prompt) else "")
+    found = {
+        "Attention weights such as (smile:1.2) are read as plain text by this model; "
+        "take them out of the prompts": weighted,
+        "Prompt editing, [cat:dog:0.5], and alternation, [cat|dog], are not followed: "
+        "all their text is read at every step": edited,
+        "AND is read as a word; the prompts around it are not composed": composed,
+    }
     return [
-        "Attention weights such as (smile:1.2) are read as plain text here; "
-        f"take them out of the prompts. The first with some: {shown}"
+        f"{text}. The first such prompt: {_shown(prompt)}"
+        for text, prompt in found.items()
+        if prompt
     ]
+
+
+def _shown(prompt: str) -> str:
+    return prompt if len(prompt) <= 80 else prompt[:77] + "..."
 
 
 def _tag_problem(tag: re.Match[str]) -> str:
@@ -90,6 +131,89 @@ def _has_weights(prompt: str) -> bool:
     return False
 
 
+def _is_edited(prompt: str) -> bool:
+    """Whether A1111 would show the sampler another text at some steps.
+
+    Its `modules/prompt_parser.py` says so in a grammar: between square brackets whose inner
+    brackets are all closed, `|`; or one or two colons, and a number after the last.
+    """
+    opened: list[tuple[str, int, list[int], bool]] = []  # bracket, place, colons, any "|"
+    escaped = False
+    for place, letter in enumerate(prompt):
+        if escaped or letter == "\\":
+            escaped = not escaped
+        elif letter in _FACTORS:
+            opened.append((letter, place, [], False))
+        elif opened and letter == ":":
+            opened[-1][2].append(place)
+        elif opened and letter == "|":
+            opened[-1] = (*opened[-1][:3], True)
+        elif letter in _OPENING:
+            if not opened or opened[-1][0] != _OPENING[letter]:
+                opened.clear()  # nothing that is open here can be closed properly
+                continue
+            bracket, _, colons, alternates = opened.pop()
+            if bracket == "[" and alternates and not colons:
+                return True
+            if bracket == "[" and not alternates and len(colons) in (1, 2):
+                # No number that anybody writes is longer.
+                number = prompt[colons[-1] + 1 : place]
+                if len(number) < 32 and _STEP.match(number):
+                    return True
+    return False
+
+
+def attention(prompt: str) -> list[list[Piece]]:
+    r"""The text between one BREAK and the next, in pieces of equal weight; at least one list.
+
+    The weights are A1111's (its `modules/prompt_parser.py`, `parse_prompt_attention`; Forge's are
+    the same): `(x)` is multiplied by 1.1, `[x]` divided by 1.1, `(x:1.5)` multiplied by 1.5, and
+    brackets within brackets multiply. What is not closed counts to the end of the prompt; what was
+    never opened is text. `\(`, `\)`, `\[`, `\]` and `\\` are the second character, and other
+    backslashes nothing. Any text can be read. Where A1111 fails, at `(x:1.2.3)`, the number is
+    text; where it takes BREAK between brackets for a word, the chunk ends as elsewhere.
+    """
+    texts: list[str] = []
+    weights: list[float] = []
+    starts = [0]  # the first piece after each BREAK
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def multiply(first: int, factor: float) -> None:
+        weights[first:] = [weight * factor for weight in weights[first:]]
+
+    def add(text: str) -> None:
+        texts.append(text)
+        weights.append(1.0)
+
+    for match in _MARKUP.finditer(prompt):
+        bracket = _OPENING.get(match["close"] or "", "")
+        if match["open"]:
+            opened[match["open"]].append(len(texts))
+        elif bracket and opened[bracket]:
+            factor = float(match["weight"]) if match["weight"] else _FACTORS[bracket]
+            multiply(opened[bracket].pop(), factor)
+        elif match["literal"] is not None:
+            add(match["literal"])
+        else:
+            first, *after = BREAK.split(match[0])
+            add(first)
+            for text in after:
+                starts.append(len(texts))
+                add(text)
+    for bracket, places in opened.items():
+        for place in places:
+            multiply(place, _FACTORS[bracket])
+    pieces = [Piece(*pair) for pair in zip(texts, weights, strict=True)]
+    ends = [*starts[1:], len(pieces)]
+    return [_merged(pieces[i:k]) for i, k in zip(starts, ends, strict=True)]
+
+
+def _merged(pieces: Sequence[Piece]) -> list[Piece]:
+    """Neighbours of one weight as one, because a tokeniser reads "sun" "set" otherwise."""
+    runs = groupby((p for p in pieces if p.text), key=lambda piece: piece.weight)
+    return [Piece("".join(p.text for p in run), weight) for weight, run in runs]
+
+
 def blocks(pipe: Any, family: str, prompt: str, negative: str = "", *, guided: bool) -> int:
     """How many blocks of CLIP's length (77) `embeddings` gives; 1 for SD 3 and FLUX.1.
 
@@ -97,7 +221,7 @@ def blocks(pipe: Any, family: str, prompt: str, negative: str = "", *, guided: b
     """
     if family not in CHUNKED:
         return 1
-    texts = (_unescaped(text) for text in ((prompt, negative) if guided else (prompt,)))
+    texts = [attention(text) for text in ((prompt, negative) if guided else (prompt,))]
     return max(len(_chunks(part[0], text)) for text in texts for part in _parts(pipe))
 
 
@@ -123,15 +247,20 @@ def embeddings(
     and the hidden states are joined: tokens is 77 `blocks`. The shorter of prompt and negative
     prompt is filled up with empty chunks. SDXL's pooled output is that of the first chunk.
 
+    Where a weight of `attention` is not 1, the hidden states of a chunk are multiplied token by
+    token (BOS, EOS and padding by 1), and then all by one number that gives them back the mean they
+    had: A1111's and Forge's default emphasis, "Original" (A1111's `modules/sd_emphasis.py`). The
+    mean is over tokens and width, of each chunk and each text encoder alone, in SDXL too
+    (`process_tokens` in its `modules/sd_hijack_clip.py`). The pooled output is not weighted.
+
     SD 3 and FLUX.1: encoded by diffusers. Their CLIP encoders, which steer only coarsely, see 77
-    tokens; T5 sees 256 (SD 3) or 512 (FLUX.1). BREAK is a word like others.
+    tokens; T5 sees 256 (SD 3) or 512 (FLUX.1). BREAK is a word like others, and weights are text.
 
     `clip_skip` leaves out that many of CLIP's last layers, for prompt and negative prompt as A1111
     does and trainers' samples do (diffusers' own SD 3 pipeline: for the prompt only). A1111's
-    "Clip skip: 2" is 1 here. Raises UserError if it leaves none.
+    "Clip skip: 2" is 1 here. Raises UserError if it leaves none, and for weights so large that
+    nothing finite is left.
     """
-    prompt, negative = _unescaped(prompt), _unescaped(negative)
-    texts = {"": prompt, "negative_": negative} if guided else {"": prompt}
     if family != "flux":
         layers = min(encoder.config.num_hidden_layers for _, encoder in _parts(pipe))
         if clip_skip >= layers:
@@ -139,23 +268,33 @@ def embeddings(
                 f"--clip-skip: {clip_skip} leaves nothing of this model's text encoder, which has "
                 f"{layers} layers; give less."
             )
+    if family not in CHUNKED:
+        texts = _unescaped(prompt), _unescaped(negative)
+        return _short(pipe, family, *texts, device, guided, clip_skip)
     count = blocks(pipe, family, prompt, negative, guided=guided)
-    ours = family in CHUNKED and (
-        count > 1
-        or any(BREAK.search(text) for text in texts.values())
-        # diffusers skips no layers for the negative prompt, and for SD 1.x and 2.x it looks for
-        # the final norm where newer transformers have none.
-        or clip_skip
-    )
-    if not ours:
-        return _short(pipe, family, prompt, negative, device, guided, clip_skip)
+    read = [attention(text) for text in ((prompt, negative) if guided else (prompt,))]
+    # diffusers skips no layers for the negative prompt, and for SD 1.x and 2.x it looks for the
+    # final norm where newer transformers have none.
+    if count == 1 and not clip_skip and all(_is_plain(parts) for parts in read):
+        plain = ["".join(piece.text for piece in parts[0]) for parts in read]
+        return _short(pipe, family, plain[0], plain[-1], device, guided, clip_skip)
     found: dict[str, torch.Tensor] = {}
-    for twin, text in texts.items():
-        hidden, pooled = _long(pipe, family, text, count, device, clip_skip)
+    for twin, text, parts in zip(("", "negative_"), (prompt, negative), read, strict=False):
+        hidden, pooled = _long(pipe, family, parts, count, device, clip_skip)
+        if not _is_plain(parts) and not hidden.isfinite().all():
+            raise UserError(
+                f"--prompts: the attention weights leave nothing of {_shown(text)!r}; give weights "
+                "nearer to 1."
+            )
         found[f"{twin}prompt_embeds"] = hidden
         if pooled is not None:
             found[f"{twin}pooled_prompt_embeds"] = pooled
     return found
+
+
+def _is_plain(parts: Sequence[Sequence[Piece]]) -> bool:
+    """Whether diffusers, told the text alone, would read all that is there."""
+    return len(parts) == 1 and all(piece.weight == 1 for piece in parts[0])
 
 
 def _unescaped(text: str) -> str:
@@ -197,7 +336,12 @@ def _short(
 
 
 def _long(
-    pipe: Any, family: str, text: str, count: int, device: torch.device | str, clip_skip: int
+    pipe: Any,
+    family: str,
+    parts: Sequence[Sequence[Piece]],
+    count: int,
+    device: torch.device | str,
+    clip_skip: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Hidden states of `count` chunks (1 x 77 count x width), and the first one's pooled output."""
     import torch
@@ -205,11 +349,12 @@ def _long(
     pooled = None
     by_encoder = []
     for tokenizer, encoder in _parts(pipe):
-        chunks = _chunks(tokenizer, text)
+        chunks = _chunks(tokenizer, parts)
         joined = []
         for chunk in [*chunks, *[[]] * (count - len(chunks))]:
-            output = _encode(tokenizer, encoder, chunk, device)
-            joined.append(_states(encoder, output, clip_skip, family))
+            output = _encode(tokenizer, encoder, [token.id for token in chunk], device)
+            states = _states(encoder, output, clip_skip, family)
+            joined.append(_weighted(states, [token.weight for token in chunk]))
             # Only an encoder with a projection has it, and only SDXL's UNet takes it.
             if family == "sdxl" and pooled is None:
                 pooled = getattr(output, "text_embeds", None)
@@ -224,34 +369,37 @@ def _parts(pipe: Any) -> list[tuple[Any, Any]]:
     return [(tokenizer, encoder) for tokenizer, encoder in found if encoder is not None]
 
 
-def _chunks(tokenizer: Any, text: str) -> list[list[int]]:
-    """The text's tokens without BOS and EOS in chunks that CLIP can read; at least one.
+def _chunks(tokenizer: Any, parts: Sequence[Sequence[Piece]]) -> list[list[_Token]]:
+    """The tokens of what `attention` read, without BOS and EOS, in chunks that CLIP can read.
 
-    A chunk before BREAK may be empty.
+    At least one. A chunk before BREAK may be empty.
     """
     room = tokenizer.model_max_length - 2
     comma = tokenizer.convert_tokens_to_ids(",</w>")
-    found: list[list[int]] = []
-    *ended, last = [tokenizer(part).input_ids[1:-1] for part in BREAK.split(text)]
-    for ids in ended:
-        found += _cut(ids, room, comma)
+    found: list[list[_Token]] = []
+    *ended, last = [
+        [_Token(id_, weight) for text, weight in part for id_ in tokenizer(text).input_ids[1:-1]]
+        for part in parts
+    ]
+    for tokens in ended:
+        found += _cut(tokens, room, comma)
     if last:
         found += _cut(last, room, comma)
     return found or [[]]
 
 
-def _cut(ids: list[int], room: int, comma: int) -> list[list[int]]:
+def _cut(tokens: list[_Token], room: int, comma: int) -> list[list[_Token]]:
     """Pieces of at most `room` tokens, cut after a comma where one is near the end."""
     found = []
-    while len(ids) > room:
+    while len(tokens) > room:
         end = room
         # A comma that comes just too late opens the next chunk.
-        if ids[room] != comma:
-            near = [i + 1 for i in range(max(0, room - BACKTRACK), room) if ids[i] == comma]
+        if tokens[room].id != comma:
+            near = [i + 1 for i in range(max(0, room - BACKTRACK), room) if tokens[i].id == comma]
             end = near[-1] if near else room
-        found.append(ids[:end])
-        ids = ids[end:]
-    return [*found, ids]
+        found.append(tokens[:end])
+        tokens = tokens[end:]
+    return [*found, tokens]
 
 
 def _encode(tokenizer: Any, encoder: Any, chunk: list[int], device: torch.device | str) -> Any:
@@ -281,3 +429,17 @@ def _states(encoder: Any, output: Any, clip_skip: int, family: str) -> torch.Ten
     else:
         states = output.last_hidden_state
     return states.to(encoder.dtype)  # type: ignore[no-any-return]
+
+
+def _weighted(states: torch.Tensor, weights: list[float]) -> torch.Tensor:
+    """One chunk's hidden states (1 x 77 x width) times its tokens' weights, their mean kept."""
+    import torch
+
+    if all(weight == 1 for weight in weights):
+        return states
+    factors = torch.ones(states.shape[1], device=states.device)
+    factors[1 : len(weights) + 1] = torch.tensor(weights, device=states.device)  # after BOS
+    # In float32, because the mean is small beside the states, and half precision would round it.
+    given = states.float()
+    scaled = given * factors[:, None]
+    return (scaled * (given.mean() / scaled.mean())).to(states.dtype)
