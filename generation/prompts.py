@@ -439,7 +439,6 @@ def _weighted(states: torch.Tensor, weights: list[float]) -> torch.Tensor:
         return states
     factors = torch.ones(states.shape[1], device=states.device)
     factors[1 : len(weights) + 1] = torch.tensor(weights, device=states.device)  # after BOS
-    # In float32, because the mean is small beside the states, and half precision would round it.
-    given = states.float()
+    given = states.float()  # as A1111's weights are; rounded once, at the end
     scaled = given * factors[:, None]
     return (scaled * (given.mean() / scaled.mean())).to(states.dtype)
