@@ -83,14 +83,16 @@ class Options:
     Without a margin that of the metric is taken (`ranking.MARGINS`); a metric that has none is not
     judged clean or broken.
 
-    `workers` is the number of measuring processes; 0 measures in this process.
+    `workers` is the number of measuring processes; 0 measures in this process. None chooses: one a
+    core, less one; none beside rendering on the CPU, whose cores wait for each other in every
+    parallel loop, so that a second process costs more than the measuring itself.
     """
 
     metrics: tuple[str, ...] = ()
     rank_by: str = "brisque"
     tie_tolerance: float = 0.01
     margin: float | None = None
-    workers: int = field(default_factory=default_workers)
+    workers: int | None = None
 
     @property
     def all_metrics(self) -> tuple[str, ...]:
@@ -451,7 +453,10 @@ def run_study(
         measured = {
             result.task.tag: result
             for result in measure(
-                tasks(), options.all_metrics, _executor(options), plan.out / "measured.jsonl"
+                tasks(),
+                options.all_metrics,
+                _executor(options, plan.settings.device),
+                plan.out / "measured.jsonl",
             )
         }
     finally:
@@ -867,8 +872,12 @@ def _candidate(cell: Cell, places: Mapping[Path, int]) -> Candidate:
     )
 
 
-def _executor(options: Options) -> Executor:
-    return ProcessPool(options.workers) if options.workers else InProcess()
+def _executor(options: Options, device: str = "") -> Executor:
+    """Where pictures are measured, with rendering going on on `device`."""
+    workers = options.workers
+    if workers is None:
+        workers = 0 if device == "cpu" else default_workers()
+    return ProcessPool(workers) if workers else InProcess()
 
 
 def _lora_record(info: LoraInfo) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="How much worse than the control is still clean "
                      "[default: 5 for BRISQUE]."),
         click.option("--jobs", type=click.IntRange(0, 256), default=None,
-                     help="Measuring processes [default: one per core, less one]."),
+                     help="Measuring processes [default: one a core, less one; none while the "
+                          "CPU renders]."),
         click.option("--demo", is_flag=True, help="The embedded model and LoRA; no network."),
         click.option("--dry-run", is_flag=True,
                      help="Say what would be rendered and how long it would take."),
@@ -207,7 +208,7 @@ def _run(kind: Kind, **o: Any) -> None:
         rank_by=o["rank_by"],
         tie_tolerance=o["tie_tolerance"],
         margin=o["margin"],
-        **({} if o["jobs"] is None else {"workers": o["jobs"]}),
+        workers=o["jobs"],
     )
     bar = api.Silent() if o["quiet"] or o["as_json"] else Bar()
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]

@@ -262,7 +262,7 @@ def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
     painted, scored = (min(values) for values in seconds.values())
     return {
         "date": date.today().isoformat(), "device": cpu_name(), "note": arguments.note,
-        "settings": settings, "pictures": len(only.cells), "workers": api.Options().workers,
+        "settings": settings, "pictures": len(only.cells),
         "seconds": seconds, "scoring_adds": scored / painted - 1,
     }  # fmt: skip
 

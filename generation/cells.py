@@ -14,6 +14,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+ENGINE = 1
+"""Counts how the engine paints and reads prompts: to be raised when the same cell would come out
+otherwise, so that no folder mixes pictures of two kinds."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -100,13 +104,11 @@ def content_key(cell: Cell, settings: RenderSettings) -> str:
     """
     identity = asdict(settings)
     identity.pop("model")
-    if cell.is_control:
-        identity.pop("part_strengths")  # of the LoRA under study, which a control has not
-    if cell.is_control or not settings.block_weights:
-        identity.pop("block_weights")  # keys made before there were any stay as they were
-    if not settings.mixed:
-        identity.pop("mixed")
+    if cell.is_control:  # which has no LoRA under study
+        identity.pop("part_strengths")
+        identity.pop("block_weights")
     record = {
+        "engine": ENGINE,
         "case": [cell.case.prompt, cell.case.negative, cell.case.seed],
         "lora": cell.checkpoint.tensor_hash if cell.checkpoint else None,
         "strength": strength_text(cell.strength),

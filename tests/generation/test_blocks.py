@@ -357,10 +357,6 @@ def test_the_content_key_knows_block_weights_of_the_lora_only() -> None:
     control = Cell(CASES[0])
     assert len({content_key(cell, s) for s in (settings, weighted, other)}) == 3
     assert len({content_key(control, s) for s in (settings, weighted, other)}) == 1
-    # What the key was before there were block weights.
-    assert content_key(cell, settings) == (
-        "289b3dab539f8807df56994b0d94b589e6950eee29aa7d91608b284b0cfc77cb"
-    )
 
 
 def test_a_plan_carries_block_weights_to_the_engine(tmp_path: Path) -> None:
