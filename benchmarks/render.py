@@ -33,6 +33,7 @@ import torch  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation import engine as engines  # noqa: E402
+from generation.batches import balanced  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings  # noqa: E402
 from generation.models import CONFIGS, BaseModel, find_model, write_clip_tokenizer  # noqa: E402
 from generation.render import render  # noqa: E402
@@ -152,8 +153,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         cells = [Cell(case, checkpoint, s) for s in strengths for case in cases]
         s = RenderSettings(
             "benchmark", "0", size, size, arguments.steps, 7.0, "dpmpp_2m_karras", dtype=dtype,
-            device=device, batch_size=arguments.batch_size, compiled=arguments.compile,
-            mixed=arguments.mixed,
+            device=device, compiled=arguments.compile, mixed=arguments.mixed,
+            batch_size=balanced(len(cells if arguments.mixed else cases), arguments.batch_size),
         )  # fmt: skip
 
         def wait() -> None:
@@ -197,8 +198,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             compiled=s.compiled, mixed=s.mixed,
         )  # fmt: skip
         plain_picture(kept["pipe"], s, cells[0], root)  # warm
-        kept["engine"].prepare(cells[: 1 if s.mixed else len(cases)])
-        kept["engine"].render(cases[: s.batch_size])
+        first = cells[: min(s.batch_size, len(cells if s.mixed else cases))]
+        kept["engine"].prepare(first)
+        kept["engine"].render([c.case for c in first], [c.strength for c in first if s.mixed])
         # The best of interleaved rounds: other work on the machine hits all ways alike.
         ways = {"plain": plain, "ours": ours} | ({"rebuild": rebuild} if arguments.rebuilds else {})
         rounds: list[dict[str, dict[str, float]]] = [
