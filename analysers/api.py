@@ -414,6 +414,7 @@ def run_study(
     if len(devices) > 1:
         del probed
         opened.clear()  # each device's process loads its own
+        import_engine().free_memory()
 
     def open_engine() -> Engine:
         if not opened:

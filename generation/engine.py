@@ -44,6 +44,7 @@ __all__ = [
     "choose_dtype",
     "devices",
     "find_model",
+    "free_memory",
     "scheduler_record",
     "versions",
 ]
@@ -71,6 +72,13 @@ def versions() -> dict[str, str]:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def free_memory() -> None:
+    """Give back what nothing holds any more, on a GPU too, where other processes may need it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class Engine:
@@ -389,9 +397,7 @@ class Engine:
             if not _out_of_memory(error):
                 raise
         # Outside of the handler, whose traceback would hold the tensors.
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory()
         raise MemoryError(f"out of memory with {self.batch_size} pictures in a batch")
 
     def most_pictures(self) -> int:

@@ -22,9 +22,8 @@ class RowStrengths:
     """Plain LoRA updates on a denoiser's layers, with a strength for every row of the batch."""
 
     def __init__(self, denoiser: torch.nn.Module) -> None:
-        weight = next(denoiser.parameters())
         self._denoiser = denoiser
-        self._strengths = torch.zeros(1, dtype=weight.dtype, device=weight.device)
+        self._strengths = torch.zeros(1)
         self._hooks: list[Any] = []
 
     def attach(self, updates: Mapping[str, tuple[ModuleDelta, float]]) -> None:
@@ -44,8 +43,8 @@ class RowStrengths:
 
     def set(self, strengths: Sequence[float]) -> None:
         """The strength of every picture of the next batch."""
-        values = torch.tensor(strengths, dtype=torch.float32)
-        self._strengths = values.to(self._strengths.device, self._strengths.dtype)
+        device = next(self._denoiser.parameters()).device
+        self._strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
 
     def _hook(self, layer: torch.nn.Module, delta: ModuleDelta, amount: float) -> Any:
         weight: Any = layer.weight
@@ -77,4 +76,4 @@ class RowStrengths:
     def _of(self, x: torch.Tensor) -> torch.Tensor:
         """Each row's strength, shaped to multiply `x`; guidance puts the batch there twice."""
         times = x.shape[0] // len(self._strengths)
-        return self._strengths.repeat(times).view(-1, *[1] * (x.dim() - 1))
+        return self._strengths.to(x.dtype).repeat(times).view(-1, *[1] * (x.dim() - 1))

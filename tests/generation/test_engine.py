@@ -163,6 +163,27 @@ def test_a_study_rendered_in_two_orders_is_the_same(
     assert not any(r.fresh for r in render(cells, stores[0], lambda: pytest.fail("rendered")))
 
 
+def test_weights_laid_out_as_on_cuda_are_switched_and_restored(
+    model_folder: Path, demo_checkpoint: Checkpoint
+) -> None:
+    """Channels last: the same numbers in another order, before, under and after a LoRA."""
+    usual, other = open_engine(model_folder), open_engine(model_folder)
+    for module in (other._denoiser, other.pipe.vae):
+        module.to(memory_format=torch.channels_last)
+    pictures = []
+    for strength in (Decimal(0), Decimal("0.7"), Decimal(0)):
+        for engine in (usual, other):
+            engine.apply(demo_checkpoint, strength)
+        one, two = (engine.render(CASES[:1])[0] for engine in (usual, other))
+        assert one is not None and two is not None
+        assert np.abs(one.astype(int) - two).max() <= 1
+        pictures.append(two)
+    assert np.array_equal(pictures[0], pictures[2])
+    assert not np.array_equal(pictures[0], pictures[1])
+    kernel = next(w for w in other._denoiser.parameters() if w.dim() == 4 and w.shape[2] == 3)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_running_out_of_memory_halves_the_batch_and_goes_on(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

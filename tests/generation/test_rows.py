@@ -124,6 +124,28 @@ def test_text_encoders_follow_each_strength() -> None:
     assert (latents(halves, some)[-1] - wanted).norm() < 1e-3 * wanted.norm()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_rows_are_as_near_as_merged_weights(dtype: str) -> None:
+    """To the same picture in float32: rounding the weights or the sum makes no great difference."""
+    some = [Cell(CASES[0], PSTR, s) for s in STRENGTHS[1:]]
+    found = {}
+    for name, options in (
+        ("exact", {}), ("mixed", {"dtype": dtype, "mixed": True}), ("merged", {"dtype": dtype}),
+    ):  # fmt: skip
+        engine = demo(**options)
+        if engine.mixed:
+            engine.prepare(some)
+            found[name] = latents(engine, some).float()
+            continue
+        alone = []
+        for cell in some:
+            engine.prepare([cell])
+            alone.append(latents(engine, [cell])[0].float())
+        found[name] = torch.stack(alone)
+    mixed, merged = ((found[n] - found["exact"]).norm() for n in ("mixed", "merged"))
+    assert 0 < mixed < 2 * merged < 0.3 * found["exact"].norm()
+
+
 def test_a_row_depends_on_no_other_and_strength_0_is_the_base() -> None:
     engine = demo(mixed=True)
     base = latents(engine, [Cell(CASES[0])])[0]
