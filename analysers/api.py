@@ -717,7 +717,7 @@ def _warm_up(plan: RenderPlan, devices: int) -> int:
 def _noise_floor(
     plan: RenderPlan, store: Store, open_engine: Callable[[], Engine], bar: Progress
 ) -> dict[str, Any]:
-    """Controls rendered again, one to a batch: what rounding alone does to the scores.
+    """Controls rendered again in another batch size: what rounding alone does to the scores.
 
     Measured once and kept beside the pictures. A device that has no memory for it, with all
     pictures rendered, fails no study.
@@ -735,19 +735,27 @@ def _noise_floor(
     from analysers.metrics.ssim import ssim
     from generation.images import read_image
 
-    cases = [case for case in plan.cases[:NOISE_CASES] if store.path(Cell(case)).is_file()]
+    controls = [Cell(case) for case in plan.cases[:NOISE_CASES]]
+    controls = [control for control in controls if store.path(control).is_file()]
+    if not controls:
+        return {}
     pairs = []
-    bar.start("Noise floor", len(cases))
+    bar.start("Noise floor", len(controls))
     try:
         engine = open_engine()
-        engine.apply(None, Decimal(0))
-        engine.batch_size = 1 if plan.settings.batch_size > 1 else 2
-        for case in cases:
-            first = read_image(store.path(Cell(case)))
-            again = engine.render([case])[0]
-            bar.advance()
-            if again is not None:
-                pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
+        engine.prepare(controls)
+        # A GPU paints few pictures together as fast as one; a CPU rounds alike from two on.
+        size = 1 if plan.settings.device == "cpu" else len(controls)
+        engine.batch_size = size + 1 if size == plan.settings.batch_size else size
+        while controls:
+            batch = engine.batch(controls)
+            pictures = engine.render([control.case for control in batch])
+            for control, again in zip(batch, pictures, strict=True):
+                bar.advance()
+                if again is not None:
+                    first = read_image(store.path(control))
+                    pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
+            controls = [control for control in controls if control not in batch]
     except (UserError, MemoryError):
         return {}
     finally:

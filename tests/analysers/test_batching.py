@@ -26,8 +26,8 @@ def plan(out: Path, strengths: list[Decimal] = FOUR, **options: Any) -> api.Rend
     few = {"steps": 2, "width": 64, "height": 64, "prompts": [PromptLine("a cat, pstr style")]}
     lora = sample_data.PATH / "lora" / "pstr.safetensors"
     return api.plan_study(
-        "strength", [lora], model="demo", out=out, strengths=strengths, seeds=(1,), device="cpu",
-        **{**few, **options},
+        "strength", [lora], model="demo", out=out, strengths=strengths, seeds=(1,),
+        **{**few, "device": "cpu", **options},
     )  # fmt: skip
 
 
@@ -81,3 +81,18 @@ def test_a_folder_that_began_mixed_goes_on_mixed(tmp_path: Path) -> None:
                  for s in (store, other.store())]  # fmt: skip
     control = read_image(store.path(study.cells[0])).astype(int)
     assert all(np.abs(read_image(path) - control).mean() > 5 for path in strongest)
+
+
+def test_the_noise_floor_in_one_batch_as_on_a_gpu(tmp_path: Path) -> None:
+    """A device that is not called "cpu" takes that way; a long prompt needs a batch of its own."""
+    texts = ("a cat", "a dog" + ", green grass" * 40, "a fox", "an owl")
+    study = plan(
+        tmp_path, [Decimal(1)], prompts=[PromptLine(text) for text in texts], device="cpu:0"
+    )
+    done = api.run_study(study, api.Options(workers=0))
+    noise = done.evidence["noise"]
+    assert len(noise["pairs"]) == api.NOISE_CASES
+    assert all(0.98 < similar <= 1 and apart < 1 for similar, apart in noise["pairs"])
+    again = api.run_study(study, api.Options(workers=0))
+    assert again.evidence["noise"]["floor"] == noise["floor"]
+    assert again.run["rendered"]["kept"] == 8
