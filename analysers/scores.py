@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +20,10 @@ class Tables:
     """All arrays have shape (candidates, cases); NaN where a value is missing or undefined.
 
     `candidates` are in the order of `preference`, `cases` sorted by name. `prompts` (cases,)
-    numbers each case's prompt. `control[metric]` holds the value of the control that belongs to
-    each cell. `rendered` marks cells with a picture; `undefined[metric]`, pictures on which the
-    metric has no value although its control has one (or has no row): black, solid, collapsed.
+    numbers each case's prompt, or its name without the seed where the prompt is not known.
+    `control[metric]` holds the value of the control that belongs to each cell. `rendered` marks
+    cells with a picture; `undefined[metric]`, pictures on which the metric has no value although
+    its control has one (or has no row): black, solid, collapsed.
     """
 
     candidates: tuple[Candidate, ...]
@@ -54,7 +56,7 @@ def tabulate(scores: Sequence[Score], kind: Kind) -> Tables:
     candidates = tuple(
         sorted({row.candidate for row in rows if row.candidate}, key=lambda c: preference(c, kind))
     )
-    prompt_of = {row.case: row.prompt for row in (*controls, *rows)}
+    prompt_of = {row.case: row.prompt or _unseeded(row.case) for row in (*controls, *rows)}
     cases = tuple(sorted({row.case for row in rows}))
     number = {text: i for i, text in enumerate(sorted({prompt_of[case] for case in cases}))}
     metrics = sorted({name for row in rows for name in row.values})
@@ -102,6 +104,11 @@ def tabulate(scores: Sequence[Score], kind: Kind) -> Tables:
         undefined,
         reasons,
     )
+
+
+def _unseeded(case: str) -> str:
+    """A case's name without its seed: what is known of a prompt that pictures do not tell."""
+    return re.sub(r"(?:^|_)s\d+$", "", case)
 
 
 def _number(value: int | None) -> int:

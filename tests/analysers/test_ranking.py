@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysers.ranking import decide
+from analysers.scores import tabulate
 from analysers.study import Candidate, Score
 
 
@@ -478,3 +480,26 @@ def test_any_study_has_a_sound_verdict(rows, kind, order):
     shuffled = list(rows)
     order.shuffle(shuffled)
     assert decide(shuffled, kind=kind, resamples=200)[1] == verdict
+
+
+def test_prompts_that_pictures_do_not_tell_are_known_by_the_names_of_the_cases() -> None:
+    def scores(names: list[str], prompt: str) -> list[Score]:
+        levels = (None, strength("0.5"), strength("1"))
+        return [
+            replace(row(c, i, 20.0 + i + j), case=name, prompt=prompt)
+            for i, name in enumerate(names)
+            for j, c in enumerate(levels)
+        ]
+
+    seeds = [f"s{i}" for i in range(8)]
+    for names, prompt, count in (
+        ([f"p0{i}_s1" for i in range(8)], "", 8),
+        ([f"p0{i // 4}_s{i % 4}" for i in range(8)], "", 2),
+        ([str(i) for i in range(8)], "", 8),
+        (seeds, "", 1),
+        ([f"p0{i}_s1" for i in range(8)], "a cat", 1),
+    ):
+        found = scores(names, prompt)
+        assert len(set(tabulate(found, "strength").prompts)) == count
+        warnings = decide(found, kind="strength")[1].warnings
+        assert any("share one prompt" in text for text in warnings) == (count == 1)
