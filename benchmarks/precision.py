@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
-from render import cpu_name  # noqa: E402
+from machine import cpu_name  # noqa: E402
 
 import sample_data  # noqa: E402
 from analysers import api  # noqa: E402

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import diffusers  # noqa: E402
 import torch  # noqa: E402
+from machine import cpu_name  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation import engine as engines  # noqa: E402
@@ -267,15 +267,6 @@ def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
         "settings": settings, "pictures": len(only.cells),
         "seconds": seconds, "scoring_adds": scored / painted - 1,
     }  # fmt: skip
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores seen"
 
 
 def main() -> None:

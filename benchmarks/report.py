@@ -19,14 +19,13 @@ import argparse
 import datetime
 import math
 import platform
-import shutil
-import sys
 import tempfile
 import time
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+from machine import browser
 from PIL import Image, ImageEnhance
 from skimage import data
 
@@ -118,46 +117,30 @@ def build(folder: Path, settings: int, cases: int, distinct: int) -> Study:
 
 def browse(path: Path) -> dict[str, float]:
     """Timings, memory and scrolling of one page in a fresh headless browser."""
-    from selenium import webdriver
-
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if not chromium or not chromedriver:
-        sys.exit("Chromium and its driver are needed: apt-get install chromium chromium-driver")
-    with tempfile.TemporaryDirectory() as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                     "--disable-background-networking", f"--user-data-dir={profile}",
-                     "--window-size=1400,900"):  # fmt: skip
-            options.add_argument(flag)
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-        try:
-            driver.set_script_timeout(300)
-            driver.execute_cdp_cmd(
-                "Page.addScriptToEvaluateOnNewDocument",
-                {
-                    "source": "new MutationObserver(() => { if (document.documentElement?.dataset."
-                    "ready && !window.readyAt) window.readyAt = performance.now(); })"
-                    ".observe(document, {subtree: true, attributes: true, childList: true});"
-                },
-            )
-            driver.get(path.as_uri())
-            end = time.monotonic() + 60
-            while driver.execute_script("return window.readyAt") is None and time.monotonic() < end:
-                time.sleep(0.05)
-            time.sleep(1)
-            figures = {
-                "interactive": driver.execute_script("return window.readyAt"),
-                "first content": driver.execute_script(
-                    "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
-                ),
-            }
-            figures.update(driver.execute_async_script(SCROLL))
-            figures["memory"] = _tab_memory(driver.service.process.pid)
-            return figures
-        finally:
-            driver.quit()
+    with browser("--window-size=1400,900") as driver:
+        driver.set_script_timeout(300)
+        driver.execute_cdp_cmd(
+            "Page.addScriptToEvaluateOnNewDocument",
+            {
+                "source": "new MutationObserver(() => { if (document.documentElement?.dataset."
+                "ready && !window.readyAt) window.readyAt = performance.now(); })"
+                ".observe(document, {subtree: true, attributes: true, childList: true});"
+            },
+        )
+        driver.get(path.as_uri())
+        end = time.monotonic() + 60
+        while driver.execute_script("return window.readyAt") is None and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(1)
+        figures = {
+            "interactive": driver.execute_script("return window.readyAt"),
+            "first content": driver.execute_script(
+                "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+            ),
+        }
+        figures.update(driver.execute_async_script(SCROLL))
+        figures["memory"] = _tab_memory(driver.service.process.pid)
+        return figures
 
 
 def _tab_memory(root: int) -> float:

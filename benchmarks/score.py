@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import processor
 from PIL import Image
 from skimage import data
 from skimage.metrics import structural_similarity
@@ -157,15 +158,6 @@ def contestants(png: bytes, control: np.ndarray) -> dict[str, Contestant]:
 
 
 def device() -> dict[str, str]:
-    model = platform.processor()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpu_info.read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        ]
-        model = names[0] if names else model
     packages = ("numpy", "scipy", "scikit-image", "pillow", "piq", "torch", "image-quality")
     versions = {}
     for package in packages:
@@ -174,7 +166,7 @@ def device() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "absent"
     return {
-        "processor": model,
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

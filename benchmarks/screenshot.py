@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import base64
-import shutil
-import sys
-import tempfile
 import time
 from pathlib import Path
+
+from machine import browser
 
 
 def main() -> None:
@@ -29,40 +28,25 @@ def main() -> None:
     parser.add_argument("--viewer", action="store_true", help="open the viewer on the first pair")
     o = parser.parse_args()
 
-    from selenium import webdriver
-
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not chromedriver:
-        sys.exit("Chromium and its driver are needed: apt-get install chromium chromium-driver")
-    with tempfile.TemporaryDirectory() as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                     "--disable-background-networking", "--hide-scrollbars",
-                     f"--user-data-dir={profile}"):  # fmt: skip
-            options.add_argument(flag)
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-        try:
-            scheme = {"name": "prefers-color-scheme", "value": "dark" if o.dark else "light"}
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-            driver.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride",
-                {"width": o.width, "height": o.height, "deviceScaleFactor": 1, "mobile": False},
+    with browser("--hide-scrollbars") as driver:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if o.dark else "light"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": o.width, "height": o.height, "deviceScaleFactor": 1, "mobile": False},
+        )
+        driver.get(o.report.resolve().as_uri())
+        time.sleep(1)
+        if o.at != "answer":
+            driver.execute_script(
+                "document.getElementById(arguments[0]).scrollIntoView({behavior: 'instant'})",
+                o.at,
             )
-            driver.get(o.report.resolve().as_uri())
-            time.sleep(1)
-            if o.at != "answer":
-                driver.execute_script(
-                    "document.getElementById(arguments[0]).scrollIntoView({behavior: 'instant'})",
-                    o.at,
-                )
-            if o.viewer:
-                driver.execute_script("document.querySelector('.open').click()")
-            time.sleep(1)
-            shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
-            o.picture.write_bytes(base64.b64decode(shot["data"]))
-        finally:
-            driver.quit()
+        if o.viewer:
+            driver.execute_script("document.querySelector('.open').click()")
+        time.sleep(1)
+        shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+        o.picture.write_bytes(base64.b64decode(shot["data"]))
 
 
 if __name__ == "__main__":
