@@ -7,7 +7,6 @@ the same `Study`. The two commands are a thin translation of their options into 
 from __future__ import annotations
 
 import json
-import math
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -313,13 +312,7 @@ def estimate(plan: RenderPlan) -> tuple[int, float]:
         return 0, 0.0
     engine = probed or plan.open_engine()
     todo = stretches(missing, engine.mixed)
-    engine.prepare(todo[0])
-    chunk = engine.batch(todo[0])
-    strengths = [cell.strength for cell in chunk] if engine.mixed else []
-    for _ in range(2):  # the first one warms up
-        start = perf_counter()
-        engine.render([cell.case for cell in chunk], strengths)
-        each = perf_counter() - start
+    _, each = _timed(engine, engine.render, todo[0])
     count = sum(-(-len(stretch) // engine.batch_size) for stretch in todo)
     devices = import_engine().devices(plan.settings.device)
     return len(missing), each * -(-count // len(devices))
@@ -335,12 +328,13 @@ def with_batch_size(plan: RenderPlan) -> tuple[RenderPlan, Engine | None]:
     engine = None
     batching = batches.kept(plan.out, _batch_key(plan))
     if batching is None:
-        most = plan.settings.batch_size or batches.MOST_ON_CPU
-        batching = batches.Batching(batches.balanced(len(plan.cases), most))
         if plan.settings.device.startswith("cuda"):
             engine = plan.open_engine()
-            most = plan.settings.batch_size or engine.most_pictures()
-            batching = batches.Batching(batches.balanced(len(plan.cases), most))
+        most = plan.settings.batch_size or (
+            engine.most_pictures() if engine else batches.MOST_ON_CPU
+        )
+        batching = batches.Batching(batches.balanced(len(plan.cases), most))
+        if engine is not None:
             mixed = batches.Batching(batches.balanced(len(plan.cells), most), mixed=True)
             larger = mixed.size > batching.size and _can_mix(plan)
             if larger and _pace(plan, engine, mixed) > _pace(plan, engine, batching):
@@ -366,20 +360,25 @@ def _pace(plan: RenderPlan, engine: Engine, batching: batches.Batching) -> float
     usual = engine.steps, engine.batch_size, engine.mixed
     engine.steps, engine.batch_size, engine.mixed = PACE_STEPS, batching.size, batching.mixed
     try:
-        engine.prepare(stretch)
-        chunk = engine.batch(stretch)
-        strengths = [cell.strength for cell in chunk] if batching.mixed else []
-        seconds = []
-        for _ in range(2):  # the first one warms up
-            start = perf_counter()
-            engine.denoise([cell.case for cell in chunk], strengths)
-            seconds.append(perf_counter() - start)
-        return len(chunk) / seconds[-1]
+        count, seconds = _timed(engine, engine.denoise, stretch)
+        return count / seconds
     except (MemoryError, UserError):
         return 0.0
     finally:
         engine.apply(None, Decimal(0))
         engine.steps, engine.batch_size, engine.mixed = usual
+
+
+def _timed(engine: Engine, paint: Callable[..., Any], stretch: Sequence[Cell]) -> tuple[int, float]:
+    """Pictures in the stretch's first batch, and the seconds that painting it takes once warm."""
+    engine.prepare(stretch)
+    chunk = engine.batch(stretch)
+    strengths = [cell.strength for cell in chunk] if engine.mixed else []
+    for _ in range(2):  # the first one warms up
+        start = perf_counter()
+        paint([cell.case for cell in chunk], strengths)
+        seconds = perf_counter() - start
+    return len(chunk), seconds
 
 
 def _batch_key(plan: RenderPlan) -> str:
@@ -675,9 +674,7 @@ def _conclude(
         summaries=summaries,
         verdict=verdict,
         tie_tolerance=options.tie_tolerance,
-        margin=ranking.MARGINS.get(options.rank_by, math.nan)
-        if options.margin is None
-        else options.margin,
+        margin=ranking.margin_of(options.rank_by, options.margin),
         evidence=evidence,
         run=run,
     )

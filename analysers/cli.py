@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generation.errors import UserError
+from generation.grid import decimal_within
 
 if TYPE_CHECKING:
     from analysers.api import Options, Progress, RenderPlan
@@ -366,11 +367,8 @@ def _weighted(text: str) -> tuple[Path, Decimal]:
     path, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():
         return Path(text), Decimal(1)
-    try:
-        value = Decimal(weight)
-    except InvalidOperation:
-        value = Decimal("nan")
-    if not value.is_finite() or abs(value) > 100:
+    value = decimal_within(weight, 100)
+    if value is None:
         raise UserError(f"--with: cannot read {text!r}; write LORA.safetensors:0.8.")
     return Path(path), value
 
@@ -379,18 +377,15 @@ def _part_strengths(unet: float | None, te: str) -> dict[str, Decimal]:
     """Factors by part; `te` is "0.5" for all text encoders, or "1,0.5" for each in order."""
     found = {} if unet is None else {"unet": Decimal(str(unet))}
     factors = [text.strip() for text in te.split(",")] if te else []
-    names = ["text"] if len(factors) == 1 else ["te", *(f"te{i}" for i in range(2, 10))]
-    for name, text in zip(names, factors, strict=False):
-        try:
-            value = Decimal(text)
-        except InvalidOperation:
-            value = Decimal("nan")
-        if not value.is_finite() or abs(value) > 10:
+    for number, text in enumerate(factors, 1):
+        value = decimal_within(text, 10)
+        if value is None:
             raise UserError(
                 f"--te-strength: cannot read {te!r}; write 0.5 for all text encoders, or 1,0.5 for "
                 "the first and the second."
             )
-        found[name] = value
+        part = "text" if len(factors) == 1 else f"te{number}" if number > 1 else "te"
+        found[part] = value
     return found
 
 

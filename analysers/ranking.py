@@ -48,6 +48,11 @@ SHARE_SIGNS = ("clipped",)
 LIKENESS = "likeness"
 
 
+def margin_of(metric: str, given: float | None = None) -> float:
+    """The margin given, or the metric's own; NaN where it has none."""
+    return MARGINS.get(metric, math.nan) if given is None else given
+
+
 def decide(
     scores: Sequence[Score],
     *,
@@ -80,8 +85,7 @@ def decide(
     loss = sign * tables.values.get(rank_by, empty)
     control = sign * tables.control.get(rank_by, empty)
     floor = float((noise_floor or {}).get(rank_by, 0.0))
-    if margin is None:
-        margin = MARGINS.get(rank_by, math.nan)
+    margin = margin_of(rank_by, margin)
     sampling = _Sampling(tables.prompts, resamples, seed)
 
     broken_pictures = _broken_pictures(tables, rank_by)

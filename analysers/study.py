@@ -104,6 +104,11 @@ class Summary:
     reason: str = ""
     state: State = ""
 
+    @property
+    def breaks(self) -> bool:
+        """Whether it counts as broken: by its own pictures, or beyond a breakdown."""
+        return self.safe is False and self.state != "unsure"
+
 
 @dataclass(frozen=True)
 class Verdict:

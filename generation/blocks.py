@@ -17,9 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from generation.errors import UserError
+from generation.grid import decimal_within
 from generation.lora import FAMILY_NAMES
 
 LARGEST = Decimal(10)
@@ -312,11 +313,8 @@ def _block(name: str, layout: _Layout) -> str | None:
 
 
 def _number(text: str) -> Decimal:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal("nan")
-    if not value.is_finite() or abs(value) > LARGEST:
+    value = decimal_within(text, LARGEST)
+    if value is None:
         raise UserError(
             f"--block-weights: cannot read {text!r} as a weight; write a number from -{LARGEST} "
             f"to {LARGEST}."

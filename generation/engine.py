@@ -311,12 +311,11 @@ class Engine:
     def batch(self, cells: Sequence[Cell]) -> list[Cell]:
         """The first of these prepared cells that can be one batch: with prompts equally long."""
 
-        def length(cell: Cell) -> int:
-            text = self._text_strength(cell.strength) if self.mixed else self._merged
-            return self._encode(cell.case, text)["prompt_embeds"].shape[1]
-
-        first = length(cells[0])
-        return [cell for cell in cells if length(cell) == first][: self.batch_size]
+        lengths = [
+            self._encode(cell.case, cell.strength)["prompt_embeds"].shape[1] for cell in cells
+        ]
+        fitting = [c for c, length in zip(cells, lengths, strict=True) if length == lengths[0]]
+        return fitting[: self.batch_size]
 
     def render(
         self,
@@ -350,7 +349,6 @@ class Engine:
         padded = [*cases, *[cases[-1]] * padding]
         each = [*strengths, *[strengths[-1]] * padding] if strengths else [Decimal(0)] * len(padded)
         self._rows.set([float(strength) for strength in each])
-        texts = [self._text_strength(s) for s in each] if self.mixed else [self._merged] * len(each)
 
         def report(_pipe: Any, _step: int, _time: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             if on_step is not None:
@@ -358,7 +356,7 @@ class Engine:
             return arguments
 
         def paint() -> torch.Tensor:
-            encoded = [self._encode(case, text) for case, text in zip(padded, texts, strict=True)]
+            encoded = [self._encode(case, s) for case, s in zip(padded, each, strict=True)]
             latents: torch.Tensor = self.pipe(
                 **{
                     name: torch.cat([texts[name] for texts in encoded]).to(self.device)
@@ -461,11 +459,12 @@ class Engine:
     def _encode(self, case: Case, strength: Decimal) -> dict[str, torch.Tensor]:
         """Embeddings of one case's prompts, each encoded alone, kept until text encoders change.
 
-        `strength` is what the LoRA under study is merged into the text encoders at.
+        When `mixed`, under the text encoders at `strength`; else as they are.
         """
-        key = strength, case.prompt, case.negative
+        text = self._text_strength(strength) if self.mixed else self._merged
+        key = text, case.prompt, case.negative
         if key not in self._prompts:
-            if strength != self._merged:
+            if text != self._merged:
                 raise ValueError("these cells were not prepared")
             for encoder in self._encoders:
                 self._move(encoder)

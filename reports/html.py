@@ -374,7 +374,7 @@ def _rows(study: Study, columns: Sequence[str], index: Mapping[Candidate, int]) 
                 tone="best"
                 if summary.best
                 else "breaks"
-                if (summary.safe is False and summary.state != "unsure") or summary.rank is None
+                if summary.breaks or summary.rank is None
                 else "",
                 index=index.get(candidate, -1),
             )

@@ -210,7 +210,7 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 [moved.mean] * 2, [quality.low, quality.high], color=MUTED, lw=0.8, alpha=0.45,
                 zorder=1,
             )  # fmt: skip
-            broken = summary.safe is False and summary.state != "unsure"
+            broken = summary.breaks
             axis.plot(
                 moved.mean, quality.mean, ls="none", zorder=3,
                 marker="X" if broken else "o", ms=7 if broken else 6.5, mew=1.4,
@@ -328,6 +328,21 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
     )
 
 
+def _heat_frame(figure: Any, axis: Any, mesh: Any, title: str, *, aspect: int) -> None:
+    """A heat map's axis without lines and ticks, and its colour bar, drawn as vectors."""
+    axis.tick_params(length=0)
+    axis.grid(False)
+    for side in axis.spines.values():
+        side.set_visible(False)
+    bar = figure.colorbar(mesh, ax=axis, pad=0.02, aspect=aspect)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    if bar.solids is not None:
+        bar.solids.set_edgecolor("face")
+        bar.solids.set_rasterized(False)
+    bar.set_label(title)
+
+
 def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
     """Checkpoint x strength: quality with contours of equal effect, and the effect itself."""
     import numpy as np
@@ -384,7 +399,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                 here = at.get((places[j], strengths[i]))
                 if here is None or not math.isfinite(value):
                     continue
-                if here.safe is False and here.state != "unsure":
+                if here.breaks:
                     axis.plot(j, i, "x", color="#ffffff", ms=9, mew=2.6)
                     axis.plot(j, i, "x", color="#8a2500", ms=8, mew=1.4)
                 if here.best:
@@ -392,17 +407,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
             axis.set_yticks(range(len(strengths)), [strength_text(s) for s in strengths])
             _ticks(axis, list(range(len(places))), [names[p] for p in places], 14 if wide else 7)
             axis.set_ylabel("strength")
-            axis.tick_params(length=0)
-            axis.grid(False)
-            for side in axis.spines.values():
-                side.set_visible(False)
-            bar = figure.colorbar(mesh, ax=axis, pad=0.02, aspect=18)
-            bar.outline.set_visible(False)  # type: ignore[operator]
-            bar.ax.tick_params(length=0)
-            if bar.solids is not None:
-                bar.solids.set_edgecolor("face")
-                bar.solids.set_rasterized(False)
-            bar.set_label(title)
+            _heat_frame(figure, axis, mesh, title, aspect=18)
             svg = _svg(figure, f"heat-{re.sub(r'[^a-z0-9]', '', metric)}")
         rows = tuple(
             (strength_text(s), *(_text(v) for v in matrix[i])) for i, s in enumerate(strengths)
@@ -532,17 +537,7 @@ def weight_blocks(weights: Mapping[str, Any]) -> Plot | None:
         axis.set_yticks(range(len(blocks)), [_short(n, 28) for n in names])
         axis.invert_yaxis()
         _ticks(axis, [float(i) for i in range(len(rows))], heads, most=6)
-        axis.tick_params(length=0)
-        axis.grid(False)
-        for side in axis.spines.values():
-            side.set_visible(False)
-        bar = figure.colorbar(mesh, ax=axis, pad=0.02, aspect=22)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.ax.tick_params(length=0)
-        if bar.solids is not None:
-            bar.solids.set_edgecolor("face")
-            bar.solids.set_rasterized(False)
-        bar.set_label("share of the update")
+        _heat_frame(figure, axis, mesh, "share of the update", aspect=22)
         svg = _svg(figure, "blocks")
     return Plot(
         "blocks",

@@ -10,11 +10,12 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
 from generation.foreign.picture import Facts, LoraUse
+from generation.grid import decimal_within
 
 LONGEST_TEXT = 256 * 1024
 """Characters of one prompt or settings line that are parsed."""
@@ -414,11 +415,8 @@ def decimal(value: object) -> Decimal | None:
     text = str(value).strip()
     if len(text) > 40:
         return None
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    if not number.is_finite() or abs(number) > 1000:
+    number = decimal_within(text, 1000)
+    if number is None:
         return None
     number = round(number, 4).normalize()
     return number if number else Decimal(0)
