@@ -24,20 +24,23 @@ from analysers import checks, ranking
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.metric import load_metric
 from analysers.study import Candidate, Kind, Score, Study, from_json, to_json
-from generation import batches, blocks, deltas, grid
+from generation import plan as grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
-from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
-from generation.lora import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
-from generation.prompts import check as check_prompts
-from generation.render import BATCHES_A_TASK, render, stretches
-from generation.store import Layout, Store, make_folder, write_text
+from generation.files import make_folder, write_text
+from generation.loras import blocks, deltas
+from generation.loras.checkpoints import find_checkpoints
+from generation.loras.inspection import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
+from generation.pictures.store import Layout, Store
+from generation.renderers.diffusers import batches
+from generation.renderers.diffusers.prompts import check as check_prompts
+from generation.renderers.diffusers.render import BATCHES_A_TASK, render, stretches
 
 if TYPE_CHECKING:
-    from generation.engine import Engine
-    from generation.foreign import PictureSet
-    from generation.models import BaseModel
+    from analysers.intake import PictureSet
+    from generation.renderers.diffusers.engine import Engine
+    from generation.renderers.diffusers.models import BaseModel
 
 DEMO_MODEL = "demo"
 """The name that `--model` knows the embedded model by."""
@@ -164,7 +167,7 @@ class RenderPlan:
 def import_engine() -> Any:
     """The engine module; UserError with the pip command when its libraries are missing."""
     try:
-        from generation import engine
+        from generation.renderers.diffusers import engine
     except ModuleNotFoundError as error:
         raise UserError(f"Rendering needs {error.name}, which is missing: {PIP_RENDER}") from error
     return engine
@@ -204,7 +207,7 @@ def plan_study(
     `fixed_loras` (file, weight) are merged under every picture, controls included;
     `part_strengths` multiply the strength of the LoRA under study in "unet" (the denoiser), "text"
     (all text encoders), or "te", "te2", "te3" (each of them), `block_weights` (as
-    `generation.blocks.parse` reads them) in its blocks.
+    `generation.loras.blocks.parse` reads them) in its blocks.
     Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
     model. Raises UserError for anything that would only fail later.
     """
@@ -592,7 +595,7 @@ def trigger_words(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
 
 def join(pictures: PictureSet, checkpoints: Sequence[Checkpoint]) -> PictureSet:
     """The pictures with each checkpoint known by its tensors, whatever its file was called then."""
-    from generation.foreign import join_checkpoints
+    from analysers.intake import join_checkpoints
 
     hashes = {c.tensor_hash: c.path.name for c in checkpoints if c.tensor_hash}
     joined = join_checkpoints([pair.picture for pair in pictures.pairs], hashes)
@@ -730,7 +733,7 @@ def _noise_floor(
             pass
     from analysers.metrics.brisque import brisque
     from analysers.metrics.ssim import ssim
-    from generation.images import read_image
+    from generation.pictures.pixels import read_image
 
     controls = [Cell(case) for case in plan.cases[:NOISE_CASES]]
     controls = [control for control in controls if store.path(control).is_file()]
@@ -785,7 +788,7 @@ def _unrelated(results: Sequence[Measured]) -> float | None:
 
 def _controls(results: Sequence[Measured], at_most: int) -> list[Any]:
     """The first controls that could be read and differ from each other, as arrays."""
-    from generation.images import read_image
+    from generation.pictures.pixels import read_image
 
     unique = {r.pixels: r.task.image for r in results if r.task.control is None and r.pixels}
     return [read_image(path) for path in sorted(unique.values())[:at_most]]
@@ -887,7 +890,7 @@ def _executor(options: Options, device: str = "") -> Executor:
 
 
 def _lora_record(info: LoraInfo) -> dict[str, Any]:
-    from generation.lora import sha256
+    from generation.loras.inspection import sha256
 
     return {
         "file": info.path.name,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generation.errors import UserError
-from generation.grid import decimal_within
+from generation.values import decimal_within
 
 if TYPE_CHECKING:
     from analysers.api import Options, Progress, RenderPlan
@@ -245,8 +245,8 @@ def _judge_pictures(
     from dataclasses import replace
 
     from analysers import api
-    from generation import foreign
-    from generation.checkpoints import find_checkpoints
+    from analysers import intake as foreign
+    from generation.loras.checkpoints import find_checkpoints
 
     loras: Sequence[Checkpoint] = ()
     if o["loras"]:
@@ -283,7 +283,7 @@ def _judge_pictures(
 
 
 def _write_weight(study: Study, plan: RenderPlan) -> None:
-    from generation.foreign import write_recommended_weight
+    from generation.loras.card import write_recommended_weight
 
     best = study.verdict.best
     if best is None or best.strength is None:
@@ -297,7 +297,7 @@ def _plan(kind: Kind, o: dict[str, Any]) -> Any:
     """The plan that the options ask for; with --demo, the embedded model's own."""
     import sample_data
     from analysers import api
-    from generation import grid
+    from generation import plan as grid
 
     loras: Sequence[Path] = o["loras"]
     settings: dict[str, Any] = {}
@@ -438,7 +438,7 @@ def _finish(study: Study, out: Path, o: dict[str, Any]) -> int:
     """Write tables and report, print what was found; return the exit code that says how it went."""
     from dataclasses import replace
 
-    from generation.store import write_text
+    from generation.files import write_text
     from reports import html, pictures, tables, votes
 
     if o["votes"]:

@@ -165,7 +165,7 @@ def _value(
 
 
 def _read(path: Path) -> Pixels:
-    from generation.images import read_image
+    from generation.pictures.pixels import read_image
 
     return read_image(path)
 

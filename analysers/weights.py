@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from generation import lora
 from generation.cells import Checkpoint
-from generation.deltas import LoraFile, ModuleDelta
+from generation.loras import inspection as lora
+from generation.loras.deltas import LoraFile, ModuleDelta
 
 if TYPE_CHECKING:
     import pandas as pd

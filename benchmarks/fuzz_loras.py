@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from generation import deltas, lora
-from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
+from generation.loras import deltas
+from generation.loras import inspection as lora
+from generation.loras.checkpoints import find_checkpoints
 
 SLOW = 3.0
 MEMORY = 1 << 30

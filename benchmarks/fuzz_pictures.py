@@ -28,8 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from generation.errors import UserError
-from generation.foreign import (
+from analysers.intake import (
     Facts,
     checkpoint_name,
     facts_from_texts,
@@ -38,8 +37,9 @@ from generation.foreign import (
     parse_name,
     split_studies,
 )
-from generation.foreign.grids import corners, read_grid
-from generation.images import read_image, read_size, read_text, write_png
+from generation.errors import UserError
+from generation.pictures.pixels import read_image, read_size, read_text, write_png
+from generation.pictures.readers.grids import corners, read_grid
 
 SLOW = 3.0
 MEMORY = 1 << 30

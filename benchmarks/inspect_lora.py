@@ -33,7 +33,8 @@ import sys, time, resource
 from pathlib import Path
 import numpy
 from analysers import weights
-from generation import deltas, lora
+from generation.loras import deltas
+from generation.loras import inspection as lora
 from generation.cells import Checkpoint
 path = sys.argv[1]
 start = time.perf_counter()

@@ -29,8 +29,8 @@ from machine import cpu_name  # noqa: E402
 import sample_data  # noqa: E402
 from analysers import api  # noqa: E402
 from analysers.study import Study  # noqa: E402
-from generation import grid  # noqa: E402
-from generation.images import read_image  # noqa: E402
+from generation import plan as grid  # noqa: E402
+from generation.pictures.pixels import read_image  # noqa: E402
 
 
 def study(where: str, out: Path, prompts: int, batch_size: int) -> Study:

@@ -32,12 +32,17 @@ import torch  # noqa: E402
 from machine import cpu_name  # noqa: E402
 
 import sample_data  # noqa: E402
-from generation import engine as engines  # noqa: E402
-from generation.batches import balanced  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings  # noqa: E402
-from generation.models import CONFIGS, BaseModel, find_model, write_clip_tokenizer  # noqa: E402
-from generation.render import render  # noqa: E402
-from generation.store import Layout, Store  # noqa: E402
+from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.renderers.diffusers import engine as engines  # noqa: E402
+from generation.renderers.diffusers.batches import balanced  # noqa: E402
+from generation.renderers.diffusers.models import (  # noqa: E402
+    CONFIGS,
+    BaseModel,
+    find_model,
+    write_clip_tokenizer,
+)
+from generation.renderers.diffusers.render import render  # noqa: E402
 
 SIZES = {"demo": 128, "sd15": 512, "sdxl": 1024}
 
@@ -238,7 +243,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
     """What scoring adds to the wall time of the demo study."""
     from analysers import api
-    from generation import grid
+    from generation import plan as grid
 
     settings = json.loads((sample_data.PATH / "settings.json").read_text())
     seconds: dict[str, list[float]] = {"painted": [], "painted and scored": []}

@@ -73,7 +73,8 @@ class RenderSettings:
     is the class and configuration that `sampler` stands for.
     `fixed_loras` are (tensor hash, weight) under all pictures; `part_strengths` are (part,
     multiplier) of the LoRA under study, `block_weights` its weights by block as `blocks.parse`
-    spells them ("" for none). `mixed` says that a batch holds many strengths (`generation.rows`).
+    spells them ("" for none). `mixed` says that a batch holds many strengths (the
+    diffusers renderer's `rows`).
     """
 
     model: str

@@ -24,7 +24,7 @@ from typing import Any
 
 from analysers.study import Candidate, Interval, Score, Study, Summary
 from generation.cells import strength_text
-from generation.store import write_atomically
+from generation.files import write_atomically
 from reports import pictures, plots
 from reports.tables import interval_text, label, notes
 from reports.votes import votes_table

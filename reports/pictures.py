@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from analysers.study import Candidate, Score, Study
 from generation.errors import UserError
-from generation.store import write_atomically
+from generation.files import write_atomically
 from reports.plots import natural_order
 from reports.tables import one_line
 

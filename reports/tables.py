@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysers.study import Candidate, Interval, Study, Summary
 from generation.cells import strength_text
-from generation.store import write_atomically
+from generation.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

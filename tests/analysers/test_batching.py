@@ -14,10 +14,10 @@ pytest.importorskip("diffusers")
 
 import sample_data  # noqa: E402
 from analysers import api  # noqa: E402
-from generation import batches  # noqa: E402
 from generation.cells import Cell  # noqa: E402
-from generation.grid import PromptLine  # noqa: E402
-from generation.images import read_image  # noqa: E402
+from generation.pictures.pixels import read_image  # noqa: E402
+from generation.plan import PromptLine  # noqa: E402
+from generation.renderers.diffusers import batches  # noqa: E402
 
 FOUR = [Decimal(text) for text in ("0.25", "0.5", "0.75", "1")]
 

@@ -24,9 +24,9 @@ from PIL import Image
 import sample_data
 from analysers import cli
 from analysers.cli import analyse_epochs, analyse_strength
-from generation.foreign import find_pictures
-from generation.images import read_image, read_text, write_png
-from generation.lora import tensor_hash
+from analysers.intake import find_pictures
+from generation.loras.inspection import tensor_hash
+from generation.pictures.pixels import read_image, read_text, write_png
 
 LORA = sample_data.PATH / "lora" / "pstr-000006.safetensors"
 QUICK = ["--size", "64", "--steps", "2", "--jobs", "0"]
@@ -340,7 +340,7 @@ def test_the_noise_floor_is_measured_with_several_devices_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from analysers import api
-    from generation import engine
+    from generation.renderers.diffusers import engine
 
     monkeypatch.setattr(engine, "devices", lambda _device: ["cpu", "cpu"])
     opened = []

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from analysers import weights
-from generation import deltas
 from generation.cells import Checkpoint
-from generation.checkpoints import find_checkpoints
+from generation.loras import deltas
+from generation.loras.checkpoints import find_checkpoints
 
 TOLERANCE = 1e-5
 UNET = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"

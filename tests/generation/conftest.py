@@ -226,7 +226,7 @@ def to_checkpoint(folder: Path, family: str) -> dict[str, Any]:
 
 
 def _unet_names(weights: dict[str, Any]) -> dict[str, Any]:
-    from generation.deltas import _sgm_names
+    from generation.loras.deltas import _sgm_names
 
     modules = sorted({name.rpartition(".")[0] for name in weights})
     renamed = {ours[0]: theirs for theirs, ours, _ in _sgm_names(modules)}
@@ -293,7 +293,7 @@ def _open_clip(weights: dict[str, Any]) -> dict[str, Any]:
 def _sd3_names(weights: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from generation.deltas import _transformer_names
+    from generation.loras.deltas import _transformer_names
 
     modules = sorted({name.rpartition(".")[0] for name in weights})
     found = {

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sample_data
-from generation import deltas
-from generation.blocks import block_names, parse
 from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key
 from generation.errors import UserError
-from generation.models import CONFIGS, FAMILIES
+from generation.loras import deltas
+from generation.loras.blocks import block_names, parse
+from generation.renderers.diffusers.models import CONFIGS, FAMILIES
 
 COUNTS = {"sd1": (17, 26), "sd2": (17, 26), "sdxl": (12, 20), "flux": (58, 61), "sd3": (25, 39)}
 LORA = sample_data.PATH / "lora" / "pstr.safetensors"
@@ -279,7 +279,7 @@ def open_engine(model_folder: Path) -> Callable[[str], Any]:
     pytest.importorskip("diffusers")
     import torch
 
-    from generation.engine import Engine, find_model
+    from generation.renderers.diffusers.engine import Engine, find_model
 
     torch.set_num_threads(1)
     model = find_model(str(model_folder))
@@ -362,7 +362,7 @@ def test_the_content_key_knows_block_weights_of_the_lora_only() -> None:
 def test_a_plan_carries_block_weights_to_the_engine(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from analysers.api import plan_study
-    from generation.grid import PromptLine
+    from generation.plan import PromptLine
 
     plan = plan_study(
         "strength", [LORA], model="demo", out=tmp_path, strengths=[Decimal(1)], seeds=[1],

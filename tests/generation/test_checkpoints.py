@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from generation.checkpoints import find_checkpoints
 from generation.errors import UserError
+from generation.loras.checkpoints import find_checkpoints
 
 STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 

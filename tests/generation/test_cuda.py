@@ -15,12 +15,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 import sample_data  # noqa: E402
-from generation import batches  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings  # noqa: E402
-from generation.engine import Engine, find_model  # noqa: E402
-from generation.images import read_image  # noqa: E402
-from generation.render import render  # noqa: E402
-from generation.store import Layout, Store  # noqa: E402
+from generation.pictures.pixels import read_image  # noqa: E402
+from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.renderers.diffusers import batches  # noqa: E402
+from generation.renderers.diffusers.engine import Engine, find_model  # noqa: E402
+from generation.renderers.diffusers.render import render  # noqa: E402
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")
@@ -87,7 +87,7 @@ def test_the_probe_finds_a_batch_and_leaves_the_engine_as_it_was() -> None:
 
 def test_a_study_decides_its_batches_and_keeps_to_them(tmp_path: Path) -> None:
     from analysers import api
-    from generation.grid import PromptLine
+    from generation.plan import PromptLine
 
     def plan() -> api.RenderPlan:
         return api.plan_study(

@@ -11,8 +11,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
-from generation import deltas, lora  # noqa: E402
 from generation.errors import UserError  # noqa: E402
+from generation.loras import deltas  # noqa: E402
+from generation.loras import inspection as lora  # noqa: E402
 
 TOLERANCE = 1e-5
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings  # noqa: E402
-from generation.engine import SAMPLERS, Engine, choose_device, find_model  # noqa: E402
 from generation.errors import UserError  # noqa: E402
-from generation.render import render  # noqa: E402
-from generation.store import Layout, Store  # noqa: E402
+from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.renderers.diffusers.engine import SAMPLERS, Engine, choose_device, find_model  # noqa: E402
+from generation.renderers.diffusers.render import render  # noqa: E402
 
 ONE = Decimal(1)
 CASES = [Case(f"a picture of a {s} on green grass, pstr style", i, name=f"p{i:02d}_s{i}")

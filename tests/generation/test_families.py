@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.cells import Case, Checkpoint  # noqa: E402
-from generation.engine import Engine, scheduler_record  # noqa: E402
 from generation.errors import UserError  # noqa: E402
-from generation.models import (  # noqa: E402
+from generation.renderers.diffusers.engine import Engine, scheduler_record  # noqa: E402
+from generation.renderers.diffusers.models import (  # noqa: E402
     CONFIGS,
     FAMILIES,
     BaseModel,
@@ -94,7 +94,8 @@ def test_a_hub_id_renders_from_the_cache(family: str, tiny_model: Tiny, tmp_path
     """In a process of its own: the client reads the cache's place when it is imported."""
     cache = hub_cache(tiny_model(family), tmp_path, "somebody/tiny")
     code = (
-        "from generation.models import find_model, folder_digest; import sys, pathlib\n"
+        "from generation.renderers.diffusers.models import find_model, folder_digest\n"
+        "import sys, pathlib\n"
         "m = find_model('somebody/tiny')\n"
         "assert 'snapshots' in str(m.path), m.path\n"
         "assert m.digest == folder_digest(pathlib.Path(sys.argv[1]))\n"
@@ -163,7 +164,7 @@ def test_flux_takes_what_it_has_and_schnell_four_steps_without_guidance(
 ) -> None:
     """FLUX.1 schnell is FLUX.1 dev without the guidance embedding, in both layouts."""
     from analysers.api import plan_study
-    from generation.grid import PromptLine
+    from generation.plan import PromptLine
 
     dev = find_model(str(tiny_model("flux")))
     folder = Path(shutil.copytree(tiny_model("flux"), tmp_path / "schnell"))

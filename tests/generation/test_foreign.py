@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysers.intake import PictureSet, find_pictures
 from generation.errors import UserError
-from generation.foreign import PictureSet, find_pictures
-from generation.images import parameters_text, write_png
+from generation.pictures.infotext import parameters_text
+from generation.pictures.pixels import write_png
 
 GREY = np.full((8, 8, 3), 128, np.uint8)
 

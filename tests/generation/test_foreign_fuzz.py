@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generation.errors import UserError
-from generation.foreign import (
+from analysers.intake import (
     Facts,
     checkpoint_name,
     facts_from_texts,
@@ -21,7 +20,8 @@ from generation.foreign import (
     parse_name,
     split_studies,
 )
-from generation.images import write_png
+from generation.errors import UserError
+from generation.pictures.pixels import write_png
 
 PARTS = st.sampled_from(
     [

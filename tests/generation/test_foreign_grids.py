@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generation.foreign import find_pictures
-from generation.foreign.grids import cut_grid, read_grid
-from generation.images import read_image, write_png
+from analysers.intake import find_pictures
+from generation.pictures.pixels import read_image, write_png
+from generation.pictures.readers.grids import cut_grid, read_grid
 
 CELL = (24, 16)  # width, height
 

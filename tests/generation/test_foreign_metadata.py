@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generation.foreign import Facts, LoraUse, facts_from_texts
-from generation.foreign.metadata import decimal, load_json, split_tags, whole
-from generation.images import parameters_text, read_text, write_png
+from analysers.intake import Facts, LoraUse, facts_from_texts
+from generation.pictures.infotext import parameters_text
+from generation.pictures.pixels import read_text, write_png
+from generation.pictures.readers.metadata import decimal, load_json, split_tags, whole
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 

@@ -13,17 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from generation.errors import UserError
-from generation.foreign import (
+from analysers.intake import (
     Picture,
     PictureSet,
     checkpoint_name,
     find_pictures,
     join_checkpoints,
     split_studies,
-    write_recommended_weight,
 )
-from generation.images import parameters_text, write_png
+from generation.errors import UserError
+from generation.loras.card import write_recommended_weight
+from generation.pictures.infotext import parameters_text
+from generation.pictures.pixels import write_png
 
 
 def make(
@@ -414,7 +415,7 @@ def test_a_weight_that_is_none(tmp_path: Path, weight: float) -> None:
 def test_every_strength_seed_and_lora_survives_our_own_text(
     strength: Decimal, prompt: str, seed: int, lora: str
 ) -> None:
-    from generation.foreign import facts_from_texts
+    from analysers.intake import facts_from_texts
 
     text = parameters_text(
         prompt, "bad", 20, "euler", 7.0, seed, 64, 64, "m", "", lora, "ab" * 32, strength

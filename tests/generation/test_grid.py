@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation import grid
+from generation import plan as grid
 from generation.cells import Checkpoint
 from generation.errors import UserError
 

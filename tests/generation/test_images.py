@@ -17,14 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from generation.errors import UserError
-from generation.images import (
-    MOST_TEXT,
-    a1111_sampler,
-    parameters_text,
-    read_image,
-    read_text,
-    write_png,
-)
+from generation.pictures.infotext import a1111_sampler, parameters_text
+from generation.pictures.pixels import MOST_TEXT, read_image, read_text, write_png
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 16, 3), dtype=np.uint8)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from generation import lora
 from generation.errors import UserError
+from generation.loras import inspection as lora
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "lora" / "pstr.safetensors"
 ITEM = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8}

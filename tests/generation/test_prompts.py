@@ -18,9 +18,14 @@ pytest.importorskip("diffusers")
 import torch  # noqa: E402
 
 import sample_data  # noqa: E402
-from generation import prompts  # noqa: E402
 from generation.errors import UserError  # noqa: E402
-from generation.models import CONFIGS, find_model, load_pipeline, write_clip_tokenizer  # noqa: E402
+from generation.renderers.diffusers import prompts  # noqa: E402
+from generation.renderers.diffusers.models import (  # noqa: E402
+    CONFIGS,
+    find_model,
+    load_pipeline,
+    write_clip_tokenizer,
+)
 
 Tiny = Callable[[str], Path]
 Encoded = Mapping[str, torch.Tensor]
@@ -658,7 +663,7 @@ def test_a_picture_changes_with_the_weight(model_folder: Path) -> None:
     import numpy as np
 
     from generation.cells import Case
-    from generation.engine import Engine
+    from generation.renderers.diffusers.engine import Engine
 
     engine = Engine(
         find_model(str(model_folder)), steps=3, guidance_scale=4.0, width=64, height=64,
@@ -775,7 +780,8 @@ def test_tags_of_networks_are_refused(tag: str, remedy: str) -> None:
 
 
 def test_checking_needs_no_torch() -> None:
-    code = "import sys, generation.prompts as p; p.check(['(a)'], 'sd3'); p.attention('(a)'); "
+    code = "import sys, generation.renderers.diffusers.prompts as p\n"
+    code += "p.check(['(a)'], 'sd3'); p.attention('(a)')\n"
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -786,7 +792,7 @@ def test_a_study_is_planned_with_the_warnings(tmp_path: Path, tiny_model: Tiny) 
     from safetensors.torch import save_file
 
     from analysers.api import plan_study
-    from generation.grid import PromptLine
+    from generation.plan import PromptLine
 
     stem = "transformer.single_transformer_blocks.0.attn.to_q"
     flux = tmp_path / "flux.safetensors"

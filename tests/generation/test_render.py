@@ -18,12 +18,12 @@ pytest.importorskip("diffusers")
 import torch  # noqa: E402
 
 import sample_data  # noqa: E402
-from generation import batches  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key  # noqa: E402
-from generation.engine import Engine, find_model  # noqa: E402
-from generation.images import read_image  # noqa: E402
-from generation.render import NOT_FINITE, render, stretches  # noqa: E402
-from generation.store import Layout, Store  # noqa: E402
+from generation.pictures.pixels import read_image  # noqa: E402
+from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.renderers.diffusers import batches  # noqa: E402
+from generation.renderers.diffusers.engine import Engine, find_model  # noqa: E402
+from generation.renderers.diffusers.render import NOT_FINITE, render, stretches  # noqa: E402
 
 ONE, HALF, ZERO = Decimal(1), Decimal("0.5"), Decimal(0)
 CASES = [Case(f"a picture of a {s} on green grass, pstr style", i, name=f"p{i:02d}_s{i}")

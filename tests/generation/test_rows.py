@@ -17,14 +17,14 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import sample_data  # noqa: E402
-from generation import deltas  # noqa: E402
-from generation import render as renderer  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key  # noqa: E402
-from generation.engine import Engine, find_model  # noqa: E402
-from generation.images import read_image  # noqa: E402
-from generation.models import FAMILIES, BaseModel  # noqa: E402
-from generation.render import render, stretches  # noqa: E402
-from generation.store import Layout, Store  # noqa: E402
+from generation.loras import deltas  # noqa: E402
+from generation.pictures.pixels import read_image  # noqa: E402
+from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.renderers.diffusers import render as renderer  # noqa: E402
+from generation.renderers.diffusers.engine import Engine, find_model  # noqa: E402
+from generation.renderers.diffusers.models import FAMILIES, BaseModel  # noqa: E402
+from generation.renderers.diffusers.render import render, stretches  # noqa: E402
 
 CASES = [
     Case("a cat on green grass, pstr style", 3, name="p00_s3"),

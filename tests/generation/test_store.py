@@ -9,8 +9,9 @@ import pytest
 
 from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key
 from generation.errors import UserError
-from generation.images import read_image, read_text
-from generation.store import Layout, Store, make_folder, stored_key, write_text
+from generation.files import make_folder, write_text
+from generation.pictures.pixels import read_image, read_text
+from generation.pictures.store import Layout, Store, stored_key
 
 SETTINGS = RenderSettings("demo", "ab" * 32, 64, 64, 4, 4.0, "dpmpp_2m_karras")
 LORA = Checkpoint(Path("x/my-000007.safetensors"), "my", epoch=7, tensor_hash="c" * 64)

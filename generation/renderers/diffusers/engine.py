@@ -26,14 +26,15 @@ import numpy as np
 import torch
 import transformers
 
-from generation import batches, deltas, prompts
-from generation.blocks import BlockWeights
 from generation.cells import Case, Cell, Checkpoint
-from generation.devices import choose_device, choose_dtype, devices
 from generation.errors import UserError, first_line
-from generation.models import BaseModel, Family, find_model, load_pipeline
-from generation.rows import RowStrengths
-from generation.samplers import SAMPLERS, scheduler, scheduler_record
+from generation.loras import deltas
+from generation.loras.blocks import BlockWeights
+from generation.renderers.diffusers import batches, prompts
+from generation.renderers.diffusers.devices import choose_device, choose_dtype, devices
+from generation.renderers.diffusers.models import BaseModel, Family, find_model, load_pipeline
+from generation.renderers.diffusers.rows import RowStrengths
+from generation.renderers.diffusers.samplers import SAMPLERS, scheduler, scheduler_record
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ class Engine:
     them), `block_weights` in its blocks. With `low_vram` the text encoders and the saved base
     weights wait in the computer's memory. `compiled` compiles the denoiser; switching weights does
     not compile it again. With `mixed` a batch may hold many strengths: the LoRA under study is then
-    merged into the text encoders only (see `generation.rows`).
+    merged into the text encoders only (see `generation.renderers.diffusers.rows`).
     """
 
     def __init__(

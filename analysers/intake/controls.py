@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from generation.foreign.cases import (
+from analysers.intake.cases import (
     Key,
     case_key,
     differences,
@@ -14,7 +14,7 @@ from generation.foreign.cases import (
     with_one_part_less,
     without_triggers,
 )
-from generation.foreign.found import Found, order
+from analysers.intake.found import Found, order
 
 
 def match_controls(

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from generation.errors import UserError
-from generation.grid import decimal_within
-from generation.lora import FAMILY_NAMES
+from generation.loras.inspection import FAMILY_NAMES
+from generation.values import decimal_within
 
 LARGEST = Decimal(10)
 """A block's weight lies within -10 and 10."""

@@ -21,43 +21,11 @@ import numpy as np
 
 from generation.cells import Cell, Checkpoint, RenderSettings, content_key, strength_text
 from generation.errors import UserError
-from generation.images import parameters_text, read_text, write_png
+from generation.pictures.infotext import parameters_text
+from generation.pictures.pixels import read_text, write_png
 
 CELL_CHUNK = "lora_analysers"
 """Name of the PNG text chunk with the cell as JSON."""
-
-
-def make_folder(path: Path, option: str = "--out") -> Path:
-    """The folder, made if it is missing. Raises UserError if it cannot be written to."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{option}: cannot write to {path} ({error.strerror}); choose another folder."
-        ) from error
-    return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary name in the same folder, then a rename.
-
-    A reader sees the old file or the new one, never half of one, also when the process is killed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as it is, whole or not at all."""
-    write_atomically(path, text.encode("utf-8"))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from generation.store import write_text
+from generation.files import write_text
 
 MOST = 16
 """More at once gains nothing: the matrix units are busy."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from generation.container import MAX_BRACKETS, as_text, shorten
+from generation.loras.container import MAX_BRACKETS, as_text, shorten
 
 
 def parse_json(text: str | None) -> Any:

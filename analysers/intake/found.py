@@ -9,10 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from generation.errors import UserError
-from generation.foreign.facts import facts_from_texts
-from generation.foreign.names import NameFacts, checkpoint_name, parse_name
-from generation.foreign.picture import Facts, LoraUse
-from generation.images import SUFFIXES, read_text
+from generation.pictures.pixels import SUFFIXES, read_text
+from generation.pictures.readers.facts import facts_from_texts
+from generation.pictures.readers.names import NameFacts, checkpoint_name, parse_name
+from generation.pictures.readers.picture import Facts, LoraUse
 
 DEEPEST = 4
 """Levels of folders below the one named that are looked into."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 from generation.cells import Case, Cell, Checkpoint
@@ -18,15 +18,6 @@ MOST_VALUES = 1000
 """More values than this on one axis is taken for a typing error."""
 
 STRONGEST = Decimal(100)
-
-
-def decimal_within(text: str, limit: int | Decimal) -> Decimal | None:
-    """The number that `text` is, if it is one from -limit to limit, else None."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() and abs(value) <= limit else None
 
 
 def parse_strengths(text: str) -> tuple[Decimal, ...]:

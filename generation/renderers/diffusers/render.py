@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from generation.cells import Cell
 from generation.errors import UserError
 from generation.executors import ProcessPool, worker_number
-from generation.store import Store
+from generation.pictures.store import Store
 
 if TYPE_CHECKING:
-    from generation.engine import Engine
+    from generation.renderers.diffusers.engine import Engine
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from generation.deltas import ModuleDelta
+from generation.loras.deltas import ModuleDelta
 
 
 class RowStrengths:

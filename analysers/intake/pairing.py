@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Literal
 
+from analysers.intake.cases import Key, case_key, case_names, differences
+from analysers.intake.controls import match_controls, zero_as_control
+from analysers.intake.found import Found, as_control, facts_of, order, scan
 from generation.errors import UserError
-from generation.foreign.cases import Key, case_key, case_names, differences
-from generation.foreign.controls import match_controls, zero_as_control
-from generation.foreign.found import Found, as_control, facts_of, order, scan
-from generation.foreign.grids import cut_grid
-from generation.foreign.names import LOOKED_FOR, parse_name
-from generation.foreign.picture import (
+from generation.pictures.pixels import read_size
+from generation.pictures.readers.grids import cut_grid
+from generation.pictures.readers.names import LOOKED_FOR, parse_name
+from generation.pictures.readers.picture import (
     Axis,
     Facts,
     LoraUse,
@@ -30,7 +31,6 @@ from generation.foreign.picture import (
     PictureSet,
     Rejected,
 )
-from generation.images import read_size
 
 
 def find_pictures(

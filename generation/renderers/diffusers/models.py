@@ -2,7 +2,7 @@
 
 A model is a diffusers folder, a hub id (found in the hub's cache, or downloaded), or a single
 `.safetensors` checkpoint in Stability's or Black Forest Labs' layout. Configurations and tokenizer
-for single files of Stable Diffusion 1.x, 2.x and XL ship in `generation/configs`.
+for single files of Stable Diffusion 1.x, 2.x and XL ship in `configs` beside this file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.errors import UserError, first_line
-from generation.lora import FAMILY_NAMES, Header, read_header, sha256
+from generation.loras.inspection import FAMILY_NAMES, Header, read_header, sha256
 
 CONFIGS = Path(__file__).with_name("configs")
 

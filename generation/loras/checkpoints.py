@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from generation import lora
 from generation.cells import Checkpoint
 from generation.errors import UserError
+from generation.loras import inspection as lora
 
 __all__ = ["Checkpoint", "CheckpointList", "find_checkpoints"]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generation.errors import UserError
-from generation.foreign.metadata import PARAMETER, unquoted
-from generation.images import read_image, read_text, write_png
+from generation.pictures.pixels import read_image, read_text, write_png
+from generation.pictures.readers.metadata import PARAMETER, unquoted
 
 MOST_CELLS = 10_000
 

@@ -1,10 +1,11 @@
 """Pictures made elsewhere: what their names and metadata tell, and which control each has."""
 
-from generation.foreign.cases import differences
-from generation.foreign.facts import facts_from_texts
-from generation.foreign.names import checkpoint_name, parse_name
-from generation.foreign.pairing import find_pictures
-from generation.foreign.picture import (
+from analysers.intake.cases import differences
+from analysers.intake.pairing import find_pictures
+from analysers.intake.studies import join_checkpoints, split_studies
+from generation.pictures.readers.facts import facts_from_texts
+from generation.pictures.readers.names import checkpoint_name, parse_name
+from generation.pictures.readers.picture import (
     Axis,
     Facts,
     LoraUse,
@@ -13,7 +14,6 @@ from generation.foreign.picture import (
     PictureSet,
     Rejected,
 )
-from generation.foreign.studies import join_checkpoints, split_studies, write_recommended_weight
 
 __all__ = [
     "Axis",
@@ -30,5 +30,4 @@ __all__ = [
     "join_checkpoints",
     "parse_name",
     "split_studies",
-    "write_recommended_weight",
 ]

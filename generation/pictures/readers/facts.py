@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from generation.foreign.comfyui import comfyui
-from generation.foreign.metadata import (
+from generation.pictures.readers.comfyui import comfyui
+from generation.pictures.readers.metadata import (
     a1111,
     dgenerate,
     invokeai,
@@ -15,7 +15,7 @@ from generation.foreign.metadata import (
     swarmui,
     with_own_cell,
 )
-from generation.foreign.picture import Facts
+from generation.pictures.readers.picture import Facts
 
 
 def facts_from_texts(texts: Mapping[str, str]) -> Facts | None:

@@ -8,8 +8,8 @@ from typing import Any
 import diffusers
 
 from generation.errors import UserError
-from generation.lora import FAMILY_NAMES
-from generation.models import BaseModel
+from generation.loras.inspection import FAMILY_NAMES
+from generation.renderers.diffusers.models import BaseModel
 
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),

@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from generation.foreign.found import Found
-from generation.foreign.metadata import tidy
-from generation.foreign.picture import Facts
+from analysers.intake.found import Found
+from generation.pictures.readers.metadata import tidy
+from generation.pictures.readers.picture import Facts
 
 Key = tuple[object, ...]
 

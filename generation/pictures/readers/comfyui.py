@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from generation.foreign.metadata import (
+from generation.pictures.readers.metadata import (
     MOST_LORAS,
     decimal,
     load_json,
@@ -23,7 +23,7 @@ from generation.foreign.metadata import (
     tidy,
     whole,
 )
-from generation.foreign.picture import Facts, LoraUse
+from generation.pictures.readers.picture import Facts, LoraUse
 
 MOST_NODES = 20_000
 LONGEST_CHAIN = 500

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from generation.container import (
+from generation.errors import UserError
+from generation.loras.container import (
     Header,
     TensorEntry,
     all_finite,
@@ -28,9 +29,8 @@ from generation.container import (
     show,
     tensor_hash,
 )
-from generation.errors import UserError
-from generation.keys import PART_NAMES, algorithm, group_keys, split_key, split_stem
-from generation.training import (
+from generation.loras.keys import PART_NAMES, algorithm, group_keys, split_key, split_stem
+from generation.loras.training import (
     first_known,
     parse_json,
     prediction_type,

@@ -6,15 +6,13 @@ inflated no further than its limit, and whatever a decoder raises becomes one `U
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +21,6 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from generation.cells import strength_text
 from generation.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
@@ -371,105 +368,6 @@ def _user_comment(raw: bytes, order: str) -> str:
     if code not in (b"ASCII\0\0\0", b"\0" * 8):
         body = raw
     return _latin_or_utf8(body.strip(b"\0"))
-
-
-# --- A1111's text ---------------------------------------------------------------------------------
-
-SAMPLER_NAMES: Mapping[str, str] = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "deis": "DEIS",
-    "dpm2": "DPM2",
-    "dpm2_a": "DPM2 a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_2s_a": "DPM++ 2S a",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "lcm": "LCM",
-    "lms": "LMS",
-    "pndm": "PLMS",
-    "unipc": "UniPC",
-}
-"""Our sampler names -> the names A1111 1.9 and later shows (without the schedule)."""
-
-SCHEDULE_NAMES: Mapping[str, str] = {
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "sgm_uniform": "SGM Uniform",
-    "beta": "Beta",
-}
-
-
-def a1111_sampler(sampler: str) -> tuple[str, str]:
-    """A1111's (sampler, schedule type) of one of our sampler names; unknown names pass as given."""
-    for suffix, schedule in SCHEDULE_NAMES.items():
-        if sampler.endswith("_" + suffix):
-            plain = sampler[: -len(suffix) - 1]
-            return SAMPLER_NAMES.get(plain, plain), schedule
-    # To A1111, "Automatic" means Karras for the DPM family; diffusers' plain spacing is "Uniform".
-    schedule = "Uniform" if sampler.startswith("dpm") else "Automatic"
-    return SAMPLER_NAMES.get(sampler, sampler), schedule
-
-
-def parameters_text(
-    prompt: str,
-    negative: str,
-    steps: int,
-    sampler: str,
-    guidance: float,
-    seed: int,
-    width: int,
-    height: int,
-    model: str,
-    model_hash: str = "",
-    lora_name: str = "",
-    lora_hash: str = "",
-    strength: Decimal | float = Decimal(0),
-    clip_skip: int = 0,
-    version: str = "",
-    fixed: Sequence[tuple[str, str, Decimal]] = (),
-) -> str:
-    """The text A1111 and its kin store under `parameters`: prompt, negative prompt, settings.
-
-    `lora_name` is the file's stem; it becomes the tag `<lora:name:strength>`, and `lora_hash` (hex
-    SHA-256 of the tensor bytes) its first 12 digits under "Lora hashes". `fixed` are further LoRAs
-    (name, hash, strength), which stand before it. `clip_skip` counts skipped layers as diffusers
-    does, A1111 counts from 1. "RNG: CPU" says that the noise is drawn there.
-    """
-    words = prompt.strip()
-    settings = {"Steps": str(steps)}
-    settings["Sampler"], settings["Schedule type"] = a1111_sampler(sampler)
-    settings |= {
-        "CFG scale": f"{guidance:g}",
-        "Seed": str(seed),
-        "Size": f"{width}x{height}",
-        "Model hash": model_hash,
-        "Model": model,
-        "Clip skip": str(clip_skip + 1) if clip_skip else "",
-        "RNG": "CPU",
-    }
-    hashes = []
-    for name, digest, weight in (*fixed, (lora_name, lora_hash, strength)):
-        if name:
-            name = re.sub(r"[:<>,\"\n]", "_", name)
-            words += f" <lora:{name}:{strength_text(Decimal(str(weight)))}>"
-            hashes += [f"{name}: {digest[:12]}"] if digest else []
-    settings["Lora hashes"] = ", ".join(hashes)
-    settings["Version"] = version
-    lines = [words.strip()]
-    if negative.strip():
-        lines.append("Negative prompt: " + negative.strip())
-    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items() if value))
-    return "\n".join(lines)
-
-
-def _quoted(value: str) -> str:
-    """A1111 writes a value as a JSON string where a comma, colon or newline would end it."""
-    return json.dumps(value, ensure_ascii=False) if re.search(r"[,:\n\"]", value) else value
 
 
 def _short(text: str) -> str:

@@ -14,8 +14,8 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
-from generation.foreign.picture import Facts, LoraUse
-from generation.grid import decimal_within
+from generation.pictures.readers.picture import Facts, LoraUse
+from generation.values import decimal_within
 
 LONGEST_TEXT = 256 * 1024
 """Characters of one prompt or settings line that are parsed."""

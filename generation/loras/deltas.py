@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generation import lora
 from generation.errors import UserError
+from generation.loras import inspection as lora
 
 if TYPE_CHECKING:
     import numpy as np
@@ -256,7 +256,8 @@ def modules(path: str | Path) -> dict[str, ModuleDelta]:
 def is_low_rank(path: str | Path) -> bool:
     """Whether all that the file changes outside of text encoders is dW = s up down, nothing else.
 
-    Only then `generation.rows` can add it while rendering. Raises ``UserError`` as ``modules``.
+    Only then the diffusers renderer can add it while rendering. Raises ``UserError`` as
+    ``modules``.
     """
     return all(
         leaves.keys() <= {"down", "up", "alpha"} or lora.split_stem(stem)[0].startswith("te")

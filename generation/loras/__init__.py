@@ -1,0 +1,1 @@
+"""LoRA files: container, keys, training facts, checkpoints, weight updates, blocks."""

@@ -1,0 +1,1 @@
+"""Pictures: pixels, texts, and the run folder that keeps them."""

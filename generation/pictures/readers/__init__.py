@@ -1,0 +1,1 @@
+"""What other tools' pictures tell: metadata, file names, grids."""

@@ -1,0 +1,1 @@
+"""Cells painted here, with diffusers."""
