@@ -28,7 +28,7 @@ from generation import plan as grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
 from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
-from generation.files import make_folder, write_text
+from generation.files import make_folder, read_json, read_utf8, write_text
 from generation.loras import blocks, deltas
 from generation.loras.checkpoints import find_checkpoints
 from generation.loras.inspection import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
@@ -50,6 +50,9 @@ NOISE_CASES = 3
 
 PACE_STEPS = 4
 """Denoising steps of the short renders that two ways of batching are compared by."""
+
+MOST_STUDY = 1 << 30
+"""Bytes of a study.json that are read: a study of a million pictures has a few hundred MB."""
 
 PIP_RENDER = "pip install 'lora-analysers[render]'"
 
@@ -613,7 +616,7 @@ def load_study(run: Path) -> Study:
     """The finished study in a run folder; UserError if there is none."""
     path = run / "study.json"
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return from_json(read_utf8(path, MOST_STUDY))
     except OSError as error:
         raise UserError(
             f"--report-only: {run} holds no study.json; name the folder of a finished run."
@@ -726,10 +729,10 @@ def _noise_floor(
     keys = [store.key(Cell(case)) for case in plan.cases[:NOISE_CASES]]
     if kept.is_file():
         try:
-            record = json.loads(kept.read_text(encoding="utf-8"))
+            record = read_json(kept)
             if record["keys"] == keys:
                 return dict(record)
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             pass
     from analysers.metrics.brisque import brisque
     from analysers.metrics.ssim import ssim

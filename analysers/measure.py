@@ -24,6 +24,8 @@ from analysers.metrics.metric import Metric, Sample, load_metric
 from analysers.study import Status
 from generation.errors import UserError
 from generation.executors import Executor
+from generation.files import read_file
+from generation.pictures.pixels import MOST_BYTES
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -141,7 +143,9 @@ def content(task: Task) -> str:
     total = hashlib.sha256(task.prompt.encode())
     try:
         for path in (task.image, task.control):
-            total.update(b"\0" if path is None else hashlib.sha256(path.read_bytes()).digest())
+            total.update(
+                b"\0" if path is None else hashlib.sha256(read_file(path, MOST_BYTES)).digest()
+            )
     except OSError:
         return ""
     return total.hexdigest()

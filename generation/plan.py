@@ -13,6 +13,7 @@ from pathlib import Path
 
 from generation.cells import Case, Cell, Checkpoint
 from generation.errors import UserError
+from generation.files import read_utf8
 
 MOST_VALUES = 1000
 """More values than this on one axis is taken for a typing error."""
@@ -101,7 +102,7 @@ def parse_prompt(line: str, where: str = "--prompt") -> PromptLine:
 def read_prompts(path: Path) -> tuple[PromptLine, ...]:
     """Prompts of a text file, one a line; empty lines and lines starting with # are skipped."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_utf8(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--prompts: cannot read {path} as UTF-8 text ({_why(error)}).") from error
     lines = [line.strip() for line in text.splitlines()]

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from analysers.study import Candidate, Score, Study
 from generation.errors import UserError
-from generation.files import write_atomically
+from generation.files import open_file, write_atomically
 from reports.plots import natural_order
 from reports.tables import one_line
 
@@ -54,7 +54,7 @@ def size_of(path: Path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with open_file(path) as file, Image.open(file) as picture:
             return picture.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
@@ -65,7 +65,7 @@ def load(path: Path, edge: int) -> Image.Image | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with open_file(path) as file, Image.open(file) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 return None
             picture.draft("RGB", (edge, edge))

@@ -7,7 +7,6 @@ and `b` index `settings` and `choice` is "a", "b" or "tie").
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -16,6 +15,7 @@ from typing import Any
 
 from analysers.study import Candidate, Interval, Study
 from generation.errors import UserError
+from generation.files import read_json
 
 FORMAT = 1
 KIND = "lora-analysers votes"
@@ -30,10 +30,10 @@ def read_votes(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: this is not JSON; export the votes from the report.") from error
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise UserError(f"{path}: these are not votes; export them from the report's blind test.")

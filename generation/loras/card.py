@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from generation.errors import UserError
-from generation.files import write_text
+from generation.files import read_json, write_text
 
 
 def write_recommended_weight(lora_path: Path, weight: Decimal | float) -> Path:
@@ -29,8 +29,8 @@ def write_recommended_weight(lora_path: Path, weight: Decimal | float) -> Path:
     card: object = {}
     try:
         if path.exists():
-            card = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+            card = read_json(path)
+    except (OSError, ValueError):
         card = None
     if not isinstance(card, dict):
         raise UserError(f"{path} is no JSON object, so it is left alone; move it away first.")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from generation.cells import Checkpoint
 from generation.errors import UserError
+from generation.files import read_utf8
 from generation.loras import inspection as lora
 
 __all__ = ["Checkpoint", "CheckpointList", "find_checkpoints"]
@@ -334,9 +335,8 @@ def _training_state(folder: Path) -> Mapping[str, object]:
     for place in (folder, folder.parent) if folder.name == "ema" else (folder,):
         path = place / "training_state.json"
         try:
-            if path.is_file() and path.stat().st_size < 10_000_000:
-                state = lora.parse_json(path.read_text("utf-8"))
-                return state if isinstance(state, dict) else {}
+            state = lora.parse_json(read_utf8(path, 10_000_000))
+            return state if isinstance(state, dict) else {}
         except (OSError, ValueError):
             pass
     return {}

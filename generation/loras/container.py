@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from generation.errors import UserError
+from generation.files import open_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +95,7 @@ def read_header(path: str | Path) -> Header:
     path = Path(path)
     size = _file_size(path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(512)
             _refuse_other_formats(path, head, size)
             length = struct.unpack("<Q", head[:8])[0]
@@ -302,7 +303,7 @@ def sha256(path: str | Path) -> str:
 def _digest(path: Path, start: int) -> str:
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file.seek(start)
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
@@ -346,7 +347,7 @@ def iterate_tensors(header: Header, keys: Iterable[str] | None) -> Iterator[tupl
     import numpy as np
 
     try:
-        with header.path.open("rb") as file:
+        with open_file(header.path) as file:
             for key in header.tensors if keys is None else keys:
                 entry = header.tensors[key]
                 begin, end = entry.offsets

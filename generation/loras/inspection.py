@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.errors import UserError
+from generation.files import read_utf8
 from generation.loras.container import (
     Header,
     TensorEntry,
@@ -334,8 +335,7 @@ _ADAPTER_PARTS = {
 def _config_beside(path: Path) -> Any:
     beside = path.with_name("adapter_config.json")
     try:
-        if beside.is_file() and beside.stat().st_size < 10_000_000:
-            return parse_json(beside.read_text("utf-8"))
+        return parse_json(read_utf8(beside, 10_000_000))
     except (OSError, ValueError):
         pass
     return None

@@ -22,6 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from generation.errors import UserError
+from generation.files import open_file, read_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 """File name endings (lower case) that are taken for pictures."""
@@ -133,7 +134,7 @@ def read_text(path: Path) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(12)
             size = os.fstat(file.fileno()).st_size
             if head.startswith(_PNG):
@@ -160,7 +161,7 @@ def read_size(path: Path) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
+            with open_file(path) as file, Image.open(file, formats=_FORMATS) as image:
                 return image.size
     except Exception:  # as in read_image
         return None
@@ -171,20 +172,16 @@ def read_size(path: Path) -> tuple[int, int] | None:
 
 def _file_bytes(path: Path) -> bytes:
     try:
-        if not path.exists():
-            raise UserError(f"{path} does not exist.")
-        if not path.is_file():
-            raise UserError(f"{path} is not a file.")
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise UserError(f"{path} has {size:,} bytes; a picture has at most {MOST_BYTES:,}.")
-        if size == 0:
-            raise UserError(f"{path} is empty; save it again or remove it.")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error})."
-        ) from None
+        data = read_file(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is not a file.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from None
+    if not data:
+        raise UserError(f"{path} is empty; save it again or remove it.")
+    return data
 
 
 def _without_texts(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from generation.files import write_text
+from generation.files import read_json, write_text
 
 MOST = 16
 """More at once gains nothing: the matrix units are busy."""
@@ -56,7 +56,7 @@ def largest(peak: Callable[[int], float], memory: float, most: int = MOST) -> in
 def kept(out: Path, key: str) -> Batching | None:
     """How this run folder batches under `key` (device, size, model), if it began already."""
     try:
-        found = json.loads((out / "batch.json").read_text(encoding="utf-8"))[key]
+        found = read_json(out / "batch.json")[key]
         batching = Batching(int(found["size"]), bool(found["mixed"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -66,7 +66,7 @@ def kept(out: Path, key: str) -> Batching | None:
 def keep(out: Path, key: str, batching: Batching) -> None:
     """Remember how this run folder batches, for later runs."""
     try:
-        known = dict(json.loads((out / "batch.json").read_text(encoding="utf-8")))
+        known = dict(read_json(out / "batch.json"))
     except (OSError, ValueError, TypeError):
         known = {}
     known[key] = asdict(batching)

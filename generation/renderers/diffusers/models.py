@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.errors import UserError, first_line
+from generation.files import read_json
 from generation.loras.inspection import FAMILY_NAMES, Header, read_header, sha256
 
 CONFIGS = Path(__file__).with_name("configs")
@@ -125,7 +126,7 @@ def find_model(
 def folder_family(folder: Path, name: str = "") -> str:
     """The family of a diffusers folder, as `lora.LoraInfo.family` names it."""
     try:
-        kind = str(json.loads((folder / "model_index.json").read_text())["_class_name"])
+        kind = str(read_json(folder / "model_index.json")["_class_name"])
         families = [f for f, traits in FAMILIES.items() if traits.pipeline == kind]
         if families == ["sd1", "sd2"]:
             width = _config(folder, "unet").get("cross_attention_dim")
@@ -347,7 +348,7 @@ def _from_hub(name: str) -> Path:
 def _is_complete(folder: Path) -> bool:
     """Whether every part that the index names has its weights or other files there."""
     try:
-        index = json.loads((folder / "model_index.json").read_text())
+        index = read_json(folder / "model_index.json")
     except (OSError, ValueError):
         return False
     for part, kind in index.items():
@@ -393,7 +394,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:
-    return dict(json.loads((folder / part / "config.json").read_text(encoding="utf-8")))
+    return dict(read_json(folder / part / "config.json"))
 
 
 def _folder_size(folder: Path, family: str) -> tuple[int, int]:
@@ -412,7 +413,7 @@ def _folder_size(folder: Path, family: str) -> tuple[int, int]:
 def _scheduler_config(folder: Path, prediction_type: str | None) -> Mapping[str, Any]:
     path = folder / "scheduler" / "scheduler_config.json"
     try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
+        config = dict(read_json(path))
     except (OSError, ValueError) as error:
         raise UserError(f"--model: {path} cannot be read ({first_line(error)}).") from error
     if prediction_type is not None:
