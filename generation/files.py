@@ -10,8 +10,9 @@ import errno
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from generation.errors import UserError
 
@@ -19,7 +20,7 @@ MOST_TEXT = 64 << 20
 """Bytes of a text or JSON file that are read; a larger one is refused."""
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """A regular file, opened for reading. Raises OSError for everything else, and never waits.
 
     The kind is asked before (opening a device can act on it) and again of what was opened (the
@@ -64,7 +65,7 @@ def read_utf8(path: str | Path, most: int = MOST_TEXT) -> str:
 
 
 def read_json(path: str | Path, most: int = MOST_TEXT) -> Any:
-    """A regular file's JSON. Raises OSError, and ValueError for what is no JSON or nested deeply."""
+    """A regular file's JSON. Raises OSError; ValueError for what is none or nested deeply."""
     text = read_utf8(path, most)
     try:
         return json.loads(text)
