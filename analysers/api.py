@@ -600,7 +600,7 @@ def join(pictures: PictureSet, checkpoints: Sequence[Checkpoint]) -> PictureSet:
     """The pictures with each checkpoint known by its tensors, whatever its file was called then."""
     from analysers.intake import join_checkpoints
 
-    hashes = {c.tensor_hash: c.path.name for c in checkpoints if c.tensor_hash}
+    hashes = {c.tensor_hash: c.file for c in checkpoints if c.tensor_hash}
     joined = join_checkpoints([pair.picture for pair in pictures.pairs], hashes)
     pairs = zip(pictures.pairs, joined, strict=True)
     return replace(pictures, pairs=tuple(replace(pair, picture=p) for pair, p in pairs))
@@ -820,7 +820,7 @@ def _inspect(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, LoraInfo], di
             continue
         if info.unsupported:
             refused[checkpoint.name] = (
-                f"{checkpoint.path.name} cannot be applied: it holds {', '.join(info.unsupported)}."
+                f"{checkpoint.file} cannot be applied: it holds {', '.join(info.unsupported)}."
             )
             continue
         infos[checkpoint.name] = info
@@ -875,12 +875,13 @@ def _candidate(cell: Cell, places: Mapping[Path, int]) -> Candidate:
     checkpoint = cell.checkpoint
     assert checkpoint is not None
     return Candidate(
-        checkpoint.path.name,
+        checkpoint.file,
         checkpoint.epoch,
         checkpoint.step,
         cell.strength,
         places[checkpoint.path],
         checkpoint.label,
+        checkpoint.tensor_hash,
     )
 
 

@@ -288,7 +288,7 @@ def _write_weight(study: Study, plan: RenderPlan) -> None:
     best = study.verdict.best
     if best is None or best.strength is None:
         raise UserError("--write-weight: no strength came out best, so none was written.")
-    path = next(c.path for c in plan.checkpoints if c.path.name == best.checkpoint)
+    path = next(c.path for c in plan.checkpoints if c.tensor_hash == best.tensor_hash)
     written = write_recommended_weight(path, best.strength)
     click.echo(f"Recommended weight {best.strength} written to {written}", err=True)
 
@@ -411,7 +411,7 @@ def _describe(plan: Any) -> None:
         click.echo(f"  {info.path.name}: {info.summary()}")
     click.echo("Checkpoints in order of training:")
     for checkpoint in plan.checkpoints:
-        names = ", ".join((checkpoint.path.name, *checkpoint.aliases))
+        names = ", ".join((checkpoint.file, *checkpoint.aliases))
         click.echo(f"  {checkpoint.label or checkpoint.name:28} {names}"
                    f"  (position from {checkpoint.position_source or 'nowhere'})")  # fmt: skip
     for name, reason in plan.refused.items():

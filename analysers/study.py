@@ -28,7 +28,8 @@ class Candidate:
     """What is being chosen: a checkpoint at a strength.
 
     `place` is the checkpoint's order along training (0 first; the same for one checkpoint at many
-    strengths). `checkpoint` is the LoRA's file name, "" when pictures do not tell it.
+    strengths). `checkpoint` is the LoRA's file name (with its folder's, where files share one), ""
+    when pictures do not tell it; `tensor_hash` is its identity, "" likewise and in older studies.
     """
 
     checkpoint: str = ""
@@ -37,6 +38,7 @@ class Candidate:
     strength: Decimal | None = None
     place: int = 0
     label: str = ""
+    tensor_hash: str = ""
 
     def heading(self, kind: Kind) -> str:
         """The candidate as a column heading: "0.6", "epoch 7", "epoch 7 at 0.6"."""

@@ -36,8 +36,10 @@ class Case:
 class Checkpoint:
     """One LoRA file with its place in training.
 
-    `position_source` says where the place was read; `tensor_hash` is the SHA-256 of the tensor
-    bytes (kohya's `sshs_model_hash`), which renaming or re-tagging the file does not change.
+    `name` is unlike all others of its study: the file's stem, or the folder's that trainers put it
+    in ("checkpoint-500"), with folders above where two would share it. `position_source` says where
+    the place was read; `tensor_hash` is the SHA-256 of the tensor bytes (kohya's
+    `sshs_model_hash`), which renaming or re-tagging the file does not change.
     """
 
     path: Path
@@ -49,6 +51,13 @@ class Checkpoint:
     position_source: str = ""
     tensor_hash: str = ""
     aliases: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """The file's name with as many of its folders as `name` tells it apart by."""
+        folders, _, last = self.name.rpartition("/")
+        inside = folders if last == self.path.stem else self.name
+        return f"{inside}/{self.path.name}" if inside else self.path.name
 
 
 @dataclass(frozen=True)

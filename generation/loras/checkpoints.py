@@ -130,12 +130,47 @@ def find_checkpoints(
     stems = {member.place.stem for member in members}
     lost = []
     for path, reason in unreadable:
-        place = _place_of(path)
-        if place.stem in stems:
-            lost.append((Checkpoint(path, path.stem, place.epoch, place.step), reason))
+        if _place_of(path).stem in stems:
+            lost.append((path, reason))
         else:
             warnings.append(f"Skipped: {reason}")
-    return replace(_ordered(members, warnings), unreadable=tuple(lost))
+    names = _names([*(member.path for member in members), *(path for path, _ in lost)])
+    members = [replace(member, name=names[member.path]) for member in members]
+    return replace(
+        _ordered(members, warnings),
+        unreadable=tuple(
+            (Checkpoint(path, names[path], _place_of(path).epoch, _place_of(path).step), reason)
+            for path, reason in lost
+        ),
+    )
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name for each file, unlike the others': its stem, else with the folders above it."""
+    trails = {path: [lora.one_line(part) for part in _trail(path)] for path in paths}
+    depth = dict.fromkeys(paths, 1)
+    while True:
+        names = {path: "/".join(trails[path][-depth[path] :]) for path in paths}
+        count = Counter(names.values())
+        shared = [p for p in names if count[names[p]] > 1 and depth[p] < len(trails[p])]
+        if not shared:
+            return names
+        for path in shared:
+            depth[path] += 1
+
+
+def _trail(path: Path) -> list[str]:
+    """The folders and the name that tell a file apart; not what all checkpoint folders hold."""
+    trail = [*path.parent.parts, path.stem]
+    if path.stem in _WEIGHT_NAMES and _is_checkpoint_folder(path.parent.name):
+        return trail[:-1]
+    if path.stem == path.parent.name == "lora" and _BACKUP_FOLDER.fullmatch(trail[-3]):
+        return trail[:-2]
+    return trail
+
+
+def _is_checkpoint_folder(name: str) -> bool:
+    return bool(_CHECKPOINT_FOLDER.fullmatch(name) or _UNIT_FOLDER.fullmatch(name))
 
 
 def _show(path: Path) -> str:
@@ -206,7 +241,7 @@ def _hint(folder: Path) -> str:
 def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
     """(safetensors that may be checkpoints, pickles), without looking into them."""
     entries = _entries(folder)
-    if _CHECKPOINT_FOLDER.fullmatch(folder.name) or _UNIT_FOLDER.fullmatch(folder.name):
+    if _is_checkpoint_folder(folder.name):
         only = _inside(folder, ema)
         if only:
             return only, []
@@ -218,7 +253,7 @@ def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
         elif entry.suffix.lower() in _PICKLES and not _COMPANION.fullmatch(entry.stem):
             pickles.append(entry)
         elif _is_folder(entry):
-            if _CHECKPOINT_FOLDER.fullmatch(entry.name) or _UNIT_FOLDER.fullmatch(entry.name):
+            if _is_checkpoint_folder(entry.name):
                 files += _inside(entry, ema)
             elif entry.name == "save":  # OneTrainer's workspace
                 files += [p for p in _candidates(entry, False)[0] if _ONETRAINER.fullmatch(p.stem)]
@@ -320,14 +355,7 @@ def _place_of_stem(stem: str) -> _Place:
 
 def _read(path: Path, place: _Place) -> _Found:
     metadata = lora.inspect(path).metadata
-    parent = path.parent
-    if path.stem in _WEIGHT_NAMES and (
-        _CHECKPOINT_FOLDER.fullmatch(parent.name) or _UNIT_FOLDER.fullmatch(parent.name)
-    ):
-        name = parent.name
-    else:
-        name = path.stem
-    return _Found(path, lora.one_line(name), place, metadata, _training_state(parent))
+    return _Found(path, path.stem, place, metadata, _training_state(path.parent))
 
 
 def _training_state(folder: Path) -> Mapping[str, object]:
@@ -466,6 +494,10 @@ def _ordered(members: Sequence[_Found], warnings: list[str]) -> CheckpointList:
         drafts.append(checkpoint)
     drafts = _sorted(drafts, warnings)
     merged = [_labelled(checkpoint) for checkpoint in _unique(drafts)]
+    repeated = Counter(checkpoint.label for checkpoint in merged)
+    merged = [
+        replace(c, label=f"{c.label} ({c.name})") if repeated[c.label] > 1 else c for c in merged
+    ]
     return CheckpointList(tuple(merged), _trainer_of(members), tuple(dict.fromkeys(warnings)))
 
 

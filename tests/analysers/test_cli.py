@@ -306,6 +306,26 @@ def test_the_best_strength_is_noted_where_the_webui_reads_it(tmp_path: Path) -> 
     assert json.loads((tmp_path / "my.json").read_text())["preferred weight"] == float(best)
 
 
+def test_the_weight_is_noted_beside_the_checkpoint_that_won(tmp_path: Path) -> None:
+    """diffusers' checkpoints all bear one file name, in folders of their own."""
+    names = {1: "checkpoint-100", 6: "checkpoint-300"}
+    for number, name in names.items():
+        (tmp_path / "train" / name).mkdir(parents=True)
+        shutil.copy(
+            sample_data.PATH / "lora" / f"pstr-{number:06d}.safetensors",
+            tmp_path / "train" / name / "pytorch_lora_weights.safetensors",
+        )
+    result = epochs(
+        tmp_path / "train", "--model", "demo", "--prompt", "a cat", "--seeds", "1",
+        "--strengths", "0.5,1", "--out", tmp_path / "run", "--write-weight", *QUICK,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    ranked = rows(tmp_path / "run" / "summary.csv")
+    assert {Path(row["checkpoint"]).parent.name for row in ranked} == set(names.values())
+    (card,) = (tmp_path / "train").rglob("pytorch_lora_weights.json")
+    assert card.parent.name == Path(ranked[0]["checkpoint"]).parent.name
+
+
 def test_epochs_times_strengths_with_one_unusable_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "train"
     folder.mkdir()

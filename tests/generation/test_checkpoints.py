@@ -133,6 +133,30 @@ def test_kohya_default_names(tmp_path):
     assert found.checkpoints[-1].final
 
 
+def test_checkpoints_that_share_a_file_name_are_told_apart(tmp_path):
+    folder = tmp_path / "out"
+    for step in (100, 300):
+        inner = folder / f"checkpoint-{step}"
+        write(inner / "pytorch_lora_weights.safetensors", step, {}, PEFT_KEYS)
+        write(inner / "ema" / "pytorch_lora_weights.safetensors", step + 1, {}, PEFT_KEYS)
+    found = find_checkpoints([folder]).checkpoints
+    assert [c.file for c in found] == [
+        "checkpoint-100/pytorch_lora_weights.safetensors",
+        "checkpoint-300/pytorch_lora_weights.safetensors",
+    ]
+    averaged = find_checkpoints([folder], ema=True).checkpoints
+    assert [c.name for c in averaged] == [
+        "checkpoint-100/ema/pytorch_lora_weights",
+        "checkpoint-300/ema/pytorch_lora_weights",
+    ]
+    twins = [write(tmp_path / run / "dog-000001.safetensors", 5 + i) for i, run in enumerate("ab")]
+    found = find_checkpoints(twins).checkpoints
+    assert [(c.file, c.label) for c in found] == [
+        ("a/dog-000001.safetensors", "epoch 1 (a/dog-000001)"),
+        ("b/dog-000001.safetensors", "epoch 1 (b/dog-000001)"),
+    ]
+
+
 def test_final_with_the_last_numbers_tensors_is_evaluated_once(tmp_path):
     """Renaming and re-tagging do not change the tensors, so they are one checkpoint."""
     write(tmp_path / "dog-000001.safetensors", 1, kohya(1, 100))
