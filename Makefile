@@ -2,9 +2,10 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-epochs test check install clean
+.PHONY: demo demo-epochs test install constraints clean
 
 demo: $(VENV)/.all
 	$(BIN)/analyse-strength --demo
@@ -20,14 +21,24 @@ test: $(VENV)/.test
 
 install: $(VENV)/.all
 
-$(VENV)/.all: pyproject.toml
+$(VENV)/.all: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	$(INSTALL) --editable '.[all]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.all
-	$(BIN)/python -m pip install --quiet --editable '.[all,test]'
+	$(INSTALL) --editable '.[all,test]'
 	touch $@
+
+# Names and versions only: whoever installs has an index, and torch pins what nvidia's cards need.
+constraints: $(VENV)/.all
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --all-extras \
+	    --no-header --no-annotate --output-file $(VENV)/compiled.txt pyproject.toml
+	{ grep '^#' constraints.txt; grep -vE '^(nvidia|cuda|triton)' $(VENV)/compiled.txt | \
+	    awk -F '[ =]' '{ line[NR] = $$0; name[NR] = $$1; seen[$$1]++ } END { for (i = 1; i <= NR; i++) { \
+	    if (seen[name[i]] == 1) sub(/ ;.*/, "", line[i]); print line[i] } }'; } >$(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
 
 clean:
 	rm -rf $(VENV) runs
