@@ -27,7 +27,9 @@ import numpy as np  # noqa: E402
 from machine import cpu_name  # noqa: E402
 
 import sample_data  # noqa: E402
-from analysers import api  # noqa: E402
+from analysers.runs.loop import run_study  # noqa: E402
+from analysers.runs.plan import plan_study  # noqa: E402
+from analysers.runs.request import Options  # noqa: E402
 from analysers.study import Study  # noqa: E402
 from generation import plan as grid  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
@@ -37,14 +39,14 @@ def study(where: str, out: Path, prompts: int, batch_size: int) -> Study:
     """The demo's strength study on a device in a dtype, such as "cpu:float32"."""
     device, dtype = where.rsplit(":", 1)
     demo = sample_data.DEMOS["strength"]
-    plan = api.plan_study(
+    plan = plan_study(
         "strength", [sample_data.PATH / demo["loras"]], model="demo", out=out,
         strengths=[Decimal(i) / 5 for i in range(1, 9)],
         prompts=grid.read_prompts(sample_data.PATH / "prompts.txt")[:prompts], seeds=(1,),
         device=device, dtype=dtype, batch_size=batch_size,
         **json.loads((sample_data.PATH / "settings.json").read_text()),
     )  # fmt: skip
-    return api.run_study(plan, api.Options())
+    return run_study(plan, Options())
 
 
 def against(reference: Study, other: Study, roots: tuple[Path, Path]) -> dict[str, Any]:

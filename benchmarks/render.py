@@ -242,7 +242,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
     """What scoring adds to the wall time of the demo study."""
-    from analysers import api
+    from analysers.runs.loop import run_study
+    from analysers.runs.pacing import with_batch_size
+    from analysers.runs.plan import plan_study
+    from analysers.runs.request import Options
     from generation import plan as grid
 
     settings = json.loads((sample_data.PATH / "settings.json").read_text())
@@ -250,7 +253,7 @@ def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
 
         def plan(name: str) -> Any:
-            return api.plan_study(
+            return plan_study(
                 "strength", [sample_data.PATH / "lora" / "pstr.safetensors"], model="demo",
                 out=Path(scratch, name), strengths=[Decimal("0.5"), Decimal(1), Decimal("1.5")],
                 prompts=grid.read_prompts(sample_data.PATH / "prompts.txt")[: arguments.cases],
@@ -259,12 +262,12 @@ def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
 
         for turn in range(arguments.rounds):
             start = perf_counter()
-            only, _ = api.with_batch_size(plan(f"a{turn}"))
+            only, _ = with_batch_size(plan(f"a{turn}"))
             for _ in render(only.cells, only.store(), only.open_engine):
                 pass
             seconds["painted"].append(perf_counter() - start)
             start = perf_counter()
-            api.run_study(plan(f"b{turn}"), api.Options())
+            run_study(plan(f"b{turn}"), Options())
             seconds["painted and scored"].append(perf_counter() - start)
     painted, scored = (min(values) for values in seconds.values())
     return {

@@ -22,13 +22,15 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import sample_data
-from analysers import cli
-from analysers.cli import analyse_epochs, analyse_strength
+from analysers.commands import bar as bars
+from analysers.commands.main import analyse_epochs, analyse_strength
+from analysers.commands.tell import rendered
 from analysers.intake import find_pictures
 from generation.loras.inspection import tensor_hash
 from generation.pictures.pixels import read_image, read_text, write_png
 
 LORA = sample_data.PATH / "lora" / "pstr-000006.safetensors"
+IMPORT = "from analysers.commands.main import analyse_strength"
 QUICK = ["--size", "64", "--steps", "2", "--jobs", "0"]
 SCORES = "checkpoint epoch step strength prompt seed image control ssim brisque status reason"
 SUMMARY = (
@@ -232,7 +234,7 @@ def test_pictures_are_judged_without_importing_torch(tmp_path: Path) -> None:
     folder = ancestors_folder(tmp_path / "in", {"strength_0.1": 4, "strength_0.2": 9})
     arguments = ["--images", str(folder), "--out", str(tmp_path / "run"), "--jobs", "0"]
     code = (
-        "import sys; from analysers.cli import analyse_strength as run\n"
+        "import sys; from analysers.commands.main import analyse_strength as run\n"
         "try:\n"
         f"    run({arguments!r})\n"
         "except SystemExit as stop:\n"
@@ -359,19 +361,19 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 def test_the_noise_floor_is_measured_with_several_devices_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from analysers import api
+    from analysers.runs.plan import RenderPlan
     from generation.renderers.diffusers import engine
 
     monkeypatch.setattr(engine, "devices", lambda _device: ["cpu", "cpu"])
     opened = []
-    open_engine = api.RenderPlan.open_engine
+    open_engine = RenderPlan.open_engine
 
     @functools.wraps(open_engine)  # the devices' processes find the method by its name
-    def counted(plan: api.RenderPlan, device: str = "") -> object:
+    def counted(plan: RenderPlan, device: str = "") -> object:
         opened.append(device)
         return open_engine(plan, device)
 
-    monkeypatch.setattr(api.RenderPlan, "open_engine", counted)
+    monkeypatch.setattr(RenderPlan, "open_engine", counted)
     command = [
         LORA, "--model", "demo", "--prompt", "a cat", "--prompt", "a dog", "--seeds", "1,2",
         "--strengths", "0.5,1", "--out", tmp_path / "run", *QUICK,
@@ -391,7 +393,7 @@ def test_the_noise_floor_is_measured_with_several_devices_too(
 def test_three_kills_and_a_resume_give_the_undisturbed_result(tmp_path: Path) -> None:
     def command(out: Path) -> list[str]:
         return [
-            sys.executable, "-c", "from analysers.cli import analyse_strength as run; run()",
+            sys.executable, "-c", f"{IMPORT} as run; run()",
             str(LORA), "--model", "demo", "--prompt", "a cat, pstr style", "--prompt",
             "a fox in a forest", "--seeds", "1:4", "--strengths", "0.5:2:0.5", "--out", str(out),
             "--size", "64", "--steps", "3", "--quiet",
@@ -453,8 +455,8 @@ def test_the_pace_is_of_new_pictures_once_all_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(cli, "monotonic", lambda: now)
-    bar = cli.Bar()
+    monkeypatch.setattr(bars, "monotonic", lambda: now)
+    bar = bars.Bar()
     bar.start("Rendering", 300)
     for _ in range(100):  # these lay there already
         bar.advance(timed=False)
@@ -476,15 +478,15 @@ def test_the_pace_is_of_new_pictures_once_all_is_loaded(
 
 def test_what_was_rendered_is_told_with_its_pace() -> None:
     record = {"pictures": 128, "controls": 16, "kept": 0, "seconds": 37.0}
-    assert cli._rendered(record) == (
+    assert rendered(record) == (
         "Rendered 128 pictures and 16 controls in 37 s (3.9 pictures/s, loading included)."
     )
-    more = cli._rendered({"pictures": 1, "controls": 0, "kept": 7, "seconds": 50.0})
+    more = rendered({"pictures": 1, "controls": 0, "kept": 7, "seconds": 50.0})
     assert more == (
         "Rendered 1 picture in 50 s (0.020 pictures/s, loading included); "
         "7 pictures lay there already."
     )
-    none = cli._rendered({"pictures": 0, "controls": 0, "kept": 8, "seconds": 0.1})
+    none = rendered({"pictures": 0, "controls": 0, "kept": 8, "seconds": 0.1})
     assert none == "Nothing to render: 8 pictures lay there already."
 
 
@@ -495,7 +497,7 @@ def test_ctrl_c_on_a_terminal_prints_a_command_that_goes_on(tmp_path: Path) -> N
     script = tmp_path / "analyse-strength"
     script.write_text(
         f"#!{sys.executable}\nimport sys; sys.path.insert(0, {str(Path.cwd())!r})\n"
-        "from analysers.cli import analyse_strength as run; run()\n"
+        "from analysers.commands.main import analyse_strength as run; run()\n"
     )
     script.chmod(0o755)
     prompts = tmp_path / "my prompts.txt"

@@ -361,7 +361,7 @@ def test_the_content_key_knows_block_weights_of_the_lora_only() -> None:
 
 def test_a_plan_carries_block_weights_to_the_engine(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    from analysers.api import plan_study
+    from analysers.runs.plan import plan_study
     from generation.plan import PromptLine
 
     plan = plan_study(

@@ -86,20 +86,22 @@ def test_the_probe_finds_a_batch_and_leaves_the_engine_as_it_was() -> None:
 
 
 def test_a_study_decides_its_batches_and_keeps_to_them(tmp_path: Path) -> None:
-    from analysers import api
+    from analysers.runs.loop import run_study
+    from analysers.runs.plan import RenderPlan, plan_study
+    from analysers.runs.request import Options
     from generation.plan import PromptLine
 
-    def plan() -> api.RenderPlan:
-        return api.plan_study(
+    def plan() -> RenderPlan:
+        return plan_study(
             "strength", [PSTR.path], model="demo", out=tmp_path, device=DEVICE,
             strengths=[Decimal(i) / 4 for i in range(1, 9)], seeds=(1,),
             prompts=[PromptLine("a cat, pstr style")], width=128, height=128, steps=6,
         )  # fmt: skip
 
-    study = api.run_study(plan(), api.Options())
+    study = run_study(plan(), Options())
     assert [s.status for s in study.scores].count("failed") == 0
     kept = next(iter(json.loads((tmp_path / "batch.json").read_text()).values()))
     used = study.run["settings"]
     assert (kept["size"], kept["mixed"]) == (used["batch_size"], used["mixed"])
-    again = api.run_study(plan(), api.Options())
+    again = run_study(plan(), Options())
     assert again.run["rendered"]["pictures"] == 0

@@ -163,7 +163,7 @@ def test_flux_takes_what_it_has_and_schnell_four_steps_without_guidance(
     tiny_model: Tiny, tiny_checkpoint: Single, tmp_path: Path
 ) -> None:
     """FLUX.1 schnell is FLUX.1 dev without the guidance embedding, in both layouts."""
-    from analysers.api import plan_study
+    from analysers.runs.plan import plan_study
     from generation.plan import PromptLine
 
     dev = find_model(str(tiny_model("flux")))

@@ -791,7 +791,7 @@ def test_a_study_is_planned_with_the_warnings(tmp_path: Path, tiny_model: Tiny) 
 
     from safetensors.torch import save_file
 
-    from analysers.api import plan_study
+    from analysers.runs.plan import plan_study
     from generation.plan import PromptLine
 
     stem = "transformer.single_transformer_blocks.0.attn.to_q"

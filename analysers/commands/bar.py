@@ -1,0 +1,77 @@
+"""The progress bar."""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+from typing import Any
+
+import click
+
+
+class Bar:
+    """A `Progress` on stderr: how many of how many, measured pictures per second, time to go.
+
+    On a terminal it is a bar; elsewhere a line every half minute, rarer as time passes.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def start(self, label: str, total: int) -> None:
+        """Show that nothing is done yet."""
+        self._label, self._total = label, total
+        self._done = self._timed = 0
+        self._begin = self._since = self._shown = monotonic()
+        if sys.stderr.isatty():
+            self._bar = click.progressbar(
+                length=total, label=label, width=16, show_pos=True, show_percent=False,
+                show_eta=False, item_show_func=lambda text: text, file=sys.stderr,
+            )  # fmt: skip
+            self._bar.current_item = "loading ..."
+            self._bar.__enter__()
+
+    def advance(self, *, timed: bool = True) -> None:
+        """One more is done. The clock starts with the last one before the first timed one."""
+        now = monotonic()
+        self._done += 1
+        if timed:
+            self._timed += 1
+        elif not self._timed:
+            self._since = now
+        if self._bar is not None:
+            self._bar.update(1, self._pace(now) or "timing ...")
+        elif now - self._shown >= max(30, (now - self._begin) / 10):
+            self._shown = now
+            told = ", ".join(filter(None, (f"{self._done} of {self._total}", self._pace(now))))
+            click.echo(f"{self._label}: {told}", err=True)
+
+    def finish(self) -> None:
+        """Leave the line as it is, also when the work was interrupted."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def _pace(self, now: float) -> str:
+        """Pictures per second and the time they mean for the rest; "" while nothing is known.
+
+        Pictures come in batches: what less than a second shows is no pace.
+        """
+        if not self._timed or now - self._since < 1:
+            return ""
+        pace = self._timed / (now - self._since)
+        left = (self._total - self._done) / pace
+        return f"{rate(pace)}, {duration(left)} to go" if left else rate(pace)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def rate(pictures_per_second: float) -> str:
+    digits = 1 if pictures_per_second >= 1 else 2 if pictures_per_second >= 0.1 else 3
+    return f"{pictures_per_second:.{digits}f} pictures/s"

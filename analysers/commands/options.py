@@ -1,0 +1,195 @@
+"""What can be typed, and what it means: options, values, errors in one sentence."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from generation.errors import UserError
+from generation.values import decimal_within
+
+DONE, NOTHING_RANKED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes."""
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that both commands have, in the order that --help shows them."""
+    options = (
+        click.argument("loras", nargs=-1, type=click.Path(path_type=Path), metavar="[LORA]..."),
+        click.option("--model", default="", metavar="MODEL",
+                     help="Base model: a diffusers folder, a .safetensors checkpoint, a hub id, "
+                          "or 'demo' (embedded)."),
+        click.option("--model-config", type=FOLDER, metavar="FOLDER",
+                     help="A diffusers folder that describes a single checkpoint and has the "
+                          "parts it lacks."),
+        click.option("--prediction-type", type=click.Choice(["epsilon", "v_prediction"]),
+                     help="What the model predicts, where it does not say so itself."),
+        click.option("--with", "fixed", multiple=True, metavar="LORA[:WEIGHT]",
+                     help="Another LoRA, under every picture and control."),
+        click.option("--unet-strength", type=click.FloatRange(-10, 10), metavar="FACTOR",
+                     help="Multiplies the strength in the UNet (or transformer)."),
+        click.option("--te-strength", default="", metavar="FACTOR[,FACTOR]...",
+                     help="Multiplies the strength in all text encoders, or in each."),
+        click.option("--block-weights", default="", metavar="WEIGHTS",
+                     help="Multiplies the strength in each block: LoRA Block Weight's list or its "
+                          "name (OUTALL), or blocks by name (IN04=0,OUT=0.5)."),
+        click.option("--prompts", type=FILE, help="Text file, one prompt a line."),
+        click.option("--prompt", multiple=True, help="A prompt; may be given several times."),
+        click.option("--negative", default="", help="Negative prompt for all prompts."),
+        click.option("--seeds", default="1,2", show_default=True, help="Such as 1:4 or 7,11."),
+        click.option("--size", default="", metavar="WxH",
+                     help="Pixels, such as 768x768 [default: what the LoRA was trained at]."),
+        click.option("--steps", type=click.IntRange(1, 500),
+                     help="Sampling steps [default: 25; FLUX.1 schnell: 4]."),
+        click.option("--guidance-scale", "--cfg", "guidance_scale",
+                     type=click.FloatRange(0, 100),
+                     help="Guidance scale [default: the model's, such as 7]."),
+        click.option("--sampler", help="Such as euler_a [default: dpmpp_2m_karras]."),
+        click.option("--clip-skip", type=click.IntRange(0, 11), default=0,
+                     help="Text encoder layers to skip at the end."),
+        click.option("--device", default="auto", show_default=True,
+                     help="cuda, mps, xpu or cpu."),
+        click.option("--dtype", default="auto", show_default=True,
+                     type=click.Choice(["auto", "float32", "float16", "bfloat16"])),
+        click.option("--batch-size", type=click.IntRange(0, 64), default=0,
+                     help="Pictures rendered at once [default: as many as fit]."),
+        click.option("--compile", "compiled", is_flag=True,
+                     help="Compile the model: minutes at the start, faster afterwards."),
+        click.option("--low-vram", is_flag=True,
+                     help="Keep in the GPU's memory only what is needed at the moment."),
+        click.option("--name", help="Which LoRA, where a folder holds several."),
+        click.option("--ema", is_flag=True,
+                     help="Take SimpleTuner's averaged (EMA) weights where there are any."),
+        click.option("--images", type=FOLDER, help="Judge the pictures in this folder instead."),
+        click.option("--control", type=FILE, help="The one control picture of --images."),
+        click.option("--controls", type=FOLDER, help="Folder with the controls of --images."),
+        click.option("--out", type=FOLDER, help="Run folder [default: runs/NAME]."),
+        click.option("--metrics", default="", metavar="NAMES",
+                     help="More metrics, such as lpips,gmsd."),
+        click.option("--rank-by", default="brisque", show_default=True, metavar="NAME"),
+        click.option("--tie-tolerance", type=click.FloatRange(0), default=0.01, show_default=True,
+                     help="Means closer than this are tied."),
+        click.option("--margin", type=click.FloatRange(0), default=None,
+                     help="How much worse than the control is still clean "
+                     "[default: 5 for BRISQUE]."),
+        click.option("--jobs", type=click.IntRange(0, 256), default=None,
+                     help="Measuring processes [default: one a core, less one; none while the "
+                          "CPU renders]."),
+        click.option("--demo", is_flag=True, help="The embedded model and LoRA; no network."),
+        click.option("--dry-run", is_flag=True,
+                     help="Say what would be rendered and how long it would take."),
+        click.option("--resume/--no-resume", default=True,
+                     help="Keep what the run folder holds already [default: resume]."),
+        click.option("--report-only", type=FOLDER, metavar="RUN",
+                     help="Write the report of a finished run again."),
+        click.option("--single-file", is_flag=True,
+                     help="Put the pictures inside the report, as thumbnails."),
+        click.option("--share", is_flag=True,
+                     help="Also write a contact sheet, an animated sweep and a Markdown summary."),
+        click.option("--votes", type=FILE, help="Votes exported by a report's blind A/B mode."),
+        click.option("--write-weight", is_flag=True,
+                     help="Note the best strength beside the LoRA, where A1111 reads it."),
+        click.option("--json", "as_json", is_flag=True, help="Print the study as JSON."),
+        click.option("--quiet", is_flag=True, help="Print the report's path only."),
+        click.option("--debug", is_flag=True, help="Show tracebacks."),
+        click.version_option(package_name="lora-analysers"),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """UserError -> its sentence and exit code 2; Ctrl-C -> how to go on and 130."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+        except UserError as error:
+            if options["debug"]:
+                raise
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(USAGE)
+        except KeyboardInterrupt:
+            if options["debug"]:
+                raise
+            # --no-resume would render everything anew
+            words = [Path(sys.argv[0]).name, *(w for w in sys.argv[1:] if w != "--no-resume")]
+            again = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+            click.echo(
+                f"\nInterrupted. What was rendered is kept; go on with:\n  {again}", err=True
+            )
+            sys.exit(INTERRUPTED)
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            if options["debug"]:
+                raise
+            kind = type(error).__name__
+            click.echo(
+                f"Error: {kind}: {str(error).strip() or 'no message'}. What was rendered is kept; "
+                "run the same command with --debug to see where it happened.",
+                err=True,
+            )
+            sys.exit(NOTHING_RANKED)
+
+    return run
+
+
+def typed(name: str) -> str:
+    """The option's value if the user typed it, else ""."""
+    context = click.get_current_context()
+    source = context.get_parameter_source(name)
+    typed = source is click.core.ParameterSource.COMMANDLINE
+    return str(context.params[name]) if typed else ""
+
+
+def weighted(text: str) -> tuple[Path, Decimal]:
+    """A LoRA and its weight from "file.safetensors:0.8"; a weight left out is 1."""
+    path, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), Decimal(1)
+    value = decimal_within(weight, 100)
+    if value is None:
+        raise UserError(f"--with: cannot read {text!r}; write LORA.safetensors:0.8.")
+    return Path(path), value
+
+
+def part_strengths(unet: float | None, te: str) -> dict[str, Decimal]:
+    """Factors by part; `te` is "0.5" for all text encoders, or "1,0.5" for each in order."""
+    found = {} if unet is None else {"unet": Decimal(str(unet))}
+    factors = [text.strip() for text in te.split(",")] if te else []
+    for number, text in enumerate(factors, 1):
+        value = decimal_within(text, 10)
+        if value is None:
+            raise UserError(
+                f"--te-strength: cannot read {te!r}; write 0.5 for all text encoders, or 1,0.5 for "
+                "the first and the second."
+            )
+        part = "text" if len(factors) == 1 else f"te{number}" if number > 1 else "te"
+        found[part] = value
+    return found
+
+
+def size(text: str) -> tuple[int | None, int | None]:
+    if not text:
+        return None, None
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise UserError(f"--size: cannot read {text!r}; write 768x512, or 768 for both.") from None

@@ -1,0 +1,118 @@
+"""What the terminal is told: the plan, the table, the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from analysers.commands.bar import duration, rate
+from analysers.commands.options import DONE, NOTHING_RANKED, SOME_FAILED
+
+if TYPE_CHECKING:
+    from analysers.runs.plan import RenderPlan
+    from analysers.study import Study
+
+
+def describe(plan: Any) -> None:
+    from analysers.runs.pacing import estimate
+
+    used = plan.settings
+    click.echo(
+        f"{plan.title}: {used.sampler}, {used.steps} steps, guidance {used.guidance_scale:g}, "
+        f"{used.width}x{used.height}, {used.dtype} on {used.device}"
+    )
+    for info in plan.loras[:1]:
+        click.echo(f"  {info.path.name}: {info.summary()}")
+    click.echo("Checkpoints in order of training:")
+    for checkpoint in plan.checkpoints:
+        names = ", ".join((checkpoint.file, *checkpoint.aliases))
+        click.echo(f"  {checkpoint.label or checkpoint.name:28} {names}"
+                   f"  (position from {checkpoint.position_source or 'nowhere'})")  # fmt: skip
+    for name, reason in plan.refused.items():
+        click.echo(f"  {name} is left out: {reason}")
+    for warning in plan.warnings:
+        click.echo(f"Warning: {warning}")
+    click.echo("Strengths: " + ", ".join(str(strength) for strength in plan.strengths))
+    click.echo(f"Cases: {len(plan.cases)} (prompt x seed), from these prompts:")
+    list_prompts(plan)
+    missing, seconds = estimate(plan)
+    told = f"To render: {missing} of {count(len(plan.cells), 'picture')}"
+    if missing:
+        told += f", about {duration(seconds)} (from two measured renders"
+        told += "; scoring on the same CPU adds to it)" if used.device == "cpu" else ")"
+    click.echo(told + ". Nothing was written.")
+
+
+def list_prompts(plan: RenderPlan) -> None:
+    for prompt in dict.fromkeys(case.prompt for case in plan.cases):
+        click.echo(f"  {prompt[:120]}")
+
+
+def finish(study: Study, out: Path, o: dict[str, Any]) -> int:
+    """Write tables and report, print what was found; return the exit code that says how it went."""
+    from dataclasses import replace
+
+    from generation.files import write_text
+    from reports import html, pictures, tables, votes
+
+    if o["votes"]:
+        study = replace(study, evidence={**study.evidence, "votes": votes.read_votes(o["votes"])})
+    tables.write_tables(study, out)
+    report = html.write_report(
+        study, out, single_file=o["single_file"], announce=lambda text: click.echo(text, err=True)
+    )
+    if o["share"]:
+        pictures.write_contact_sheet(study, out)
+        pictures.write_animation(study, out)
+        write_text(out / "summary.md", tables.markdown(study))
+    if o["as_json"]:
+        click.echo((out / "study.json").read_text(encoding="utf-8"), nl=False)
+    elif o["quiet"]:
+        click.echo(str(report))
+    else:
+        _tell(study, report)
+    ranked = any(summary.rank is not None for summary in study.summaries)
+    failed = any(score.status == "failed" for score in study.scores)
+    return NOTHING_RANKED if not ranked else SOME_FAILED if failed else DONE
+
+
+def _tell(study: Study, report: Path) -> None:
+    import shutil
+
+    from reports import tables
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    click.echo()
+    click.echo(tables.terminal_table(study, width))
+    click.echo()
+    click.echo(click.style(study.verdict.answer, bold=True))
+    for sentence in study.verdict.sentences:
+        click.echo(sentence)
+    if study.verdict.warnings:
+        click.echo()
+    for warning in study.verdict.warnings:
+        click.echo(click.style("Note: ", fg="yellow") + warning, err=True)
+    click.echo(f"\nReport: {report}")
+
+
+def rendered(record: Mapping[str, Any]) -> str:
+    """What was rendered just now: "128 pictures and 16 controls in 37 s (3.9 pictures/s)"."""
+    kept = count(record["kept"], "picture")
+    fresh = record["pictures"] + record["controls"]
+    if not fresh:
+        return f"Nothing to render: {kept} lay there already."
+    counts = [
+        count(record[noun + "s"], noun) for noun in ("picture", "control") if record[noun + "s"]
+    ]
+    told = (
+        f"Rendered {' and '.join(counts)} in {duration(record['seconds'])} "
+        f"({rate(fresh / record['seconds'])}, loading included)"
+    )
+    return told + (f"; {kept} lay there already." if record["kept"] else ".")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,1 @@
+"""From a request to a finished study: plan, render, measure, decide."""

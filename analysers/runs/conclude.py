@@ -1,0 +1,154 @@
+"""Rows and evidence -> the study, decided and written; and read back."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from analysers import checks, ranking
+from analysers.measure import Measured
+from analysers.metrics.metric import load_metric
+from analysers.runs.evidence import trust as trust_evidence
+from analysers.runs.evidence import unrelated
+from analysers.runs.request import Options
+from analysers.study import Candidate, Kind, Score, Study, from_json, to_json
+from generation.errors import UserError
+from generation.files import read_utf8, write_text
+from generation.loras.inspection import LoraInfo
+
+MOST_STUDY = 1 << 30
+"""Bytes of a study.json that are read: a study of a million pictures has a few hundred MB."""
+
+
+def load_study(run: Path) -> Study:
+    """The finished study in a run folder; UserError if there is none."""
+    path = run / "study.json"
+    try:
+        return from_json(read_utf8(path, MOST_STUDY))
+    except OSError as error:
+        raise UserError(
+            f"--report-only: {run} holds no study.json; name the folder of a finished run."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--report-only: {path} cannot be read ({error}); run the study again."
+        ) from error
+
+
+def conclude(
+    kind: Kind,
+    title: str,
+    scores: Sequence[Score],
+    measured: Any,
+    options: Options,
+    out: Path,
+    evidence: Mapping[str, Any],
+    run: Mapping[str, Any],
+    warnings: Sequence[str],
+) -> Study:
+    """Decide, add what argues for and against the decision, and write study.json and run.json."""
+    from analysers.overcooking import likeness
+
+    results: list[Measured] = list(measured)
+    evidence = {**evidence, **trust_evidence(results, options)}
+    thumbnails: dict[Candidate | None, list[Any]] = {}
+    pixels: dict[str, str] = {}
+    by_image = {relative(r.task.image, out): r for r in results}
+    for score in scores:
+        result = by_image.get(score.image)
+        if result is not None and result.pixels:
+            thumbnails.setdefault(score.candidate, []).append(result.thumbnail)
+            pixels[score.image] = result.pixels
+    alike = {c: likeness(images) for c, images in thumbnails.items() if len(images) > 1}
+    better = load_metric(options.rank_by).better or "lower"
+    floor = evidence.get("noise", {}).get("floor", {})
+    trust = evidence.get("trust", {})
+    doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
+    found = checks.check(
+        scores, kind=kind, floor=floor, pixels=pixels, unrelated=unrelated(results)
+    )
+    summaries, verdict = ranking.decide(
+        scores,
+        kind=kind,
+        rank_by=options.rank_by,
+        better=better,
+        tie_tolerance=options.tie_tolerance,
+        margin=options.margin,
+        noise_floor=floor,
+        likeness=alike,
+        warnings=(*doubts, *found, *warnings),
+    )
+    study = Study(
+        kind=kind,
+        title=title,
+        rank_by=options.rank_by,
+        better=better,
+        metrics=options.all_metrics,
+        scores=tuple(scores),
+        summaries=summaries,
+        verdict=verdict,
+        tie_tolerance=options.tie_tolerance,
+        margin=ranking.margin_of(options.rank_by, options.margin),
+        evidence=evidence,
+        run=run,
+    )
+    write_text(out / "run.json", json.dumps(run, indent=1, default=str) + "\n")
+    write_text(out / "study.json", to_json(study))
+    return study
+
+
+def score_row(
+    result: Measured | None,
+    candidate: Candidate | None,
+    case: str,
+    prompt: str,
+    seed: int | None,
+    image: str,
+    control: str,
+    reason: str,
+) -> Score:
+    if reason or result is None:
+        return Score(
+            candidate, case, prompt, seed, image, control, {}, "failed", reason or "not rendered"
+        )
+    return Score(
+        candidate, case, prompt, seed, image, control, result.values, result.status, result.reason
+    )
+
+
+def lora_record(info: LoraInfo) -> dict[str, Any]:
+    from generation.loras.inspection import sha256
+
+    return {
+        "file": info.path.name,
+        "sha256": sha256(info.path),
+        "format": info.format,
+        "family": info.family,
+        "rank": info.rank,
+        "epoch": info.epoch,
+        "step": info.step,
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("lora-analysers", "numpy", "scipy", "pillow", "piq"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def relative(path: Path | None, out: Path) -> str:
+    """A path as rows hold it: relative to the run folder where it lies inside, else absolute."""
+    if path is None:
+        return ""
+    try:
+        return path.resolve().relative_to(out.resolve()).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()

@@ -1,0 +1,296 @@
+"""From what was asked to cells: everything decided before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sample_data
+from analysers.study import Kind
+from generation import plan as grid
+from generation.cells import Case, Cell, Checkpoint, RenderSettings
+from generation.errors import UserError
+from generation.loras import blocks
+from generation.loras.checkpoints import find_checkpoints
+from generation.loras.inspection import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
+from generation.pictures.store import Layout, Store
+from generation.renderers.diffusers.prompts import check as check_prompts
+
+if TYPE_CHECKING:
+    from generation.renderers.diffusers.engine import Engine
+    from generation.renderers.diffusers.models import BaseModel
+
+DEMO_MODEL = "demo"
+"""The name that `--model` knows the embedded model by."""
+
+PIP_RENDER = "pip install 'lora-analysers[render]'"
+
+
+@dataclass(frozen=True)
+class RenderPlan:
+    """Everything decided before the model is loaded."""
+
+    kind: Kind
+    title: str
+    out: Path
+    model: BaseModel
+    settings: RenderSettings
+    cells: tuple[Cell, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    loras: tuple[LoraInfo, ...] = ()
+    warnings: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    fixed: tuple[tuple[Checkpoint, Decimal], ...] = ()
+    low_vram: bool = False
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return tuple(cell.case for cell in self.cells if cell.is_control)
+
+    @property
+    def strengths(self) -> tuple[Decimal, ...]:
+        return tuple(sorted({cell.strength for cell in self.cells if not cell.is_control}))
+
+    def store(self) -> Store:
+        """The run folder of this plan."""
+        return Store(self.out, self.settings, Layout.of(self.cells), self.fixed)
+
+    def open_engine(self, device: str = "") -> Engine:
+        """Load the model (on `device`, if given); this is where torch is imported."""
+        engine = import_engine()
+        s = self.settings
+        return engine.Engine(
+            self.model,
+            device=device or s.device,
+            dtype=s.dtype,
+            sampler=s.sampler,
+            steps=s.steps,
+            guidance_scale=s.guidance_scale,
+            width=s.width,
+            height=s.height,
+            clip_skip=s.clip_skip,
+            batch_size=s.batch_size,
+            fixed=self.fixed,
+            part_strengths={part: Decimal(value) for part, value in s.part_strengths},
+            block_weights=blocks.parse(s.block_weights, self.model.family)
+            if s.block_weights
+            else None,
+            compiled=s.compiled,
+            low_vram=self.low_vram,
+            mixed=s.mixed,
+        )
+
+
+def import_engine() -> Any:
+    """The engine module; UserError with the pip command when its libraries are missing."""
+    try:
+        from generation.renderers.diffusers import engine
+    except ModuleNotFoundError as error:
+        raise UserError(f"Rendering needs {error.name}, which is missing: {PIP_RENDER}") from error
+    return engine
+
+
+def plan_study(
+    kind: Kind,
+    loras: Sequence[Path],
+    *,
+    model: str,
+    out: Path,
+    strengths: Sequence[Decimal],
+    prompts: Sequence[grid.PromptLine] = (),
+    seeds: Sequence[int] = (1, 2),
+    negative: str = "",
+    width: int | None = None,
+    height: int | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    sampler: str | None = None,
+    clip_skip: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int = 0,
+    name: str | None = None,
+    ema: bool = False,
+    model_config: Path | None = None,
+    prediction_type: str | None = None,
+    fixed_loras: Sequence[tuple[Path, Decimal]] = (),
+    part_strengths: Mapping[str, Decimal] | None = None,
+    block_weights: str = "",
+    compiled: bool = False,
+    low_vram: bool = False,
+) -> RenderPlan:
+    """Decide everything about a study that renders; nothing is loaded and nothing written.
+
+    `fixed_loras` (file, weight) are merged under every picture, controls included;
+    `part_strengths` multiply the strength of the LoRA under study in "unet" (the denoiser), "text"
+    (all text encoders), or "te", "te2", "te3" (each of them), `block_weights` (as
+    `generation.loras.blocks.parse` reads them) in its blocks.
+    Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
+    model. Raises UserError for anything that would only fail later.
+    """
+    found = find_checkpoints(loras, name=name, ema=ema)
+    broken = tuple(checkpoint for checkpoint, _ in found.unreadable)
+    checkpoints = (*found.checkpoints, *broken)
+    infos, refused = inspect_all(found.checkpoints)
+    refused.update((checkpoint.name, reason) for checkpoint, reason in found.unreadable)
+    if not infos:
+        raise UserError(next(iter(refused.values())))
+    if kind == "strength" and len(found.checkpoints) > 1:
+        raise UserError(
+            f"analyse-strength takes one LoRA, got {len(found.checkpoints)}; "
+            "use analyse-epochs with --strengths to compare checkpoints."
+        )
+    if kind == "epochs" and len(strengths) > 1:
+        kind = "plane"
+    first = next(iter(infos.values()))
+    family = FAMILY_NAMES.get(first.family or "", "")
+    if not model:
+        asks = f"it asks for {family or 'a base model that its metadata does not name'}"
+        raise UserError(f"--model is missing: name the base model of {first.path.name}; {asks}.")
+    engine = import_engine()
+    base: BaseModel = engine.find_model(
+        str(sample_data.PATH / "model") if model == DEMO_MODEL else model,
+        config=model_config,
+        prediction_type=prediction_type,
+    )
+    traits = base.traits
+    fixed = tuple((_fixed(path), weight) for path, weight in fixed_loras)
+    for info in (first, *(inspect(checkpoint.path) for checkpoint, _ in fixed)):
+        if info.family and info.family != base.family:
+            raise UserError(
+                f"{info.path.name} is made for {FAMILY_NAMES[info.family]} and --model {model} is "
+                f"{FAMILY_NAMES[base.family]}; name a base model of its family."
+            )
+    if not traits.negative and (negative or any(line.negative for line in prompts)):
+        raise UserError(
+            f"--negative: {FAMILY_NAMES[base.family]} takes no negative prompt; leave it out."
+        )
+    if clip_skip and base.family == "flux":
+        raise UserError("--clip-skip: FLUX.1 reads no layer that could be skipped; leave it out.")
+    if extra := (part_strengths or {}).keys() - {"unet", "text", *traits.encoders}:
+        raise UserError(
+            f"--te-strength: {FAMILY_NAMES[base.family]} has {len(traits.encoders)} text "
+            f"encoder(s), not {', '.join(sorted(extra))}; give one factor for all, or one for each."
+        )
+    lines = tuple(prompts) or _default_prompts(first)
+    natural = first.resolution or (base.width, base.height)
+    chosen_device = engine.choose_device(device)
+    usual = "euler" if traits.flow else "dpmpp_2m_karras"
+    chosen_sampler = _first(sampler, _agreed(lines, "sampler"), usual)
+    settings = RenderSettings(
+        model=model,
+        model_hash=base.digest,
+        width=width or _agreed(lines, "width") or natural[0],
+        height=height or _agreed(lines, "height") or natural[1],
+        steps=steps or _agreed(lines, "steps") or traits.steps,
+        guidance_scale=_first(
+            guidance_scale, _agreed(lines, "guidance_scale"), traits.guidance_scale
+        ),
+        sampler=chosen_sampler,
+        clip_skip=clip_skip,
+        dtype=engine.choose_dtype(chosen_device, dtype, base.family),
+        device=chosen_device,
+        batch_size=batch_size,
+        versions=engine.versions(),
+        fixed_loras=tuple((checkpoint.tensor_hash, str(weight)) for checkpoint, weight in fixed),
+        part_strengths=tuple(
+            (part, str(value)) for part, value in sorted((part_strengths or {}).items())
+        ),
+        block_weights=blocks.parse(block_weights, base.family).text if block_weights else "",
+        scheduler=engine.scheduler_record(base, chosen_sampler),
+        compiled=compiled,
+    )
+    sides = settings.width, settings.height
+    if any(side % traits.multiple for side in sides) or min(sides) < 64:
+        raise UserError(
+            f"--size: {settings.width}x{settings.height} cannot be rendered; "
+            f"both sides must be multiples of {traits.multiple} and at least 64."
+        )
+    cases = grid.cases(lines, seeds, negative)
+    texts = [text for case in cases for text in (case.prompt, case.negative)]
+    return RenderPlan(
+        kind=kind,
+        title=first.metadata.get("ss_output_name") or found.checkpoints[0].name,
+        out=out,
+        model=base,
+        settings=settings,
+        cells=grid.cells(cases, checkpoints, strengths),
+        checkpoints=checkpoints,
+        loras=tuple(infos.values()),
+        warnings=(*found.warnings, *check_prompts(texts, base.family)),
+        refused=refused,
+        fixed=fixed,
+        low_vram=low_vram,
+    )
+
+
+def trigger_words(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """The words that the files say wake them, each once; a file that cannot be read says none."""
+    infos, _ = inspect_all(checkpoints)
+    return tuple(dict.fromkeys(w for info in infos.values() for w in info.trigger_words))
+
+
+def inspect_all(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, LoraInfo], dict[str, str]]:
+    """What each file says of itself, and why files that cannot be used cannot."""
+    infos: dict[str, LoraInfo] = {}
+    refused: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        try:
+            info = inspect(checkpoint.path)
+        except UserError as error:
+            refused[checkpoint.name] = str(error)
+            continue
+        if info.unsupported:
+            refused[checkpoint.name] = (
+                f"{checkpoint.file} cannot be applied: it holds {', '.join(info.unsupported)}."
+            )
+            continue
+        infos[checkpoint.name] = info
+    return infos, refused
+
+
+def _fixed(path: Path) -> Checkpoint:
+    """A LoRA of --with. Raises UserError if it cannot be applied."""
+    info = inspect(path)
+    if info.unsupported:
+        raise UserError(
+            f"--with: {path.name} cannot be applied: it holds {', '.join(info.unsupported)}."
+        )
+    return Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
+
+
+def _default_prompts(info: LoraInfo) -> tuple[grid.PromptLine, ...]:
+    """Six prompts around the trigger word that the training metadata tells."""
+    if not info.trigger_words:
+        raise UserError(
+            "--prompts is missing, and the LoRA's metadata names no trigger word to make prompts "
+            "from; write one prompt a line into a text file."
+        )
+    word = info.trigger_words[0]
+    scenes = (
+        "portrait, soft window light",
+        "full body, standing in a city street",
+        "in a forest, morning light",
+        "close-up, studio lighting",
+        "on a beach at sunset",
+        "indoors, detailed background",
+    )
+    return tuple(grid.PromptLine(f"{word}, {scene}") for scene in scenes)
+
+
+def _agreed(lines: Sequence[grid.PromptLine], field_name: str) -> Any:
+    """The one value that the prompt file's lines give, or None; they must agree."""
+    values = {getattr(line, field_name) for line in lines} - {None}
+    if len(values) > 1:
+        raise UserError(
+            f"--prompts: the lines disagree on {field_name} ({', '.join(map(str, values))}); "
+            "a study needs one for all."
+        )
+    return next(iter(values), None)
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
