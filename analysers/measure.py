@@ -1,8 +1,8 @@
 """Pictures on disk -> numbers, in other processes, while rendering goes on.
 
 A picture that cannot be read, or a metric that is undefined on it, gives a row with a reason and
-never an exception. What was measured is kept in the run folder by the content of the files, so
-that a run that goes on measures only what is new.
+never an exception. What was measured is kept in the run folder, metric by metric, by the content of
+the files, so that a run that goes on, or asks for one more metric, measures only what is new.
 """
 
 from __future__ import annotations
@@ -20,30 +20,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysers.metrics.metric import Metric, Sample, load_metric
+from analysers.metrics.metric import ALWAYS, Declaration, Metric, Sample, load_metric
 from analysers.study import Status
 from generation.errors import UserError
 from generation.executors import Executor
-from generation.files import read_file
-from generation.pictures.pixels import MOST_BYTES
+from generation.files import open_file
 
 Pixels = npt.NDArray[np.uint8]
+Key = tuple[str, ...]
 
-CACHE_FORMAT = 1
-"""Raised whenever a metric of ours changes its value, so that old measurements are not reused."""
+CACHE_FORMAT = 2
+"""History: 1 = all metrics of a picture together; 2 = metric by metric, with versions."""
 
 
 @dataclass(frozen=True)
 class Task:
     """A picture to measure, with its control if it has one (a control has none).
 
-    `tag` comes back with the result and is looked at by nobody in between.
+    `references` are pictures of what the LoRA is to show. With `ladders`, the name of a metric,
+    that metric is also measured on degraded copies of the picture (`analysers.trust`). `tag` comes
+    back with the result and is looked at by nobody in between.
     """
 
     image: Path
     control: Path | None = None
     prompt: str = ""
     tag: Any = None
+    references: tuple[Path, ...] = ()
+    ladders: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Measured:
 
     `pixels` is the SHA-256 of the decoded picture (equal for duplicate pictures in different
     files); `thumbnail` is grey, uint8, 32 x 32, for judging how alike pictures are. `status` is
-    "flagged" when a number is to be read with the reason in mind.
+    "flagged" when a number is to be read with the reason in mind. `ladders` are the scores of the
+    degraded copies, where they were asked for.
     """
 
     task: Task
@@ -61,111 +66,269 @@ class Measured:
     reason: str = ""
     pixels: str = ""
     thumbnail: Pixels = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    ladders: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One metric on one picture: its value, NaN with the `reason` where it is undefined.
+
+    Only what the metric itself said is `kept`: a missing file or an exception may be gone the next
+    time.
+    """
+
+    value: float
+    reason: str = ""
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a picture: its look, a note on the pair, outcomes by metric, ladders."""
+
+    pixels: str = ""
+    thumbnail: str = ""
+    note: str = ""
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    ladders: tuple[tuple[float, ...], ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A task, the digests of its files ("" where it has none), and the metrics still to measure."""
+
+    task: Task
+    digests: Mapping[str, str]
+    known: _Known
+    missing: tuple[str, ...]
+    ladders: bool
 
 
 def measure(
-    tasks: Iterable[Task], metrics: Sequence[str], executor: Executor, cache: Path | None = None
+    tasks: Iterable[Task],
+    metrics: Sequence[str],
+    executor: Executor,
+    cache: Path | None = None,
+    renderer: Callable[[], Any] | None = None,
 ) -> Iterator[Measured]:
-    """Measure every task, in any order; `metrics` are names that `load_metric` knows.
+    """Measure every task, in any order; `metrics` are names that `load_metric` knows, and those
+    that are always measured come after them.
 
-    With `cache` (a file that is appended to), pictures measured before under the same metrics are
-    not measured again, and a kill loses at most the pictures in flight.
+    With `cache` (a file that is appended to), no metric is measured twice on the same files, and a
+    kill loses at most the pictures in flight. `renderer` gives what rendered the pictures: metrics
+    that need it are measured here, between two batches of rendering, and never in another process.
+    Raises UserError where one needs it and there is none.
     """
-    kept = _read_cache(cache, metrics) if cache else {}
-    waiting: list[Measured] = []
+    names = tuple(dict.fromkeys((*metrics, *ALWAYS)))
+    declared = {name: load_metric(name).declaration for name in names}
+    here = tuple(name for name in names if "renderer" in declared[name].needs)
+    away = tuple(name for name in names if name not in here)
+    if here and renderer is None:
+        raise UserError(
+            f'The metric "{here[0]}" asks the model that rendered the pictures; leave it out of '
+            "--metrics for pictures that were made elsewhere."
+        )
+    kept = _Cache(cache, declared)
+    at_hand: list[_Work] = []
 
-    def fresh() -> Iterator[Task]:
+    def fresh() -> Iterator[_Work]:
         for task in tasks:
-            key = content(task) if kept else ""
-            known = kept.get(key) if key else None
-            if known is None:
-                yield task
+            work = kept.work(task, away)
+            if work.missing or work.ladders or not work.known.pixels:
+                yield work
             else:
-                waiting.append(_from_json(task, known))
+                at_hand.append(work)
 
-    with cache.open("a", encoding="utf-8") if cache else _Nowhere() as log:
-        if cache and not _ends_a_line(cache):
-            log.write("\n")
-        for result in executor.map(partial(open_worker, tuple(metrics)), fresh()):
-            log.write(_to_line(result, metrics))
-            log.flush()
-            yield result
-            while waiting:
-                yield waiting.pop()
-        yield from waiting
+    ask_renderer = None
+    size = max(declared[name].batch for name in away)
+    with kept:
+        results = executor.map(partial(open_worker, away), _grouped(fresh(), size))
+        for group in _and_then(results, at_hand):
+            for work, found in group:
+                if here and found.pixels:
+                    work = kept.work(work.task, names, found)
+                    found = work.known
+                    if work.missing and renderer is not None:
+                        ask_renderer = ask_renderer or open_worker(here, renderer())
+                        [(work, found)] = ask_renderer([work])
+                kept.write(work, found)
+                yield _measured(work.task, names, found)
 
 
-def open_worker(metrics: Sequence[str]) -> Callable[[Task], Measured]:
-    """A function that measures one task; the metrics are loaded once."""
-    from analysers.overcooking import signs, thumbnail
-
-    loaded = [load_metric(name) for name in metrics]
+def open_worker(
+    metrics: Sequence[str], renderer: Any = None
+) -> Callable[[Sequence[_Work]], list[tuple[_Work, _Known]]]:
+    """A function that measures a few pieces of work together; the metrics are loaded once."""
+    loaded = {name: load_metric(name) for name in metrics}
     read = lru_cache(maxsize=16)(_read)
 
-    def work(task: Task) -> Measured:
+    def measure_all(works: Sequence[_Work]) -> list[tuple[_Work, _Known]]:
+        opened = [_open(work, read, renderer) for work in works]
+        found: list[dict[str, Outcome]] = [dict(work.known.outcomes) for work in works]
+        for name, metric in loaded.items():
+            asked = [
+                (opened[i].sample_for(metric.declaration), i)
+                for i, work in enumerate(works)
+                if name in work.missing and not opened[i].failure
+            ]
+            for (_, i), outcome in zip(asked, _outcomes(metric, asked), strict=True):
+                found[i][name] = outcome
+        return [
+            (work, _known(work, picture, outcomes))
+            for work, picture, outcomes in zip(works, opened, found, strict=True)
+        ]
+
+    return measure_all
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A decoded picture: as it is, and as big as its control."""
+
+    failure: str = ""
+    note: str = ""
+    plain: Sample = field(default_factory=lambda: Sample(np.zeros((0, 0), np.uint8)))
+    matched: Sample = field(default_factory=lambda: Sample(np.zeros((0, 0), np.uint8)))
+
+    def sample_for(self, declaration: Declaration) -> Sample:
+        return self.matched if "control" in declaration.needs else self.plain
+
+
+def _open(work: _Work, read: Callable[[Path], Pixels], renderer: Any) -> _Opened:
+    task = work.task
+    try:
+        image = _read(task.image)
+    except UserError as error:
+        return _Opened(str(error))
+    control, note = None, ""
+    if task.control is not None:
         try:
-            image = _read(task.image)
+            control = read(task.control)
         except UserError as error:
-            return Measured(task, {}, "failed", str(error))
-        control, notes = None, []
-        if task.control is not None:
-            try:
-                control = read(task.control)
-            except UserError as error:
-                notes.append(f"no SSIM: {error}")
-        matched = image
-        if control is not None and control.shape != image.shape:
-            matched = _resampled(image, control)
-            notes.append(
-                f"{image.shape[1]}x{image.shape[0]} pixels, resampled to its control's "
-                f"{control.shape[1]}x{control.shape[0]} for SSIM"
-            )
-        values: dict[str, float] = {}
-        for metric in loaded:
-            values[metric.name], note = _value(metric, image, matched, control, task.prompt)
-            if note:
-                notes.append(note)
-        values.update(signs(image))
-        return Measured(
-            task,
-            values,
-            "flagged" if notes else "ok",
-            "; ".join(notes),
-            hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest(),
-            thumbnail(image),
-        )
-
-    return work
-
-
-def content(task: Task) -> str:
-    """SHA-256 over picture, control and prompt; "" if a file cannot be read."""
-    total = hashlib.sha256(task.prompt.encode())
+            note = f"no SSIM: {error}"
     try:
-        for path in (task.image, task.control):
-            total.update(
-                b"\0" if path is None else hashlib.sha256(read_file(path, MOST_BYTES)).digest()
-            )
-    except OSError:
-        return ""
-    return total.hexdigest()
+        references = tuple(read(path) for path in task.references)
+    except UserError as error:
+        references, note = (), "; ".join(part for part in (note, str(error)) if part)
+    plain = Sample(image, control, task.prompt, references, renderer)
+    if control is None or control.shape == image.shape:
+        return _Opened("", note, plain, plain)
+    note = (
+        f"{image.shape[1]}x{image.shape[0]} pixels, resampled to its control's "
+        f"{control.shape[1]}x{control.shape[0]} for SSIM"
+    )
+    matched = Sample(_resampled(image, control), control, task.prompt, references, renderer)
+    return _Opened("", note, plain, matched)
 
 
-def _value(
-    metric: Metric, image: Pixels, matched: Pixels, control: Pixels | None, prompt: str
-) -> tuple[float, str]:
-    if metric.needs_control and control is None:
-        return math.nan, ""
-    sample = Sample(matched if metric.needs_control else image, control, prompt)
+def _known(work: _Work, picture: _Opened, outcomes: Mapping[str, Outcome]) -> _Known:
+    from analysers.overcooking import thumbnail
+    from analysers.trust import ladder_scores
+
+    if picture.failure:
+        return _Known(failure=picture.failure)
+    image = picture.plain.image
+    ladders = work.known.ladders
+    if work.ladders:
+        ladders = ladder_scores(image, load_metric(work.task.ladders))
+    if work.known.pixels:
+        pixels, small = work.known.pixels, work.known.thumbnail
+    else:
+        pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        small = base64.b85encode(thumbnail(picture.plain.luma).tobytes()).decode()
+    return _Known(pixels, small, picture.note, outcomes, ladders)
+
+
+def _outcomes(metric: Metric, asked: Sequence[tuple[Sample, int]]) -> list[Outcome]:
+    """The metric on every sample, as many at a time as it takes gladly."""
+    declaration = metric.declaration
+    found: dict[int, Outcome] = {}
+    ready = []
+    for k, (sample, _) in enumerate(asked):
+        if _lacking(declaration, sample.control, sample.prompt, sample.references):
+            found[k] = Outcome(math.nan, kept=False)  # its file could not be read; a note says so
+        else:
+            ready.append(k)
+    for start in range(0, len(ready), declaration.batch):
+        part = ready[start : start + declaration.batch]
+        for k, outcome in zip(part, _call(metric, [asked[k][0] for k in part]), strict=True):
+            found[k] = outcome
+    return [found[k] for k in range(len(asked))]
+
+
+def _call(metric: Metric, samples: Sequence[Sample]) -> list[Outcome]:
+    declaration = metric.declaration
     try:
-        value = float(metric([sample])[0])
+        values = [float(value) for value in metric(samples)]
+        if len(values) != len(samples):
+            raise ValueError(f"{len(values)} values for {len(samples)} pictures")
     except Exception as error:  # a metric of a third party must not end the study
-        return math.nan, f"{metric.name} failed: {error}"
-    if math.isnan(value):
-        from analysers.trust import diagnose
+        if len(samples) > 1:  # only the picture that is to blame goes without
+            return [_call(metric, [sample])[0] for sample in samples]
+        return [Outcome(math.nan, f"{declaration.name} failed: {error}", kept=False)]
+    return [
+        Outcome(value, _why_undefined(declaration, sample) if math.isnan(value) else "")
+        for value, sample in zip(values, samples, strict=True)
+    ]
 
-        return value, f"{metric.name} is undefined: {diagnose(image) or 'no reason known'}"
-    return value, ""
+
+def _lacking(declaration: Declaration, control: object, prompt: str, references: object) -> str:
+    """What the metric needs and has not, or ""."""
+    if "control" in declaration.needs and control is None:
+        return "control"
+    if "prompt" in declaration.needs and not prompt.strip():
+        return "prompt"
+    return "reference pictures" if "references" in declaration.needs and not references else ""
+
+
+def _why_undefined(declaration: Declaration, sample: Sample) -> str:
+    from analysers.trust import diagnose
+
+    return f"{declaration.name} is undefined: {diagnose(sample.image) or 'no reason known'}"
+
+
+def _grouped(works: Iterable[_Work], size: int) -> Iterator[list[_Work]]:
+    group: list[_Work] = []
+    for work in works:
+        group.append(work)
+        if len(group) >= size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _and_then(
+    results: Iterable[list[tuple[_Work, _Known]]], at_hand: list[_Work]
+) -> Iterator[list[tuple[_Work, _Known]]]:
+    """The results as they come, and what needed no measuring as soon as it is met."""
+    for result in results:
+        yield result
+        while at_hand:
+            work = at_hand.pop()
+            yield [(work, work.known)]
+    for work in at_hand:
+        yield [(work, work.known)]
+
+
+def _measured(task: Task, names: Sequence[str], found: _Known) -> Measured:
+    if found.failure:
+        return Measured(task, {}, "failed", found.failure)
+    outcomes = {name: found.outcomes[name] for name in names if name in found.outcomes}
+    notes = [found.note, *(outcome.reason for outcome in outcomes.values())]
+    reason = "; ".join(dict.fromkeys(note for note in notes if note))
+    flat = np.frombuffer(base64.b85decode(found.thumbnail), np.uint8)
+    side = math.isqrt(flat.size)
+    return Measured(
+        task,
+        {name: outcome.value for name, outcome in outcomes.items()},
+        "flagged" if reason else "ok",
+        reason,
+        found.pixels,
+        flat.reshape(side, side),
+        found.ladders,
+    )
 
 
 def _read(path: Path) -> Pixels:
@@ -181,68 +344,160 @@ def _resampled(image: Pixels, control: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
-class _Nowhere:
-    """A log for those who keep none."""
+class _Cache:
+    """measured.jsonl: one line per picture and occasion, with the digests of what was measured.
 
-    def __enter__(self) -> _Nowhere:
-        return self
+    A line holds what was new: `values` maps a metric's name to [version, value or null, reason].
+    Lines of another format, or cut by a kill, are passed over; of two on the same, the later holds.
+    Without a path nothing is kept.
+    """
+
+    def __init__(self, path: Path | None, declared: Mapping[str, Declaration]) -> None:
+        self._path, self._declared = path, declared
+        self._looks: dict[str, tuple[str, str]] = {}
+        self._notes: dict[Key, str] = {}
+        self._outcomes: dict[Key, Outcome] = {}
+        self._ladders: dict[Key, tuple[tuple[float, ...], ...]] = {}
+        self._digest = lru_cache(maxsize=4096)(_digest)
+        self._file: Any = None
+        if path is not None and path.is_file():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue
+
+    def __enter__(self) -> None:
+        if self._path is not None:
+            whole = _ends_a_line(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
+            if not whole:
+                self._file.write("\n")
 
     def __exit__(self, *_: object) -> None:
-        pass
+        if self._file is not None:
+            self._file.close()
 
-    def write(self, _text: str) -> None:
-        pass
+    def work(self, task: Task, names: Sequence[str], known: _Known | None = None) -> _Work:
+        """The task with what is known of it; outcomes in `known` count too."""
+        digests = self._digests(task)
+        if known is None:
+            pixels, thumbnail = self._looks.get(digests["image"], ("", ""))
+            known = _Known(
+                pixels, thumbnail, self._notes.get(_pair(digests), ""), {},
+                self._ladders.get(self._ladder_key(task, digests), ()),
+            )  # fmt: skip
+        outcomes = dict(known.outcomes)
+        for name in names:
+            key = self._key(name, digests)
+            declaration = self._declared[name]
+            lack = _lacking(declaration, task.control, task.prompt, task.references)
+            if lack:  # without a control a picture is one: that goes without saying
+                why = "" if lack == "control" else f"no {lack}, so no {declaration.label}"
+                outcomes[name] = Outcome(math.nan, why, kept=False)
+            elif name not in outcomes and key in self._outcomes:
+                outcomes[name] = self._outcomes[key]
+        known = _Known(known.pixels, known.thumbnail, known.note, outcomes, known.ladders)
+        missing = tuple(name for name in names if name not in outcomes)
+        return _Work(task, digests, known, missing, bool(task.ladders) and not known.ladders)
 
-    def flush(self) -> None:
-        pass
+    def write(self, work: _Work, found: _Known) -> None:
+        """Append what is new, unless the picture or its files could not be read."""
+        if self._file is None or not found.pixels or not work.digests["image"]:
+            return
+        values = {
+            name: [
+                self._declared[name].version,
+                None if math.isnan(outcome.value) else outcome.value,
+                outcome.reason,
+            ]
+            for name, outcome in found.outcomes.items()
+            if outcome.kept and self._key(name, work.digests) not in self._outcomes
+        }
+        new_look = work.digests["image"] not in self._looks
+        if not (values or new_look or work.ladders):
+            return
+        record: dict[str, Any] = {"format": CACHE_FORMAT, **work.digests, "values": values}
+        if new_look:
+            record |= {"pixels": found.pixels, "thumbnail": found.thumbnail}
+        if found.note and work.digests["control"]:
+            record["note"] = found.note
+        if work.ladders:
+            scores = [[None if math.isnan(x) else x for x in row] for row in found.ladders]
+            record["ladders"] = [*self._ladder_key(work.task, work.digests)[1:], scores]
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self._take(record)
+
+    def _take(self, record: Mapping[str, Any]) -> None:
+        if record["format"] != CACHE_FORMAT:
+            return
+        digests = {name: str(record[name]) for name in ("image", "control", "prompt", "references")}
+        if "pixels" in record:
+            self._looks[digests["image"]] = str(record["pixels"]), str(record["thumbnail"])
+        if record.get("note"):
+            self._notes[_pair(digests)] = str(record["note"])
+        if "ladders" in record:
+            name, version, scores = record["ladders"]
+            rows = tuple(tuple(_number(score) for score in row) for row in scores)
+            self._ladders[digests["image"], str(name), str(version)] = rows
+        for name, (version, value, reason) in record["values"].items():
+            if name in self._declared and version == self._declared[name].version:
+                self._outcomes[self._key(name, digests)] = Outcome(_number(value), str(reason))
+
+    def _key(self, name: str, digests: Mapping[str, str]) -> Key:
+        """What the metric's value depends on. What it needs but has not is never looked up."""
+        needs = self._declared[name].needs
+        parts = (part for part in ("control", "prompt", "references") if part in needs)
+        return (name, digests["image"], *(digests[part] for part in parts))
+
+    def _ladder_key(self, task: Task, digests: Mapping[str, str]) -> Key:
+        if not task.ladders:
+            return ()
+        from analysers.trust import LADDERS_VERSION
+
+        version = load_metric(task.ladders).declaration.version
+        return (digests["image"], task.ladders, f"{version}.{LADDERS_VERSION}")
+
+    def _digests(self, task: Task) -> dict[str, str]:
+        if self._path is None:
+            return dict.fromkeys(("image", "control", "prompt", "references"), "")
+        references = [self._of(path) for path in task.references]
+        return {
+            "image": self._of(task.image),
+            "control": self._of(task.control) if task.control else "",
+            "prompt": hashlib.sha256(task.prompt.encode()).hexdigest() if task.prompt else "",
+            "references": hashlib.sha256("".join(references).encode()).hexdigest()
+            if references
+            else "",
+        }
+
+    def _of(self, path: Path) -> str:
+        try:
+            known = path.stat()
+            return self._digest(path, known.st_mtime_ns, known.st_size)
+        except OSError:
+            return ""
 
 
-def _to_line(result: Measured, metrics: Sequence[str]) -> str:
-    if not result.pixels:
-        return ""
-    record = {
-        "format": CACHE_FORMAT,
-        "metrics": list(metrics),
-        "content": content(result.task),
-        "values": {k: None if math.isnan(v) else v for k, v in result.values.items()},
-        "status": result.status,
-        "reason": result.reason,
-        "pixels": result.pixels,
-        "thumbnail": base64.b85encode(result.thumbnail.tobytes()).decode(),
-    }
-    return json.dumps(record) + "\n"
+def _digest(path: Path, _changed: int, _size: int) -> str:
+    with open_file(path) as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
-def _read_cache(path: Path, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Records by content; a line cut by a kill, or written by another version, is passed over."""
-    kept = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-                if record["format"] == CACHE_FORMAT and record["metrics"] == list(metrics):
-                    kept[record["content"]] = record
-            except (ValueError, KeyError, TypeError):
-                continue
-    return kept
+def _pair(digests: Mapping[str, str]) -> Key:
+    return digests["image"], digests["control"]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _ends_a_line(path: Path) -> bool:
+    if not path.is_file():
+        return True
     with path.open("rb") as file:
         if file.seek(0, 2) == 0:
             return True
         file.seek(-1, 2)
         return file.read(1) == b"\n"
-
-
-def _from_json(task: Task, record: Mapping[str, Any]) -> Measured:
-    flat = np.frombuffer(base64.b85decode(record["thumbnail"]), np.uint8)
-    side = math.isqrt(flat.size)
-    return Measured(
-        task,
-        {k: math.nan if v is None else v for k, v in record["values"].items()},
-        record["status"],
-        record["reason"],
-        record["pixels"],
-        flat.reshape(side, side),
-    )

@@ -1,8 +1,5 @@
-"""Signs of an overcooked LoRA: a second opinion beside the ranked metric.
-
-What people call fried has plain measurements: contrast, clipping, colour and fine detail go up
-together. And a LoRA that collapses makes different prompts look alike. Each number means little by
-itself; compare it with the control's. They are never folded into one score.
+"""A LoRA that collapses makes different prompts look alike: the one sign of over-cooking that no
+single picture shows (the others are analysers/metrics/signs.py). Compare it with the controls'.
 """
 
 from __future__ import annotations
@@ -20,71 +17,6 @@ Floats = npt.NDArray[np.float64]
 
 THUMBNAIL = 32
 _PAIRS = 500
-
-
-def signs(image: Pixels) -> dict[str, float]:
-    """The four signs of one picture (uint8, grey (H, W) or RGB (H, W, 3)), by name."""
-    grey = luma(image)
-    return {
-        "rms_contrast": rms_contrast(grey),
-        "clipped": clipped(image),
-        "colourfulness": colourfulness(image),
-        "laplacian_energy": laplacian_energy(grey),
-    }
-
-
-def rms_contrast(image: Pixels) -> float:
-    """Standard deviation of the luma, 0 to 0.5 of the full range: Peli (1990), "Contrast in
-    complex images", JOSA A 7(10).
-    """
-    counts = np.bincount(luma(image).ravel(), minlength=256)
-    levels = np.arange(256) / 255.0
-    mean = float((counts * levels).sum()) / counts.sum()
-    return math.sqrt(float((counts * (levels - mean) ** 2).sum()) / counts.sum())
-
-
-def clipped(image: Pixels) -> float:
-    """Share of the pixels, 0 to 1, of which at least one channel is at 0 or at 255."""
-    extreme = (image == 0) | (image == 255)
-    if image.ndim == 3:
-        extreme = extreme[..., 0] | extreme[..., 1] | extreme[..., 2]
-    return float(np.count_nonzero(extreme)) / extreme.size
-
-
-def colourfulness(image: Pixels) -> float:
-    """Hasler and Suesstrunk (2003), "Measuring colourfulness in natural images", metric M3:
-    0 for grey, about 33 for a moderately and 109 for an extremely colourful picture.
-    """
-    if image.ndim == 2:
-        return 0.0
-    pixels = np.ascontiguousarray(image).reshape(-1, 3)
-    total, products = np.zeros(3), np.zeros((3, 3))
-    for start in range(0, len(pixels), 2**15):
-        # Sums of whole numbers below 2**53 are exact in float64, in whatever order BLAS takes them.
-        part = pixels[start : start + 2**15].astype(np.float64)
-        total += np.ones(len(part)) @ part
-        products += part.T @ part
-    mean = total / len(pixels)
-    covariance = products / len(pixels) - np.outer(mean, mean)
-    red_green, yellow_blue = np.array([1.0, -1.0, 0.0]), np.array([0.5, 0.5, -1.0])
-    variance = sum(float(axis @ covariance @ axis) for axis in (red_green, yellow_blue))
-    offset = math.hypot(float(red_green @ mean), float(yellow_blue @ mean))
-    return math.sqrt(max(variance, 0.0)) + 0.3 * offset
-
-
-def laplacian_energy(image: Pixels) -> float:
-    """Mean square of the luma's four-neighbour Laplacian inside the border, in squared grey levels:
-    how much fine detail there is, be it texture, halos or noise. NaN below 3 x 3 pixels.
-    """
-    plane = luma(image).astype(np.int16)
-    if min(plane.shape) < 3:
-        return math.nan
-    laplacian = plane[1:-1, 1:-1] * np.int16(4)
-    laplacian -= plane[:-2, 1:-1]
-    laplacian -= plane[2:, 1:-1]
-    laplacian -= plane[1:-1, :-2]
-    laplacian -= plane[1:-1, 2:]
-    return float(np.square(laplacian, dtype=np.int32).mean(dtype=np.float64))
 
 
 def thumbnail(image: Pixels) -> Pixels:

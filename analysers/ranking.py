@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysers import wording
+from analysers.metrics.metric import declared
 from analysers.scores import Tables, preference, tabulate
 from analysers.statistics import (
     RESAMPLES,
@@ -37,20 +38,15 @@ from analysers.study import Candidate, Interval, Kind, Score, State, Summary, Ve
 
 Array = NDArray[np.float64]
 
-MARGINS = {"brisque": 5.0}
-"""How much worse than the control still counts as clean (docs/statistics.md, "The margin")."""
-
 PLATEAU = 0.9
 """Share of the effect at which an epoch is said to have reached it."""
 
-RATIO_SIGNS = ("rms_contrast", "colourfulness", "laplacian_energy")
-SHARE_SIGNS = ("clipped",)
 LIKENESS = "likeness"
 
 
 def margin_of(metric: str, given: float | None = None) -> float:
     """The margin given, or the metric's own; NaN where it has none."""
-    return MARGINS.get(metric, math.nan) if given is None else given
+    return declared(metric).margin if given is None else given
 
 
 def decide(
@@ -69,11 +65,12 @@ def decide(
 ) -> tuple[tuple[Summary, ...], Verdict]:
     """Rank the candidates of the score rows and say why.
 
-    `margin` and `tie_tolerance` are in units of the ranked metric; without a margin `MARGINS` has
-    one for BRISQUE, and by another metric nothing is called clean or broken. `noise_floor` maps
-    metric names to the difference below which none is called one (`analysers.checks.noise_floor`).
-    `likeness` says how alike the pictures of different prompts are, per candidate and, under None,
-    for the controls. `warnings` found elsewhere (trust, checks) lead those of the verdict.
+    `margin` and `tie_tolerance` are in units of the ranked metric; without a margin that of the
+    metric is taken, and by a metric that has none nothing is called clean or broken. `noise_floor`
+    maps metric names to the difference below which none is called one
+    (`analysers.checks.noise_floor`). `likeness` says how alike the pictures of different prompts
+    are, per candidate and, under None, for the controls. `warnings` found elsewhere (trust,
+    checks) lead those of the verdict.
 
     Returns the summaries in rank order, candidates that could not be ranked last, and the verdict.
     The result does not depend on the order of the rows.
@@ -212,19 +209,20 @@ def _metric_intervals(
     found: list[dict[str, Interval]] = [{} for _ in tables.candidates]
     for name, table in tables.values.items():
         control = tables.control[name]
-        if name in RATIO_SIGNS:
+        declaration = declared(name)
+        if declaration.aggregate == "ratio":
             known = (table > 0) & (control > 0)
             logs = np.full(table.shape, math.nan)
             logs[known] = np.log(table[known] / control[known])
             bounds = Bounds(*(np.exp(part) for part in sampling.intervals(logs)))
-        elif name in SHARE_SIGNS:
+        elif declaration.aggregate == "change":
             bounds = sampling.intervals(table - control)
         else:
+            # a similarity cannot leave its range, however few the cases
             bounds = sampling.intervals(table)
-        if name == "ssim":  # a similarity cannot leave its range, however few the cases
-            bounds = Bounds(*(np.clip(part, -1.0, 1.0) for part in bounds))
+            bounds = Bounds(*(np.clip(part, *declaration.bounds) for part in bounds))
         for i, metrics in enumerate(found):
-            metrics[name] = Interval(*(float(part[i]) for part in bounds))
+            metrics[declaration.summary] = Interval(*(float(part[i]) for part in bounds))
     for candidate, metrics in zip(tables.candidates, found, strict=True):
         if candidate in likeness:
             metrics[LIKENESS] = Interval(float(likeness[candidate]))

@@ -2,7 +2,8 @@
 
 Everything that reports read is here; nothing here knows how it was rendered or computed.
 
-History of the JSON format: 1 = first release.
+History of the JSON format: 1 = first release; 2 = the summaries' metrics are named by what they are
+("rms_contrast_ratio", "clipped_change"). Format 1 is read as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from typing import Any, Literal
 
 from generation.cells import strength_text
 
-FORMAT = 1
+FORMAT = 2
+
+_NAMES_OF_1 = {
+    "rms_contrast": "rms_contrast_ratio",
+    "colourfulness": "colourfulness_ratio",
+    "laplacian_energy": "laplacian_energy_ratio",
+    "clipped": "clipped_change",
+}
 
 Kind = Literal["strength", "epochs", "plane"]
 Status = Literal["ok", "flagged", "failed"]
@@ -82,10 +90,11 @@ class Interval:
 class Summary:
     """One candidate over its cases: one row of summary.csv.
 
-    `metrics` holds an interval per metric. Signs of over-cooking are relative to the control:
-    ratios (geometric mean) for contrast, colourfulness and Laplacian energy, a difference of shares
-    for `clipped`; `likeness` is a plain value without bounds. `diff_best` and `diff_control` are
-    paired differences of the ranked metric, in its own direction (positive = larger value than the
+    `metrics` holds an interval per metric, by the name of what it is: "brisque" is the mean over
+    the cases, "rms_contrast_ratio" the geometric mean of the ratios to the controls,
+    "clipped_change" the mean difference from them (`Declaration.summary`); `likeness` is a plain
+    value without bounds. `diff_best` and `diff_control` are paired differences of the ranked
+    metric, in its own direction (positive = larger value than the
     best's, the control's). `tied` means within the tie tolerance of the lowest mean; `contender`,
     that it cannot be told from the best. `safe` is None where there is no control to judge by, and
     False beyond a breakdown whatever the score. `state` is "clean" or "broken" where the evidence
@@ -160,11 +169,12 @@ def to_json(study: Study) -> str:
 
 
 def from_json(text: str) -> Study:
-    """The study that `to_json` wrote. Raises ValueError for another format number."""
+    """The study that `to_json` wrote, now or in format 1. Raises ValueError for another format."""
     data = json.loads(text)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    if not isinstance(data, dict) or data.get("format") not in (1, FORMAT):
         found = data.get("format") if isinstance(data, dict) else None
         raise ValueError(f"study.json has format {found}, this version reads {FORMAT}")
+    renamed = _NAMES_OF_1 if data["format"] == 1 else {}
     verdict = dict(data["verdict"])
     for name in ("best", "strongest_clean", "breakdown", "plateau"):
         verdict[name] = _candidate(verdict[name])
@@ -192,7 +202,9 @@ def from_json(text: str) -> Study:
                     **{
                         **row,
                         "candidate": _known(row["candidate"]),
-                        "metrics": {k: _interval(v) for k, v in row["metrics"].items()},
+                        "metrics": {
+                            renamed.get(k, k): _interval(v) for k, v in row["metrics"].items()
+                        },
                         "diff_best": _interval(row["diff_best"]),
                         "diff_control": _interval(row["diff_control"]),
                         "p_best": _number(row["p_best"]),
@@ -201,6 +213,7 @@ def from_json(text: str) -> Study:
                 for row in data["summaries"]
             ),
             "verdict": Verdict(**verdict),
+            "format": FORMAT,
         }
     )
 

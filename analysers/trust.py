@@ -16,11 +16,17 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from analysers.metrics.metric import Metric, Sample
+
 Pixels = npt.NDArray[np.uint8]
 
 THRESHOLD = 0.5
 """Mean tau below which the metric should not decide alone: photographs reach 0.8 and more, flat
 drawings stay at 0.2 and less (docs/metrics.md, benchmarks/ladders.py)."""
+
+
+LADDERS_VERSION = 1
+"""Raised whenever a ladder changes: kept scores of another version are not used."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +76,48 @@ def trust_check(
     that `score` finds undefined (NaN) at every step of a ladder does not count for it.
     """
     chosen = _spread(controls, at_most)
+    return judge(
+        [
+            _ladders(picture, start, score, seed)
+            for start, picture in zip([score(picture) for picture in chosen], chosen, strict=True)
+        ],
+        better=better,
+        name=name,
+    )
+
+
+def ladder_scores(picture: Pixels, metric: Metric) -> tuple[tuple[float, ...], ...]:
+    """The metric's values down each ladder, the untouched picture first; NaN where undefined."""
+
+    def score(image: Pixels) -> float:
+        try:
+            return float(metric([Sample(image)])[0])
+        except Exception:  # what it says of the picture itself is said elsewhere
+            return math.nan
+
+    return _ladders(picture, score(picture), score, 0)
+
+
+def _ladders(
+    picture: Pixels, start: float, score: Callable[[Pixels], float], seed: int
+) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        (start, *(score(degrade(picture, level, seed)) for level in levels))
+        for _, _, levels, degrade, _ in _LADDERS
+    )
+
+
+def judge(
+    scores: Sequence[tuple[tuple[float, ...], ...]],
+    *,
+    better: Literal["lower", "higher"] = "lower",
+    name: str = "BRISQUE",
+) -> TrustResult:
+    """The verdict from what `ladder_scores` gave for each control."""
     worse = 1.0 if better == "lower" else -1.0
-    untouched = [score(picture) for picture in chosen]
     ladders = []
-    for title, unit, levels, degrade, decides in _LADDERS:
-        values = np.array(
-            [
-                [start, *(score(degrade(picture, level, seed)) for level in levels)]
-                for picture, start in zip(chosen, untouched, strict=True)
-            ]
-        ).reshape(len(chosen), 1 + len(levels))
+    for i, (title, unit, levels, _, decides) in enumerate(_LADDERS):
+        values = np.array([rows[i] for rows in scores]).reshape(len(scores), 1 + len(levels))
         defined = values[np.isfinite(values).all(axis=1)]
         means = defined.mean(axis=0) if len(defined) else np.full(1 + len(levels), math.nan)
         taus = [_tau(worse * row) for row in defined]
@@ -93,7 +131,7 @@ def trust_check(
                 decides=decides,
             )
         )
-    return _judge(tuple(ladders), len(chosen), name)
+    return _judge(tuple(ladders), len(scores), name)
 
 
 def _judge(ladders: tuple[Ladder, ...], controls: int, name: str) -> TrustResult:

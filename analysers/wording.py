@@ -7,15 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from analysers.metrics.metric import declared, declared_by_summary
 from analysers.study import Candidate, Interval, Kind, Summary, Verdict
 
-NAMES = {"brisque": "BRISQUE", "ssim": "SSIM"}
-
 SIGNS = {
-    "rms_contrast": (1.3, "contrast is {:.2g} times the control's"),
-    "colourfulness": (1.5, "colourfulness is {:.2g} times the control's"),
-    "laplacian_energy": (2.0, "fine detail (Laplacian energy) is {:.2g} times the control's"),
-    "clipped": (0.05, "another {:.0f} % of the pixels are clipped"),
+    "rms_contrast_ratio": (1.3, "contrast is {:.2g} times the control's"),
+    "colourfulness_ratio": (1.5, "colourfulness is {:.2g} times the control's"),
+    "laplacian_energy_ratio": (2.0, "fine detail (Laplacian energy) is {:.2g} times the control's"),
+    "clipped_change": (0.05, "another {:.0f} % of the pixels are clipped"),
 }
 """From which value on, relative to the control, a sign is worth a sentence. These are
 conventions, not measured limits: a graphic style may want the contrast."""
@@ -72,7 +71,7 @@ def explain(
 
 def metric_name(name: str) -> str:
     """A metric's name as people write it."""
-    return NAMES.get(name, name)
+    return declared(name).label
 
 
 def number(value: float) -> str:
@@ -386,9 +385,9 @@ def signs_seen(summary: Summary, likeness_of_controls: float) -> list[str]:
         found = summary.metrics.get(name)
         if found is None or not found.mean >= threshold:
             continue
-        neutral = 0.0 if name == "clipped" else 1.0
+        neutral = 0.0 if declared_by_summary(name).aggregate == "change" else 1.0
         if math.isnan(found.low) or found.low > neutral:
-            words.append(clause.format(100 * found.mean if name == "clipped" else found.mean))
+            words.append(clause.format(100 * found.mean if neutral == 0.0 else found.mean))
     alike = summary.metrics.get("likeness", Interval(math.nan)).mean
     if alike - likeness_of_controls >= LIKENESS_STEP:
         words.append("prompts have begun to look alike")

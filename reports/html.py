@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from analysers.metrics.metric import declared
 from analysers.study import Candidate, Interval, Score, Study, Summary
 from generation.cells import strength_text
 from generation.files import write_atomically
@@ -163,7 +164,12 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
     width, height = _size(table, folder)
     failed = [s for s in study.scores if s.status != "ok" or s.reason]
     shown = [m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by]
-    others = [m for m in study.metrics if m not in (study.rank_by, *shown) and m not in plots.SIGNS]
+    others = [
+        m
+        for m in study.metrics
+        if m not in (study.rank_by, *shown) and declared(m).summary not in plots.SIGNS
+    ]
+    others = [declared(m).summary for m in others]
     return Page(
         title=study.title or "LoRA study",
         question={

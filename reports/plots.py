@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from analysers.metrics.metric import declared, declared_by_summary
+from analysers.metrics.signs import COOKING
 from analysers.study import Candidate, Interval, Study, Summary
 from generation.cells import strength_text
 from reports.tables import label, one_line
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SIGNS = ("rms_contrast", "clipped", "colourfulness", "laplacian_energy", "likeness")
+SIGNS = (*(declared(name).summary for name in COOKING), "likeness")
 
 # Marker colours; `_themed` replaces each by a class that the style sheet colours.
 INK, MUTED, ACCENT, CLEAN, BREAKS, RULE, PAPER, SECOND = (f"#00000{i}" for i in range(1, 9))
@@ -148,7 +150,7 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
                 va="center",
                 color=SECOND,
             )
-        if metric == "brisque":
+        if study.better == "lower":
             axes[0].annotate(
                 "lower is better ↓", (0, 1), xycoords="axes fraction", xytext=(0, 6),
                 textcoords="offset points", color=MUTED,
@@ -291,7 +293,12 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
     """Small multiples of the signs of over-cooking, each against the control."""
     xs, ticks = _positions(study, summaries)
     series = [
-        (label(m), [s.metrics.get(m, Interval(math.nan)) for s in summaries], m) for m in signs
+        (
+            declared_by_summary(m).label,
+            [s.metrics.get(m, Interval(math.nan)) for s in summaries],
+            m,
+        )
+        for m in signs
     ]
     with _style():
         columns = 2 if len(series) > 1 else 1
@@ -303,8 +310,9 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
                 axis.remove()
                 continue
             name, intervals, metric = series[k]
-            if metric != "likeness":
-                unchanged = 0 if metric == "clipped" else 1
+            aggregate = declared_by_summary(metric).aggregate
+            if aggregate != "mean":
+                unchanged = 0 if aggregate == "change" else 1
                 axis.axhline(unchanged, color=SECOND, lw=1, ls=(0, (5, 3)))
             _band(axis, xs, intervals, small=True)
             _mark_pick(study, axis, summaries, xs, intervals, words=False)

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysers.metrics.metric import declared, declared_by_summary
 from analysers.study import Candidate, Interval, Study, Summary
 from generation.cells import strength_text
 from generation.files import write_atomically
@@ -66,30 +67,20 @@ INTEGERS = ("epoch", "step", "seed", "rank", "n")
 TEXTS = ("checkpoint", "prompt", "image", "control", "status", "reason", "role", "case", "state")
 BOOLEANS = ("tied", "best", "safe", "contender")
 
-LABELS = {
-    "brisque": "BRISQUE",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "psnr": "PSNR",
-    "rms_contrast": "contrast",
-    "clipped": "clipped pixels",
-    "colourfulness": "colourfulness",
-    "laplacian_energy": "fine detail",
-    "likeness": "likeness",
-}
-
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _GUARDED = re.compile(r"^'+[=+\-@\t\r]")
 
 
 def label(metric: str) -> str:
-    """A metric's name as people write it: "brisque" -> "BRISQUE"."""
-    return LABELS.get(metric, metric.replace("_", " "))
+    """A metric's or a summary's name as people write it: "brisque" -> "BRISQUE"."""
+    declaration = declared_by_summary(metric)
+    return declaration.summary_label if metric == declaration.summary else declaration.label
 
 
 def scores_frame(study: Study) -> pd.DataFrame:
     """One row per picture, controls included (`role` says which), in the study's order."""
-    extra = [m for m in _metric_names(study) if m not in SCORES_FIRST]
+    names = dict.fromkeys((*study.metrics, *(m for s in study.scores for m in s.values)))
+    extra = [m for m in names if m not in SCORES_FIRST]
     rows = []
     for score in study.scores:
         row = {
@@ -111,9 +102,15 @@ def scores_frame(study: Study) -> pd.DataFrame:
 
 def summary_frame(study: Study) -> pd.DataFrame:
     """One row per candidate, in rank order, those that could not be ranked last."""
-    others = [m for m in _metric_names(study) if m not in ("brisque", "ssim")]
+    known = dict.fromkeys(
+        (
+            *(declared(m).summary for m in study.metrics),
+            *(m for s in study.summaries for m in s.metrics),
+        )
+    )
+    others = [m for m in known if m not in ("brisque", "ssim")]
     more = ["ssim_low", "ssim_high"]
-    more += [f"{m}_{part}" for m in others for part in ("mean", "low", "high")]
+    more += [column for m in others for column in _columns(m)]
     rows = []
     for summary in study.summaries:
         row: dict[str, Any] = {
@@ -134,9 +131,7 @@ def summary_frame(study: Study) -> pd.DataFrame:
         }
         for metric in ("brisque", "ssim", *others):
             interval = summary.metrics.get(metric, Interval(math.nan))
-            row[f"{metric}_mean"] = interval.mean
-            row[f"{metric}_low"] = interval.low
-            row[f"{metric}_high"] = interval.high
+            row |= zip(_columns(metric), (interval.mean, interval.low, interval.high), strict=True)
         rows.append(row)
     return _frame(rows, (*SUMMARY_FIRST, *more, "reason", "state"))
 
@@ -319,14 +314,10 @@ def _place(candidate: Candidate | None) -> dict[str, Any]:
     }
 
 
-def _metric_names(study: Study) -> list[str]:
-    """The study's metrics in its own order, then any that only rows or summaries know."""
-    names = dict.fromkeys(study.metrics)
-    for summary in study.summaries:
-        names.update(dict.fromkeys(summary.metrics))
-    for score in study.scores:
-        names.update(dict.fromkeys(score.values))
-    return list(names)
+def _columns(summary: str) -> tuple[str, str, str]:
+    """The columns of a summary and its bounds; a ratio or a change is not called a mean."""
+    plain = declared_by_summary(summary).aggregate == "mean"
+    return (f"{summary}_mean" if plain else summary, f"{summary}_low", f"{summary}_high")
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

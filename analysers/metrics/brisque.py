@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from analysers.metrics.filters import Floats, bands, blur, gaussian_kernel, half_size
 from analysers.metrics.luma import luma
-from analysers.metrics.metric import Sample
+from analysers.metrics.metric import Declaration, Declared, Sample
 
 _ZERO = 1e-9
 _SVM_GAMMA = 0.05
@@ -253,15 +253,12 @@ def _predict(found: Floats) -> float:
 
 
 @dataclass(frozen=True)
-class Brisque:
+class Brisque(Declared):
     """`brisque` as a metric."""
 
-    name: str = "brisque"
-    better: Literal["lower"] = "lower"
-    needs_control: bool = False
-
-    def check(self) -> None:
-        """Nothing can be missing: the model's weights come with the package."""
+    declaration = Declaration(
+        "brisque", "lower", label="BRISQUE", unit="points", about="how natural it looks", margin=5.0
+    )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [brisque(sample.image) for sample in samples]
+        return [brisque(sample.luma) for sample in samples]

@@ -1,14 +1,17 @@
 """What a metric is, and where metrics are found by name.
 
-A metric sees pictures, never LoRAs: it serves any images. Adding one is one file and one line in
-`METRICS`; a package of one's own adds it through the entry point group `lora_analysers.metrics`
-(docs/metrics.md has a worked example).
+A metric sees pictures, never LoRAs: it serves any images. What it is called, which way is better,
+what it needs and how its values are summed up, it declares itself, so that nothing else holds a
+list of names. Adding one is one file and one line in `METRICS`; a package of one's own adds it
+through the entry point group `lora_analysers.metrics` (docs/metrics.md has a worked example).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -16,50 +19,143 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from analysers.metrics.luma import luma
 from generation.errors import UserError
 
 Better = Literal["higher", "lower"] | None
+Need = Literal["control", "prompt", "references", "renderer"]
+Aggregate = Literal["mean", "ratio", "change"]
+Pixels = npt.NDArray[np.uint8]
 
 GROUP = "lora_analysers.metrics"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a metric says of itself; all but the name has a default.
+
+    `label` is the name as people write it, `unit` that of its values, `about` what it says of a
+    picture, in a few words. `better` is the direction of improvement; None marks a metric that
+    describes and is never ranked by. `margin` is how much worse than the control still counts as
+    clean, NaN where that cannot be said. `version` is raised whenever a value changes: kept
+    measurements of another version are not used. `needs` says what a sample must hold besides its
+    picture ("renderer": the metric is measured where pictures are rendered, with the renderer at
+    hand). `aggregate` is what stands for a candidate: the mean over its cases, the geometric mean
+    of the ratios to the controls ("ratio"), or the mean difference from the controls ("change").
+    `bounds` are the values that are possible; `batch`, how many samples a call takes gladly.
+    """
+
+    name: str
+    better: Better = None
+    label: str = ""
+    unit: str = ""
+    about: str = ""
+    version: int = 1
+    margin: float = math.nan
+    needs: frozenset[Need] = frozenset()
+    aggregate: Aggregate = "mean"
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.better is not None and self.aggregate != "mean":
+            raise ValueError(f"{self.name}: what can rank is summed up by its mean.")
+        if not self.label:
+            object.__setattr__(self, "label", self.name.replace("_", " "))
+
+    @property
+    def summary(self) -> str:
+        """The name of what stands for a candidate: "ssim", "rms_contrast_ratio"."""
+        return self.name if self.aggregate == "mean" else f"{self.name}_{self.aggregate}"
+
+    @property
+    def summary_label(self) -> str:
+        """The summary as people write it: "SSIM", "contrast (ratio)"."""
+        words = {"mean": "", "ratio": " (ratio)", "change": " (change)"}
+        return self.label + words[self.aggregate]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One picture to measure.
 
-    `image` and `control` are uint8 arrays, grey (H, W) or RGB (H, W, 3), 0 to 255, of the same
-    shape; `control` is None where there is none.
+    `image`, `control` and `references` are uint8 arrays, grey (H, W) or RGB (H, W, 3), 0 to 255;
+    image and control have one shape. `control` is None and `references` is empty where there is
+    none. `renderer` is what rendered the picture, for metrics that declare that they need it.
     """
 
-    image: npt.NDArray[np.uint8]
-    control: npt.NDArray[np.uint8] | None = None
+    image: Pixels
+    control: Pixels | None = None
     prompt: str = ""
+    references: tuple[Pixels, ...] = ()
+    renderer: Any = None
+
+    @cached_property
+    def luma(self) -> Pixels:
+        """The picture's 8-bit luma (H, W), computed once for all metrics."""
+        return luma(self.image)
 
 
 @runtime_checkable
 class Metric(Protocol):
     """A number per picture.
 
-    `better` is the direction of improvement; None marks a metric that describes and is never
-    ranked by. Calling returns one float per sample, NaN where the metric is undefined, and each
-    value depends on its own sample only, whatever else is in the batch. An exception counts as
-    undefined for the whole call, its text as the reason.
+    Calling returns one float per sample, NaN where the metric is undefined by its definition, and
+    each value depends on its own sample only, whatever else is in the batch. An exception means
+    that this time it could not be measured: it becomes the row's reason and is not kept.
     """
 
     @property
-    def name(self) -> str: ...
-
-    @property
-    def better(self) -> Better: ...
-
-    @property
-    def needs_control(self) -> bool: ...
+    def declaration(self) -> Declaration: ...
 
     def check(self) -> None:
         """Raise `UserError` when a package or weights are missing; called before rendering."""
         ...
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]: ...
+
+
+class Declared:
+    """A metric's base: nothing can be missing, and what is declared can be asked directly."""
+
+    declaration: Declaration
+
+    @property
+    def name(self) -> str:
+        return self.declaration.name
+
+    @property
+    def better(self) -> Better:
+        return self.declaration.better
+
+    @property
+    def needs_control(self) -> bool:
+        return "control" in self.declaration.needs
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """A metric that has `name`, `better` and `needs_control` in place of a declaration."""
+
+    metric: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.metric.name)
+
+    @property
+    def declaration(self) -> Declaration:
+        needs: frozenset[Need] = frozenset({"control"} if self.metric.needs_control else ())
+        return Declaration(self.metric.name, self.metric.better, needs=needs)
+
+    def check(self) -> None:
+        self.metric.check()
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return cast(Sequence[float], self.metric(samples))
 
 
 def _lazy(target: str) -> Callable[..., Metric]:
@@ -77,8 +173,15 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "dists": _lazy("analysers.metrics.perceptual:dists"),
     "lpips": _lazy("analysers.metrics.perceptual:lpips"),
     "clip": _lazy("analysers.metrics.perceptual:ClipScore"),
+    "rms_contrast": _lazy("analysers.metrics.signs:RmsContrast"),
+    "clipped": _lazy("analysers.metrics.signs:Clipped"),
+    "colourfulness": _lazy("analysers.metrics.signs:Colourfulness"),
+    "laplacian_energy": _lazy("analysers.metrics.signs:LaplacianEnergy"),
 }
 """The metrics that come with the suite; what follows a colon in a name is handed to the factory."""
+
+ALWAYS = ("rms_contrast", "clipped", "colourfulness", "laplacian_energy")
+"""Measured on every picture, whatever was asked for: they argue with the ranked metric."""
 
 
 def metric_names() -> tuple[str, ...]:
@@ -114,12 +217,34 @@ def load_metric(name: str) -> Metric:
         raise UserError(f'The metric "{base}" takes nothing after a colon; write "{base}".') from (
             error
         )
-    if not isinstance(metric, Metric):
+    if all(hasattr(metric, part) for part in ("name", "better", "needs_control")):
+        metric = metric if hasattr(metric, "declaration") else Undeclared(metric)
+    if not isinstance(metric, Metric) or not callable(metric):
         raise UserError(
-            f'The entry point of the metric "{base}" does not give a metric: it needs name, '
-            "better, needs_control, check() and to be callable (see docs/metrics.md)."
+            f'The entry point of the metric "{base}" does not give a metric: it needs a '
+            "declaration, check() and to be callable (see docs/metrics.md)."
         )
     return metric
+
+
+@lru_cache(maxsize=64)
+def declared(name: str) -> Declaration:
+    """What the metric called `name` declares; a bare declaration for a name that nothing here
+    provides, as in a study from elsewhere.
+    """
+    try:
+        return load_metric(name).declaration
+    except Exception:
+        return Declaration(name)
+
+
+def declared_by_summary(name: str) -> Declaration:
+    """The declaration of the metric whose summary is called `name` ("rms_contrast_ratio")."""
+    for end in ("_ratio", "_change"):
+        found = declared(name.removesuffix(end))
+        if name.endswith(end) and found.summary == name:
+            return found
+    return declared(name)
 
 
 def _installed() -> dict[str, EntryPoint]:

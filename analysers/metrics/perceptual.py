@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from analysers.metrics.metric import Metric, Sample
+from analysers.metrics.metric import Declaration, Declared, Metric, Sample
 from generation.errors import UserError, first_line
 
 CLIP_DEFAULT = "openai/clip-vit-base-patch32"
@@ -29,48 +29,52 @@ def ms_ssim() -> Metric:
     """Multi-scale SSIM, 0 to 1, 1 for identical pictures; from 161 x 161 pixels. Wang, Simoncelli,
     Bovik (2003), "Multiscale structural similarity for image quality assessment".
     """
-    return PiqFunction("ms_ssim", "higher", "multi_scale_ssim")
+    return PiqFunction(_compares("ms_ssim", "higher", "MS-SSIM"), "multi_scale_ssim")
 
 
 def gmsd() -> Metric:
     """Gradient magnitude similarity deviation, 0 for identical pictures. Xue, Zhang, Mou, Bovik
     (2014), "Gradient magnitude similarity deviation", IEEE TIP 23(2).
     """
-    return PiqFunction("gmsd", "lower", "gmsd")
+    return PiqFunction(_compares("gmsd", "lower", "GMSD"), "gmsd")
 
 
 def vif() -> Metric:
     """Visual information fidelity in the pixel domain, 1 for identical pictures; from 41 x 41
     pixels. Sheikh, Bovik (2006), "Image information and visual quality", IEEE TIP 15(2).
     """
-    return PiqFunction("vif", "higher", "vif_p")
+    return PiqFunction(_compares("vif", "higher", "VIF"), "vif_p")
 
 
 def dists() -> Metric:
     """DISTS, 0 for identical pictures. Ding, Ma, Wang, Simoncelli (2020), "Image quality
     assessment: unifying structure and texture similarity", IEEE TPAMI.
     """
-    return PiqNetwork("dists", "lower", "DISTS")
+    return PiqNetwork(_compares("dists", "lower", "DISTS"), "DISTS")
 
 
 def lpips() -> Metric:
     """LPIPS on VGG16, 0 for identical pictures. Zhang, Isola, Efros, Shechtman, Wang (2018), "The
     unreasonable effectiveness of deep features as a perceptual metric".
     """
-    return PiqNetwork("lpips", "lower", "LPIPS")
+    return PiqNetwork(_compares("lpips", "lower", "LPIPS"), "LPIPS")
+
+
+def _compares(name: str, better: Literal["higher", "lower"], label: str) -> Declaration:
+    return Declaration(
+        name, better, label=label, about="change against the control", needs=frozenset({"control"})
+    )
 
 
 @dataclass(frozen=True)
-class PiqFunction:
+class PiqFunction(Declared):
     """A function of piq that compares a picture with its control, without weights.
 
     A picture too small for the function raises ValueError with the smallest size.
     """
 
-    name: str
-    better: Literal["higher", "lower"]
+    declaration: Declaration
     function: str
-    needs_control: bool = True
 
     def check(self) -> None:
         """Raise `UserError` if piq is not installed."""
@@ -83,13 +87,11 @@ class PiqFunction:
 
 
 @dataclass
-class PiqNetwork:
+class PiqNetwork(Declared):
     """A network of piq that compares a picture with its control."""
 
-    name: str
-    better: Literal["higher", "lower"]
+    declaration: Declaration
     loss: str
-    needs_control: bool = field(default=True)
 
     def check(self) -> None:
         """Raise `UserError` if piq or a file of weights is missing, or a file is broken."""
@@ -99,8 +101,8 @@ class PiqNetwork:
             raise UserError(
                 f'The metric "{self.name}" needs {" and ".join(missing)} in '
                 f'{self._files()[0].parent}; run python -c "import piq; piq.{self.loss}()" once '
-                f"where there is a network and copy the files, or leave {self.name} out of "
-                "--metrics."
+                f"where there is a network and copy the files, or leave {self.name} out "
+                "of --metrics."
             )
         try:
             _ = self._network
@@ -134,7 +136,7 @@ class PiqNetwork:
 
 
 @dataclass
-class ClipScore:
+class ClipScore(Declared):
     """Agreement of picture and prompt: 100 times the cosine of their CLIP embeddings, not below 0.
 
     After Hessel, Holtzman, Forbes, Le Bras, Choi (2021), "CLIPScore". `model` is a folder or a hub
@@ -143,12 +145,17 @@ class ClipScore:
     """
 
     model: str = ""
-    better: Literal["higher"] = "higher"
-    needs_control: bool = False
 
     @property
-    def name(self) -> str:
-        return f"clip:{self.model}" if self.model else "clip"
+    def declaration(self) -> Declaration:  # type: ignore[override]
+        return Declaration(
+            f"clip:{self.model}" if self.model else "clip",
+            "higher",
+            label=f"CLIP score ({self.model})" if self.model else "CLIP score",
+            about="agreement of picture and prompt",
+            needs=frozenset({"prompt"}),
+            bounds=(0.0, 100.0),
+        )
 
     def check(self) -> None:
         """Raise `UserError` if transformers or the weights are missing or cannot be read."""

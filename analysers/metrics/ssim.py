@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from analysers.metrics.filters import Floats, Kernel, bands, blur, gaussian_kernel
 from analysers.metrics.luma import luma
-from analysers.metrics.metric import Sample
+from analysers.metrics.metric import Declaration, Declared, Sample
 
 C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
@@ -129,18 +128,20 @@ def _moments(
 
 
 @dataclass
-class Ssim:
+class Ssim(Declared):
     """`ssim` as a metric; the maps of the last control are kept from one sample to the next."""
 
-    name: str = "ssim"
-    better: Literal["higher"] = "higher"
-    needs_control: bool = True
+    declaration = Declaration(
+        "ssim",
+        "higher",
+        label="SSIM",
+        about="likeness to the picture without the LoRA; 1 is identical",
+        needs=frozenset({"control"}),
+        bounds=(-1.0, 1.0),
+    )
     _last: tuple[npt.NDArray[np.uint8], ControlMaps] | None = field(
         default=None, init=False, repr=False, compare=False
     )
-
-    def check(self) -> None:
-        """Nothing can be missing."""
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
         return [self._one(sample) for sample in samples]

@@ -11,7 +11,7 @@ from typing import Any
 
 from analysers import checks, ranking
 from analysers.measure import Measured
-from analysers.metrics.metric import load_metric
+from analysers.metrics.metric import declared
 from analysers.runs.evidence import trust as trust_evidence
 from analysers.runs.evidence import unrelated
 from analysers.runs.request import Options
@@ -64,7 +64,7 @@ def conclude(
             thumbnails.setdefault(score.candidate, []).append(result.thumbnail)
             pixels[score.image] = result.pixels
     alike = {c: likeness(images) for c, images in thumbnails.items() if len(images) > 1}
-    better = load_metric(options.rank_by).better or "lower"
+    better = declared(options.rank_by).better or "lower"
     floor = evidence.get("noise", {}).get("floor", {})
     trust = evidence.get("trust", {})
     doubts = [trust["sentence"]] if trust and not trust["trusted"] else []

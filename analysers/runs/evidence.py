@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysers import checks
 from analysers.measure import Measured
+from analysers.metrics.metric import declared
 from analysers.runs.events import Progress
 from analysers.runs.plan import RenderPlan
 from analysers.runs.request import Options
@@ -21,6 +22,9 @@ from generation.pictures.store import Store
 
 if TYPE_CHECKING:
     from generation.renderers.diffusers.engine import Engine
+
+TRUST_CONTROLS = 4
+"""How many controls are degraded to see whether the ranked metric can be trusted on them."""
 
 NOISE_CASES = 3
 """How many controls are rendered a second time to measure the noise floor."""
@@ -79,14 +83,15 @@ def noise_floor(
 
 
 def trust(results: Sequence[Measured], options: Options) -> dict[str, Any]:
-    """Degrade the user's own controls and see whether BRISQUE notices."""
-    from analysers.metrics.brisque import brisque
-    from analysers.trust import trust_check
+    """Whether the ranked metric noticed that the user's own controls were degraded."""
+    from analysers.trust import judge
 
-    images = _controls(results, 4)
-    if options.rank_by != "brisque" or not images:
+    scores = {r.pixels: r.ladders for r in results if r.ladders}
+    if not scores:
         return {}
-    return {"trust": asdict(trust_check(images, brisque))}
+    metric = declared(options.rank_by)
+    found = judge(list(scores.values()), better=metric.better or "lower", name=metric.label)
+    return {"trust": asdict(found)}
 
 
 def unrelated(results: Sequence[Measured]) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from analysers.measure import Measured, Task, measure
 from analysers.runs.conclude import conclude, lora_record, relative, score_row, versions
 from analysers.runs.events import Progress, Silent
-from analysers.runs.evidence import noise_floor, weights
+from analysers.runs.evidence import TRUST_CONTROLS, noise_floor, weights
 from analysers.runs.pacing import batch_key, with_batch_size
 from analysers.runs.plan import RenderPlan, import_engine
 from analysers.runs.request import Options
@@ -63,6 +63,7 @@ def run_study(
 
     good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
 
+    degraded = {Cell(case) for case in plan.cases[:TRUST_CONTROLS]}
     painted: list[Cell] = []
     rendering = 0.0
 
@@ -81,7 +82,9 @@ def run_study(
                 rendered[done.cell] = done.reason
             else:
                 control = None if done.cell.is_control else store.path(Cell(done.cell.case))
-                task = Task(done.path, control, done.cell.case.prompt, done.cell)
+                ladders = options.ladders if done.cell in degraded else ""
+                prompt = done.cell.case.prompt
+                task = Task(done.path, control, prompt, done.cell, ladders=ladders)
                 if control is None or control.is_file():
                     yield task
                 else:  # a kill can leave a picture whose control is rendered only now
@@ -98,6 +101,7 @@ def run_study(
                 options.all_metrics,
                 _executor(options, plan.settings.device),
                 plan.out / "measured.jsonl",
+                open_engine,
             )
         }
     finally:
@@ -168,7 +172,16 @@ def score_pictures(
     places: dict[tuple[Any, ...], int] = {}
     controls = {pair.control: pair for pair in pictures.pairs if pair.control is not None}
     work = [
-        *(Task(path, None, pair.picture.prompt, path) for path, pair in controls.items()),
+        *(
+            Task(
+                path,
+                None,
+                pair.picture.prompt,
+                path,
+                ladders=options.ladders if i < TRUST_CONTROLS else "",
+            )
+            for i, (path, pair) in enumerate(controls.items())
+        ),
         *(
             Task(p.picture.path, p.control, p.picture.prompt, i)
             for i, p in enumerate(pictures.pairs)

@@ -86,7 +86,7 @@ def test_the_ancestors_layout_with_one_control(tmp_path: Path) -> None:
     lowest = min(pictures, key=lambda row: float(row["brisque"]))
     assert summary[0]["strength"] == lowest["strength"] and summary[0]["best"] == "True"
     assert (tmp_path / "run" / "report.html").is_file()
-    assert json.loads((tmp_path / "run" / "study.json").read_text())["format"] == 1
+    assert json.loads((tmp_path / "run" / "study.json").read_text())["format"] == 2
 
 
 def test_the_ancestors_layout_with_a_control_for_each_epoch(tmp_path: Path) -> None:

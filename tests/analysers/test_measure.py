@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import json
 import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +14,13 @@ from PIL import Image
 
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.brisque import brisque
+from analysers.metrics.metric import METRICS, Declaration, Declared, Sample, load_metric
 from analysers.metrics.ssim import ssim
+from analysers.trust import ladder_scores
+from generation.errors import UserError
 from generation.executors import InProcess, ProcessPool
 
-METRICS = ("ssim", "brisque")
+BOTH = ("ssim", "brisque")
 
 
 def paint(path: Path, seed: int, size: tuple[int, int] = (64, 64)) -> Path:
@@ -41,10 +49,10 @@ def by_tag(results: object) -> dict[object, Measured]:
 def test_a_picture_scores_the_same_alone_among_others_and_in_other_processes(
     tasks: list[Task],
 ) -> None:
-    here = by_tag(measure(tasks, METRICS, InProcess()))
-    there = by_tag(measure(tasks, METRICS, ProcessPool(2)))
+    here = by_tag(measure(tasks, BOTH, InProcess()))
+    there = by_tag(measure(tasks, BOTH, ProcessPool(2)))
     for task in tasks:
-        alone = next(iter(measure([task], METRICS, InProcess())))
+        alone = next(iter(measure([task], BOTH, InProcess())))
         assert here[task.tag].values == there[task.tag].values == alone.values
         assert task.control is not None
         assert alone.values["brisque"] == brisque(pixels(task.image))
@@ -67,7 +75,7 @@ def test_bad_pictures_give_reasons_and_the_others_are_measured(
         Task(paint(tmp_path / "large.png", 9, (96, 80)), control, tag="large"),
         Task(tasks[1].image, tmp_path / "no_control.png", tag="no control"),
     ]
-    found = by_tag(measure([*bad, *tasks], METRICS, InProcess()))
+    found = by_tag(measure([*bad, *tasks], BOTH, InProcess()))
     assert found["absent"].status == "failed" and "absent.png" in found["absent"].reason
     assert found["truncated"].status == "failed" and "truncated.png" in found["truncated"].reason
     assert found["black"].status == "flagged" and "black" in found["black"].reason
@@ -82,11 +90,11 @@ def test_bad_pictures_give_reasons_and_the_others_are_measured(
 
 def test_nothing_is_measured_twice(tasks: list[Task], tmp_path: Path) -> None:
     cache = tmp_path / "measured.jsonl"
-    first = by_tag(measure(tasks, METRICS, InProcess(), cache))
+    first = by_tag(measure(tasks, BOTH, InProcess(), cache))
     with cache.open("a") as file:
         file.write('{"format": 1, "metr')  # a kill in the middle of a line
     size = cache.stat().st_size
-    second = by_tag(measure(tasks, METRICS, InProcess(), cache))
+    second = by_tag(measure(tasks, BOTH, InProcess(), cache))
     assert cache.stat().st_size <= size + 1, "at most the cut line is ended"
     for tag, result in first.items():
         again = second[tag]
@@ -95,13 +103,193 @@ def test_nothing_is_measured_twice(tasks: list[Task], tmp_path: Path) -> None:
         )  # fmt: skip
         assert np.array_equal(again.thumbnail, result.thumbnail)
     paint(tasks[0].image, 77)
-    changed = by_tag(measure(tasks, METRICS, InProcess(), cache))
+    changed = by_tag(measure(tasks, BOTH, InProcess(), cache))
     assert changed[tasks[0].tag].values != first[tasks[0].tag].values
     assert len(cache.read_text().splitlines()) == len(tasks) + 2
+
+
+class Counting(Declared):
+    """Counts the pictures that it is asked for, and fails on those that it is told to."""
+
+    def __init__(self, name: str, **declared: Any) -> None:
+        self.declaration = Declaration(name, "lower", **declared)
+        self.seen: list[int] = []
+        self.calls = 0
+        self.fails = False
+        self.undefined = False
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        self.calls += 1
+        self.seen += [int(sample.image.sum()) for sample in samples]
+        if self.fails:
+            raise MemoryError("CUDA out of memory")
+        return [math.nan if self.undefined else float(s.image.mean()) for s in samples]
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Counting]:
+    def add(name: str, **declared: Any) -> Counting:
+        metric = Counting(name, **declared)
+        monkeypatch.setitem(METRICS, name, lambda: metric)
+        return metric
+
+    return add
+
+
+def test_one_more_metric_measures_only_itself(
+    tasks: list[Task], tmp_path: Path, counting: Callable[..., Counting]
+) -> None:
+    first, second = counting("first"), counting("second")
+    cache = tmp_path / "measured.jsonl"
+    list(measure(tasks, ["first"], InProcess(), cache))
+    found = by_tag(measure(tasks, ["first", "second"], InProcess(), cache))
+    assert (first.calls, second.calls) == (6, 6)
+    assert all(list(r.values)[:2] == ["first", "second"] for r in found.values())
+    list(measure(tasks, ["second", "ssim", "first"], InProcess(), cache))
+    assert (first.calls, second.calls) == (6, 6)
+    paint(tasks[2].image, 99)
+    list(measure(tasks, ["first", "second"], InProcess(), cache))
+    assert (first.calls, second.calls) == (7, 7)
+
+
+def test_an_exception_is_not_kept_and_what_is_undefined_is(
+    tasks: list[Task], tmp_path: Path, counting: Callable[..., Counting]
+) -> None:
+    metric = counting("costly")
+    cache = tmp_path / "measured.jsonl"
+    metric.fails = True
+    bad = by_tag(measure(tasks, ["costly"], InProcess(), cache))
+    assert all("costly failed: CUDA out of memory" in r.reason for r in bad.values())
+    assert all(math.isfinite(r.values["rms_contrast"]) for r in bad.values())
+    metric.fails = False
+    good = by_tag(measure(tasks, ["costly"], InProcess(), cache))
+    assert all((r.status, r.reason) == ("ok", "") for r in good.values())
+    assert metric.calls == 12
+    metric.undefined = True
+    metric.declaration = Declaration("costly", "lower", version=2)
+    for _ in range(2):
+        nothing = by_tag(measure(tasks, ["costly"], InProcess(), cache))
+        assert all(math.isnan(r.values["costly"]) for r in nothing.values())
+        assert all("costly is undefined" in r.reason for r in nothing.values())
+        assert metric.calls == 18, "a new version is measured once more"
+
+
+def test_a_value_is_kept_by_what_it_depends_on(
+    tmp_path: Path, counting: Callable[..., Counting]
+) -> None:
+    plain, paired = counting("plain"), counting("paired", needs=frozenset({"control"}))
+    worded = counting("worded", needs=frozenset({"prompt"}))
+    shown = counting("shown", needs=frozenset({"references"}))
+    image, a, b = (paint(tmp_path / f"{n}.png", n) for n in range(3))
+    names = ["plain", "paired", "worded", "shown"]
+    cache = tmp_path / "measured.jsonl"
+
+    def calls(*tasks: Task) -> tuple[int, ...]:
+        found = list(measure(tasks, names, InProcess(), cache))
+        assert len(found) == len(tasks)
+        return tuple(metric.calls for metric in (plain, paired, worded, shown))
+
+    assert calls(Task(image)) == (1, 0, 0, 0)
+    assert calls(Task(image)) == (1, 0, 0, 0)
+    assert calls(Task(image, a, "cat")) == (1, 1, 1, 0)
+    assert calls(Task(image, b, "cat")) == (1, 2, 1, 0)
+    assert calls(Task(image, b, "dog")) == (1, 2, 2, 0)
+    assert calls(Task(image, b, "dog", references=(a,))) == (1, 2, 2, 1)
+    assert calls(Task(image, b, "dog", references=(a, b))) == (1, 2, 2, 2)
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(image.read_bytes())
+    assert calls(Task(copy, a, "dog"), Task(copy, b, "cat")) == (1, 2, 2, 2)
+
+
+def test_earlier_and_broken_lines_are_passed_over(
+    tasks: list[Task], tmp_path: Path, counting: Callable[..., Counting]
+) -> None:
+    metric = counting("costly")
+    cache = tmp_path / "measured.jsonl"
+    lines = [
+        {"format": 1, "metrics": ["costly"], "content": "0" * 64, "values": {"costly": None}},
+        {"format": 2, "values": {"costly": [1, 3.0, ""]}},
+        {"format": 2, "image": "a", "control": "", "prompt": "", "references": "", "values": [1]},
+        [2],
+        None,
+        "format",
+        {"format": 99},
+    ]
+    cache.write_text("\n".join(json.dumps(line) for line in lines) + "\n{\n\x00\n")
+    found = by_tag(measure(tasks, ["costly"], InProcess(), cache))
+    assert all(r.status == "ok" and math.isfinite(r.values["costly"]) for r in found.values())
+    list(measure(tasks, ["costly"], InProcess(), cache))
+    assert metric.calls == 6
+
+
+def test_batches_are_as_large_as_declared_and_one_bad_picture_spoils_no_other(
+    tasks: list[Task], counting: Callable[..., Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = counting("many", batch=4)
+    here = by_tag(measure(tasks, ["many", "brisque"], InProcess()))
+    assert metric.calls == 2 and len(metric.seen) == 6
+    culprit = tasks[1].image
+
+    def picky(samples: Sequence[Sample]) -> Sequence[float]:
+        if any(np.array_equal(s.image, pixels(culprit)) for s in samples):
+            raise RuntimeError("not this one")
+        return [float(s.image.mean()) for s in samples]
+
+    monkeypatch.setattr(Counting, "__call__", lambda self, samples: picky(samples))
+    found = by_tag(measure(tasks, ["many", "brisque"], InProcess()))
+    for task in tasks:
+        if task.image == culprit:
+            assert "many failed: not this one" in found[task.tag].reason
+            assert found[task.tag].values["brisque"] == here[task.tag].values["brisque"]
+        else:
+            assert found[task.tag].values == here[task.tag].values
+
+
+def test_a_metric_that_needs_the_renderer_is_measured_here(
+    tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Adherence(Declared):
+        declaration = Declaration("adherence", "lower", needs=frozenset({"renderer"}))
+
+        def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+            return [s.renderer(s.image) for s in samples]
+
+    monkeypatch.setitem(METRICS, "adherence", Adherence)
+    opened: list[int] = []
+
+    def renderer() -> Callable[[np.ndarray], float]:
+        opened.append(os.getpid())
+        return lambda image: float(image.std())
+
+    cache = tmp_path / "measured.jsonl"
+    names = ["adherence", "brisque"]
+    found = by_tag(measure(tasks, names, ProcessPool(1), cache, renderer))
+    for task in tasks:
+        assert found[task.tag].values["adherence"] == pixels(task.image).std()
+        assert found[task.tag].values["brisque"] == brisque(pixels(task.image))
+    again = by_tag(measure(tasks, names, InProcess(), cache, renderer))
+    assert {t: r.values for t, r in again.items()} == {t: r.values for t, r in found.items()}
+    assert opened == [os.getpid()], "opened once, here, and not at all when nothing is missing"
+    with pytest.raises(UserError, match='"adherence" asks the model that rendered'):
+        list(measure(tasks, names, InProcess()))
+
+
+def test_the_ladders_of_a_control_are_measured_beside_it_and_kept(
+    tasks: list[Task], tmp_path: Path, counting: Callable[..., Counting]
+) -> None:
+    metric = counting("rank")
+    cache = tmp_path / "measured.jsonl"
+    control = Task(tasks[0].control or tasks[0].image, tag="control", ladders="rank")
+    for _ in range(2):
+        (found,) = measure([control], ["rank"], InProcess(), cache)
+        assert found.ladders == ladder_scores(pixels(control.image), Counting("rank"))
+        assert metric.calls == 18, "once plain, and 17 times down the ladders"
+    (there,) = measure([replace(control, ladders="brisque")], ["rank"], ProcessPool(1), cache)
+    assert there.ladders == ladder_scores(pixels(control.image), load_metric("brisque"))
 
 
 def test_duplicates_are_known_by_their_pixels(tasks: list[Task], tmp_path: Path) -> None:
     copy = tmp_path / "copy.bmp"
     Image.open(tasks[0].image).save(copy)
-    found = by_tag(measure([tasks[0], Task(copy, tag="copy")], METRICS, InProcess()))
+    found = by_tag(measure([tasks[0], Task(copy, tag="copy")], BOTH, InProcess()))
     assert found["copy"].pixels == found[tasks[0].tag].pixels

@@ -8,17 +8,21 @@ import numpy as np
 import pytest
 from skimage import data
 
-from analysers.metrics.ssim import ssim
-from analysers.overcooking import (
+from analysers.metrics.metric import Sample, load_metric
+from analysers.metrics.signs import (
+    COOKING,
     clipped,
     colourfulness,
     laplacian_energy,
-    likeness,
     rms_contrast,
-    signs,
-    thumbnail,
 )
+from analysers.metrics.ssim import ssim
+from analysers.overcooking import likeness, thumbnail
 from analysers.trust import noisy, over_saturated
+
+
+def signs(image: np.ndarray) -> dict[str, float]:
+    return {name: load_metric(name)([Sample(image)])[0] for name in COOKING}
 
 
 def fried(image: np.ndarray, gain: float) -> np.ndarray:

@@ -28,6 +28,10 @@ DIRECTIONS = {
     "dists": "lower",
     "lpips": "lower",
     "clip": "higher",
+    "rms_contrast": None,
+    "clipped": None,
+    "colourfulness": None,
+    "laplacian_energy": None,
 }
 
 

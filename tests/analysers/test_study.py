@@ -67,6 +67,29 @@ def test_unknown_numbers_come_back_as_nan():
     assert math.isnan(last.p_best) and math.isnan(last.diff_control.mean)
 
 
+def test_the_first_format_is_read_with_its_summaries_named_anew():
+    data = json.loads(to_json(finished()))
+    assert data["format"] == 2
+    old = ("rms_contrast", "colourfulness", "laplacian_energy", "clipped", "likeness")
+    data["format"] = 1
+    data["summaries"][0]["metrics"] |= {
+        name: {"mean": 1.0 + i, "low": None, "high": 2.0} for i, name in enumerate(old)
+    }
+    read = from_json(json.dumps(data))
+    assert read.format == 2
+    found = {
+        k: v.mean for k, v in read.summaries[0].metrics.items() if k not in ("ssim", "brisque")
+    }
+    assert found == {
+        "rms_contrast_ratio": 1.0,
+        "colourfulness_ratio": 2.0,
+        "laplacian_energy_ratio": 3.0,
+        "clipped_change": 4.0,
+        "likeness": 5.0,
+    }
+    assert to_json(from_json(to_json(read))) == to_json(read)
+
+
 def test_another_format_is_refused():
     text = to_json(replace(finished(), format=99))
     with pytest.raises(ValueError, match="format 99"):

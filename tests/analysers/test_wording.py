@@ -58,12 +58,16 @@ def test_the_plane_is_told_by_checkpoint():
 
 
 def test_a_sign_must_be_large_and_sure():
-    sure = summary("1.4", rms_contrast=Interval(1.4, 1.2, 1.6), clipped=Interval(0.08, 0.02, 0.1))
+    sure = summary(
+        "1.4", rms_contrast_ratio=Interval(1.4, 1.2, 1.6), clipped_change=Interval(0.08, 0.02, 0.1)
+    )
     assert signs_seen(sure, 0.2) == [
         "contrast is 1.4 times the control's",
         "another 8 % of the pixels are clipped",
     ]
-    unsure = summary("1.4", rms_contrast=Interval(1.4, 0.9, 2.0), clipped=Interval(0.03, 0.02, 0.1))
+    unsure = summary(
+        "1.4", rms_contrast_ratio=Interval(1.4, 0.9, 2.0), clipped_change=Interval(0.03, 0.02, 0.1)
+    )
     assert signs_seen(unsure, 0.2) == []
     alike = summary("1.4", likeness=Interval(0.31))
     assert signs_seen(alike, 0.2) == ["prompts have begun to look alike"]

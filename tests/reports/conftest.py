@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from skimage import data
 
+from analysers.metrics.metric import declared
 from analysers.study import Candidate, Interval, Score, Study, Summary, Verdict
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -103,7 +104,7 @@ def build_study(
     order = sorted(means, key=lambda i: float(means[i]))
     summaries = []
     for rank, i in enumerate(order, 1):
-        metrics = {m: _interval([r[m] for r in values[i]]) for m in values[i][0]}
+        metrics = {declared(m).summary: _interval([r[m] for r in values[i]]) for m in values[i][0]}
         difference = float(means[i] - means[order[0]])
         summaries.append(
             Summary(
