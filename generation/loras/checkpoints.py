@@ -9,15 +9,28 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 
 from generation.cells import Checkpoint
 from generation.errors import UserError
 from generation.files import read_utf8
 from generation.loras import inspection as lora
+from generation.loras.names import (
+    BACKUP_FOLDER,
+    EMA_NAMES,
+    WEIGHT_NAMES,
+    Place,
+    doubt,
+    is_checkpoint_folder,
+    is_onetrainer_save,
+    place_of,
+)
 
 __all__ = ["Checkpoint", "CheckpointList", "find_checkpoints"]
 
@@ -38,58 +51,26 @@ class CheckpointList:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What a name alone says: the run's stem, the trainer, step and epoch."""
-
-    stem: str
-    trainer: str | None = None
-    step: int | None = None
-    epoch: int | None = None
-    step_save: bool = False
-    number: int | None = None  # a trailing number of unknown unit
-
-    @property
-    def numbered(self) -> bool:
-        return self.step is not None or self.epoch is not None or self.number is not None
-
-
-@dataclass(frozen=True)
 class _Found:
     """One readable LoRA file with all that was learnt about its place."""
 
     path: Path
     name: str
-    place: _Place
+    place: Place
     metadata: Mapping[str, str]
     state: Mapping[str, object]
     final: bool = False
 
 
-# Numbered names, first match wins. Six and eight digits: kohya's train_util.py; nine: ai-toolkit's
-# BaseSDTrainProcess.py; OneTrainer: GenericTrainer.py, where the epoch counts completed ones.
-_ONETRAINER = re.compile(
-    r"(?P<stem>.*?)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-(?:save|backup)-"
-    r"(?P<step>\d{1,12})-(?P<epoch>\d{1,12})-\d{1,12}",
-    re.S,
-)
-_ONETRAINER_FINAL = re.compile(r"(?P<stem>.*?)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", re.S)
-_KOHYA_STEP = re.compile(r"(?P<stem>.+)-step(?P<step>\d{8,12})", re.S)
-_AI_TOOLKIT = re.compile(r"(?P<stem>.+?)(?:_LoRA)?_(?P<step>\d{9})", re.S)
-_KOHYA_EPOCH = re.compile(r"(?P<stem>.+)-(?P<epoch>\d{6,12})", re.S)
-_PLAIN_EPOCH = re.compile(
-    r"(?P<stem>.*?)[-_. ]*(?<![a-z])(?:epochs?|ep|e)[-_. ]?(?P<epoch>\d{1,9})", re.S | re.I
-)
-_PLAIN_STEP = re.compile(
-    r"(?P<stem>.*?)[-_. ]*(?<![a-z])(?:steps?|s)[-_. ]?(?P<step>\d{1,9})", re.S | re.I
-)
-_PLAIN_NUMBER = re.compile(r"(?P<stem>.*?)[-_. ]*(?P<number>\d{1,9})", re.S)
-_CHECKPOINT_FOLDER = re.compile(r"checkpoint[-_](?P<step>\d{1,12})(?:-rolling)?")
-_UNIT_FOLDER = re.compile(r"(?P<unit>epoch|step)[-_]?(?P<number>\d{1,12})", re.I)
-_BACKUP_FOLDER = re.compile(r".*-backup-\d+-\d+-\d+")
+@dataclass(frozen=True)
+class _Run:
+    """The files of one training; ``doubt`` says what the numbers in their names may be instead."""
 
-# Files inside checkpoint folders carry one name for all; the folder tells them apart.
-_WEIGHT_NAMES = ("pytorch_lora_weights", "adapter_model", "lora")
-_EMA_NAMES = ("pytorch_lora_weights", "ema_model", "adapter_model")
+    name: str
+    members: tuple[_Found, ...]
+    doubt: str = ""
+
+
 _PICKLES = {".pt", ".ckpt", ".pth", ".bin"}
 # States and companions that trainers leave beside the LoRAs.
 _COMPANION = re.compile(
@@ -104,42 +85,48 @@ def find_checkpoints(
 ) -> CheckpointList:
     """Order the checkpoints of one training run.
 
-    ``paths`` are folders and files; ``name`` chooses one run where a folder holds several; with
-    ``ema`` SimpleTuner's averaged weights are taken in place of the plain ones. Files with the
-    same tensor bytes become one checkpoint whose other names are its ``aliases``. Raises
-    ``UserError`` where nothing usable is there, or several runs are and none was chosen.
+    ``paths`` are folders and files; ``name`` chooses one run where a folder holds several, or some
+    files of it (``dog-step*``); with ``ema`` SimpleTuner's averaged weights are taken in place of
+    the plain ones. Files with the same tensor bytes become one checkpoint whose other names are its
+    ``aliases``. Files that are named one by one are one series; where nothing else tells their
+    order, it is that in which they are named. Raises ``UserError`` where nothing usable is there,
+    where several runs are and none was chosen, and where a folder's order cannot be decided.
     """
     if not paths:
         raise UserError("Name a LoRA file, or a folder of checkpoints.")
     warnings: list[str] = []
     unreadable: list[tuple[Path, str]] = []
-    chosen: list[_Found] = []
-    groups: dict[str, list[_Found]] = {}
+    named: list[_Found] = []
+    runs: list[_Run] = []
     for path in map(Path, paths):
         if _is_folder(path):
-            for key, members in _groups_of(path, ema, warnings, unreadable).items():
-                groups.setdefault(key, []).extend(members)
+            inside = _runs_of(path, ema, warnings, unreadable)
+            twice = {run.name for run in runs} & {run.name for run in inside}
+            runs += [
+                replace(run, name=f"{path.name}/{run.name}") if run.name in twice else run
+                for run in inside
+            ]
         else:
-            chosen.append(_read(path, _place_of(path)))
-    if chosen:
-        # Files named one by one are one series, whatever they are called.
-        listed = [item for group in _grouped(chosen).values() for item in group]
-        groups = {chosen[0].name: listed + [f for g in groups.values() for f in g]}
-    # A file may be named beside its folder.
-    members = list({item.path: item for item in _choose(groups, name, paths)}.values())
-    stems = {member.place.stem for member in members}
+            named.append(_read(path, place_of(path)))
+    if named:
+        # A file may be named beside its folder.
+        found = {item.path: item for item in (*named, *(i for run in runs for i in run.members))}
+        run = _one_series(list(found.values()))
+    else:
+        run = _choose(runs, name, Path(paths[0]))
+    stems = {member.place.run for member in run.members}
     lost = []
     for path, reason in unreadable:
-        if _place_of(path).stem in stems:
+        if place_of(path).run in stems:
             lost.append((path, reason))
         else:
             warnings.append(f"Skipped: {reason}")
-    names = _names([*(member.path for member in members), *(path for path, _ in lost)])
-    members = [replace(member, name=names[member.path]) for member in members]
+    names = _names([*(member.path for member in run.members), *(path for path, _ in lost)])
+    run = replace(run, members=tuple(replace(m, name=names[m.path]) for m in run.members))
     return replace(
-        _ordered(members, warnings),
+        _ordered(run, warnings, None if named else Path(paths[0])),
         unreadable=tuple(
-            (Checkpoint(path, names[path], _place_of(path).epoch, _place_of(path).step), reason)
+            (Checkpoint(path, names[path], place_of(path).epoch, place_of(path).step), reason)
             for path, reason in lost
         ),
     )
@@ -162,15 +149,11 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
 def _trail(path: Path) -> list[str]:
     """The folders and the name that tell a file apart; not what all checkpoint folders hold."""
     trail = [*path.parent.parts, path.stem]
-    if path.stem in _WEIGHT_NAMES and _is_checkpoint_folder(path.parent.name):
+    if path.stem in WEIGHT_NAMES and is_checkpoint_folder(path.parent.name):
         return trail[:-1]
-    if path.stem == path.parent.name == "lora" and _BACKUP_FOLDER.fullmatch(trail[-3]):
+    if path.stem == path.parent.name == "lora" and BACKUP_FOLDER.fullmatch(trail[-3]):
         return trail[:-2]
     return trail
-
-
-def _is_checkpoint_folder(name: str) -> bool:
-    return bool(_CHECKPOINT_FOLDER.fullmatch(name) or _UNIT_FOLDER.fullmatch(name))
 
 
 def _show(path: Path) -> str:
@@ -186,14 +169,16 @@ def _is_folder(path: Path) -> bool:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted((Path(entry.path) for entry in os.scandir(folder)), key=_natural)
+        return sorted(
+            (Path(entry.path) for entry in os.scandir(folder)), key=lambda p: _natural(p.name)
+        )
     except OSError as error:
         raise UserError(f"{_show(folder)} cannot be read ({error.strerror}).") from error
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
+def _natural(name: str) -> list[tuple[int, int, str]]:
     """epoch2 before epoch10."""
-    pieces = re.findall(r"\d{1,18}|\D+|\d", path.name)
+    pieces = re.findall(r"\d{1,18}|\D+|\d", name)
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces]
 
 
@@ -201,17 +186,17 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 # Discovery
 
 
-def _groups_of(
+def _runs_of(
     folder: Path, ema: bool, warnings: list[str], unreadable: list[tuple[Path, str]]
-) -> dict[str, list[_Found]]:
-    """The runs in a folder: {run name: its readable checkpoints}."""
+) -> list[_Run]:
+    """The runs in a folder, each with its readable checkpoints."""
     files, pickles = _candidates(folder, ema)
     if ema and not files:
         raise UserError(f"{_show(folder)} holds no EMA weights; leave out --ema.")
     found = []
     for path in files:
         try:
-            found.append(_read(path, _place_of(path)))
+            found.append(_read(path, place_of(path)))
         except UserError as problem:
             unreadable.append((path, str(problem)))
     if not found:
@@ -241,7 +226,7 @@ def _hint(folder: Path) -> str:
 def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
     """(safetensors that may be checkpoints, pickles), without looking into them."""
     entries = _entries(folder)
-    if _is_checkpoint_folder(folder.name):
+    if is_checkpoint_folder(folder.name):
         only = _inside(folder, ema)
         if only:
             return only, []
@@ -253,19 +238,19 @@ def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
         elif entry.suffix.lower() in _PICKLES and not _COMPANION.fullmatch(entry.stem):
             pickles.append(entry)
         elif _is_folder(entry):
-            if _is_checkpoint_folder(entry.name):
+            if is_checkpoint_folder(entry.name):
                 files += _inside(entry, ema)
             elif entry.name == "save":  # OneTrainer's workspace
-                files += [p for p in _candidates(entry, False)[0] if _ONETRAINER.fullmatch(p.stem)]
+                files += [p for p in _candidates(entry, False)[0] if is_onetrainer_save(p.stem)]
             elif entry.name == "backup":
-                backups += [p for p in _entries(entry) if _BACKUP_FOLDER.fullmatch(p.name)]
-            elif _BACKUP_FOLDER.fullmatch(entry.name):
+                backups += [p for p in _entries(entry) if BACKUP_FOLDER.fullmatch(p.name)]
+            elif BACKUP_FOLDER.fullmatch(entry.name):
                 backups.append(entry)
     if ema:
         averaged = [path for path in files if path.parent.name == "ema"]
-        averaged += _named(folder / "ema", _EMA_NAMES)
+        averaged += _named(folder / "ema", EMA_NAMES)
         return averaged, pickles
-    if not any(_ONETRAINER.fullmatch(path.stem) for path in files):
+    if not any(is_onetrainer_save(path.stem) for path in files):
         files += [path for backup in backups for path in _named(backup / "lora", ("lora",))]
     return files, pickles
 
@@ -273,8 +258,8 @@ def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
 def _inside(folder: Path, ema: bool) -> list[Path]:
     """The weights of one checkpoint folder: the known name, else the only LoRA-like file."""
     if ema:
-        return _named(folder / "ema", _EMA_NAMES)
-    known = _named(folder, _WEIGHT_NAMES)
+        return _named(folder / "ema", EMA_NAMES)
+    known = _named(folder, WEIGHT_NAMES)
     if known:
         return known[:1]
     others = [
@@ -292,70 +277,9 @@ def _named(folder: Path, names: Iterable[str]) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _place_of(path: Path) -> _Place:
-    """The place that a path's names tell, from the file's own or its folder's."""
-    stem = path.stem
-    if stem in _WEIGHT_NAMES or stem in _EMA_NAMES:
-        parents = [parent.name for parent in path.parents]
-        for parent, above in zip(parents, [*parents[1:], ""], strict=True):
-            if parent in {"ema", "lora"}:
-                continue
-            match = _CHECKPOINT_FOLDER.fullmatch(parent)
-            if match:
-                return _Place(above or stem, None, step=int(match["step"]), step_save=True)
-            match = _UNIT_FOLDER.fullmatch(parent)
-            if match:
-                unit = {match["unit"].lower(): int(match["number"])}
-                return _Place(above or stem, "diffusion-pipe", unit.get("step"), unit.get("epoch"))
-            match = _ONETRAINER.fullmatch(parent)
-            if match:
-                return _onetrainer(match)
-            return _Place(parent if stem != "lora" else stem)
-    parent = path.parent.name
-    match = _CHECKPOINT_FOLDER.fullmatch(parent)
-    if match:
-        return _Place(
-            path.parent.parent.name or stem, None, step=int(match["step"]), step_save=True
-        )
-    match = _UNIT_FOLDER.fullmatch(parent)
-    if match:
-        unit = {match["unit"].lower(): int(match["number"])}
-        return _Place(path.parent.parent.name or stem, None, unit.get("step"), unit.get("epoch"))
-    return _place_of_stem(stem)
-
-
-def _onetrainer(match: re.Match[str]) -> _Place:
-    return _Place(
-        match["stem"].rstrip("-_ ") or "onetrainer",
-        "onetrainer",
-        int(match["step"]),
-        int(match["epoch"]),
-    )
-
-
-def _place_of_stem(stem: str) -> _Place:
-    if match := _ONETRAINER.fullmatch(stem):
-        return _onetrainer(match)
-    if match := _ONETRAINER_FINAL.fullmatch(stem):
-        return _Place(match["stem"].rstrip("-_ ") or "onetrainer", "onetrainer")
-    if match := _KOHYA_STEP.fullmatch(stem):
-        return _Place(match["stem"], "kohya", step=int(match["step"]), step_save=True)
-    if match := _AI_TOOLKIT.fullmatch(stem):
-        return _Place(match["stem"], "ai-toolkit", step=int(match["step"]), step_save=True)
-    if match := _KOHYA_EPOCH.fullmatch(stem):
-        return _Place(match["stem"], "kohya", epoch=int(match["epoch"]))
-    if match := _PLAIN_EPOCH.fullmatch(stem):
-        return _Place(match["stem"] or "epoch", epoch=int(match["epoch"]))
-    if match := _PLAIN_STEP.fullmatch(stem):
-        return _Place(match["stem"] or "step", step=int(match["step"]), step_save=True)
-    if match := _PLAIN_NUMBER.fullmatch(stem):
-        return _Place(match["stem"] or "number", number=int(match["number"]))
-    return _Place(stem)
-
-
-def _read(path: Path, place: _Place) -> _Found:
+def _read(path: Path, place: Place) -> _Found:
     metadata = lora.inspect(path).metadata
-    return _Found(path, path.stem, place, metadata, _training_state(path.parent))
+    return _Found(path, _trail(path)[-1], place, metadata, _training_state(path.parent))
 
 
 def _training_state(folder: Path) -> Mapping[str, object]:
@@ -374,110 +298,245 @@ def _training_state(folder: Path) -> Mapping[str, object]:
 # Grouping
 
 
-def _grouped(found: Sequence[_Found]) -> dict[str, list[_Found]]:
-    """Runs by name. A bare file joins the numbered files of its own stem, as their final one."""
-    series = Counter(item.place.stem for item in found if item.place.number is not None)
-    # A trailing number counts as a place only in a series: `style_v2` alone is just a name.
-    found = [
-        replace(item, place=_Place(item.path.stem))
-        if item.place.number is not None and series[item.place.stem] < 2
-        else item
-        for item in found
-    ]
-    groups: dict[str, list[_Found]] = {}
+def _grouped(found: Sequence[_Found]) -> list[_Run]:
+    """The runs among the files. An unnumbered file closes the run whose name or session it has."""
+    found = [_settled(item, found) for item in found]
+    placed: dict[tuple[str, str], list[_Found]] = {}
+    series: dict[tuple[str, str], list[_Found]] = {}
     bare = []
     for item in found:
-        if item.place.numbered:
-            groups.setdefault(item.place.stem, []).append(item)
+        key = item.place.run, _scheme(item)
+        if item.place.united:
+            placed.setdefault(key, []).append(item)
+        elif item.place.number is not None:
+            series.setdefault(key, []).append(item)
         else:
             bare.append(item)
-    sessions: dict[str | None, str] = {}
-    for key, members in groups.items():
-        for member in members:
-            sessions.setdefault(member.metadata.get("ss_session_id"), key)
-    for nothing in (None, "None"):
-        sessions.pop(nothing, None)
-    numbered = dict(groups)
+    for groups in (placed, series):
+        for key, members in list(groups.items()):
+            if (groups is series and key in placed) or not _is_series(members):
+                bare += [_unplaced(item) for item in groups.pop(key)]
+    runs = {key: _Run(key[0], tuple(members)) for key, members in placed.items()}
+    runs |= {key: _Run(key[0], tuple(members)) for key, members in series.items()}
+    runs = {key: replace(run, doubt=_doubt(run.members)) for key, run in runs.items()}
+    finals: dict[tuple[str, str], list[_Found]] = {}
+    rest: dict[object, list[_Found]] = {}
     for item in bare:
-        run = _run_of(item, numbered, sessions)
-        if run is not None:
-            groups[run].append(replace(item, final=True))
+        home = _home(item, runs)
+        if home is not None:
+            finals.setdefault(home, []).append(replace(item, final=True))
         else:
-            groups.setdefault(_bare_key(item), []).append(item)
-    return groups
+            rest.setdefault(_own_key(item), []).append(item)
+    whole = [
+        replace(run, members=(*run.members, *finals.get(key, ()))) for key, run in runs.items()
+    ]
+    whole += [_Run(_own_name(members[0]), tuple(members)) for members in rest.values()]
+    shared = Counter(run.name for run in whole)
+    whole = [run if shared[run.name] < 2 else replace(run, name=_apart(run)) for run in whole]
+    return sorted(whole, key=lambda run: _natural(run.name))
 
 
-def _run_of(
-    item: _Found, groups: Mapping[str, Sequence[_Found]], sessions: Mapping[str | None, str]
-) -> str | None:
-    """The numbered run whose final file this bare one is, if any."""
-    stem = item.place.stem
-    if stem in groups:
-        return stem
-    # kohya without --output_name: epoch-000001, at-step00000100, and last (train_util.py).
-    if stem == "last":
-        for key in ("epoch", "at"):
-            if key in groups:
-                return key
-    said = item.metadata.get("ss_output_name")
-    if said in groups:
-        return said
+def _apart(run: _Run) -> str:
+    """Another name for a run that shares its own: whose pattern it is, or its first file's."""
+    first = run.members[0]
+    return (
+        f"{run.name} ({_scheme(first)})"
+        if _has_place(first) and first.place.united
+        else (first.path.stem)
+    )
+
+
+def _settled(item: _Found, found: Sequence[_Found]) -> _Found:
+    """A file whose whole name is a run's name says no place, whatever number it ends in."""
+    stem = item.path.stem
+    if item.place.scheme == "folder":
+        return item
+    said = {other.metadata.get("ss_output_name") for other in found}
+    united = {other.place.run for other in found if other.place.united and other is not item}
+    return _unplaced(item) if stem in said or stem in united else item
+
+
+def _unplaced(item: _Found) -> _Found:
+    place = item.place
+    return replace(
+        item, place=Place(item.path.stem, place.scheme, form=place.form, half=place.half)
+    )
+
+
+def _scheme(item: _Found) -> str:
+    """Whose pattern a file belongs to: files of one run that were renamed stay together."""
+    trainer = lora.trainer(item.metadata)
+    plain = item.place.scheme == "plain" and trainer in {"kohya", "ai-toolkit"}
+    return trainer if plain and trainer else item.place.scheme
+
+
+def _is_series(members: Sequence[_Found]) -> bool:
+    """Whether names that end alike are places of one run.
+
+    Numbers without a unit, and units of a single letter, are places only in a series: `style2` and
+    `style_e621` alone are just names, and so are the last files of so many training sessions.
+    """
+    if any(item.place.united and not item.place.letter for item in members):
+        return True
+    places = {(item.place.step, item.place.epoch, item.place.number) for item in members}
+    sessions = [_session(item) for item in members]
+    apart = None not in sessions and len(set(sessions)) == len(sessions)
+    return len(places) > 1 and not apart
+
+
+def _doubt(members: Sequence[_Found]) -> str:
+    """What else a series' numbers may be, where the metadata do not place its files."""
+    if all(_stored_place(item) for item in members):
+        return ""
+    if all(item.place.letter == "s" and (item.place.step or 1) % 10 for item in members):
+        return "seeds"
+    numbers = [item.place.number for item in members]
+    return doubt(number for number in numbers if number is not None) if any(numbers) else ""
+
+
+def _stored_place(item: _Found) -> bool:
+    return lora.stored_step(item.metadata) is not None or (
+        lora.stored_epoch(item.metadata) is not None
+    )
+
+
+def _session(item: _Found) -> str | None:
     session = item.metadata.get("ss_session_id")
-    if session in sessions:
-        return sessions[session]
-    if len(groups) == 1:
-        (key,) = groups
-        # OneTrainer's final name is the user's choice and its metadata tell nothing.
-        if groups[key][0].place.trainer == "onetrainer" and _trainer_of([item]) == "onetrainer":
+    return None if session in {None, "", "None"} else session
+
+
+def _home(item: _Found, runs: Mapping[tuple[str, str], _Run]) -> tuple[str, str] | None:
+    """The run whose final file this unnumbered one is, if any."""
+    place, session = item.place, _session(item)
+    # kohya without --output_name: epoch-000001, at-step00000100, and last (train_util.py).
+    names = ("epoch", "at") if place.run == "last" else (item.path.stem, place.run)
+    for name in names:
+        alike = [key for key in runs if key[0] == name]
+        exact = [key for key in alike if key[1] == _scheme(item)]
+        if exact or len(alike) == 1:
+            return (exact or alike)[0]
+    if place.form or place.copy:
+        return None
+    sessions = {key: {_session(member) for member in run.members} for key, run in runs.items()}
+    for key, known in sessions.items():
+        if session is not None and session in known:
             return key
+    said = item.metadata.get("ss_output_name")
+    for key, known in sessions.items():
+        if key[0] == said and (session is None or known == {None}):
+            return key
+    # OneTrainer's final name is the user's choice and its metadata tell nothing.
+    ours = [key for key in runs if key[1] == "onetrainer"]
+    if len(runs) == 1 and ours and lora.trainer(item.metadata) == "onetrainer":
+        return ours[0]
     return None
 
 
-def _bare_key(item: _Found) -> str:
+def _own_key(item: _Found) -> object:
     """Renamed epochs of one run still share their session; other files stand alone."""
-    session = item.metadata.get("ss_session_id")
-    if session and session != "None":
-        return item.metadata.get("ss_output_name") or f"session {session}"
-    return item.place.stem
+    session = _session(item)
+    if session is not None and not item.place.form:
+        return session
+    return item.path.parent, _own_name(item)
 
 
-def _choose(
-    groups: Mapping[str, list[_Found]], name: str | None, paths: Sequence[str | Path]
-) -> list[_Found]:
-    if name is not None:
-        wanted = name.removesuffix(".safetensors").casefold()
-        for key, members in groups.items():
-            if key.casefold() == wanted:
-                return members
-        for members in groups.values():
-            hits = [item for item in members if item.path.stem.casefold() == wanted]
-            if hits:
-                return hits
-    elif len(groups) == 1:
-        return next(iter(groups.values()))
-    listed = ", ".join(
-        f"{lora.one_line(key)[:60]} ({len(members)})" for key, members in list(groups.items())[:12]
+def _own_name(item: _Found) -> str:
+    said = item.metadata.get("ss_output_name")
+    if said and _session(item) is not None and not item.place.form:
+        return said
+    return item.place.run if item.place.copy else item.path.stem
+
+
+def _one_series(found: Sequence[_Found]) -> _Run:
+    """Files named one by one as one run, in the order given."""
+    runs = _grouped(found)
+    members = {item.path: item for run in runs for item in run.members}
+    doubts = [run.doubt for run in runs if run.doubt]
+    placed = [run for run in runs if any(_has_place(item) for item in run.members)]
+    if len(placed) > 1:
+        names = ", ".join(lora.one_line(run.name) for run in placed[:4])
+        doubts.append(f"files of several runs ({names})")
+    return _Run(
+        found[0].path.stem, tuple(members[item.path] for item in found), "".join(doubts[:1])
     )
-    more = f" and {len(groups) - 12} more" if len(groups) > 12 else ""
-    where = _show(Path(paths[0]))
+
+
+def _has_place(item: _Found) -> bool:
+    return item.place.united or item.place.number is not None or _stored_place(item)
+
+
+def _choose(runs: Sequence[_Run], name: str | None, where: Path) -> _Run:
     if name is not None:
+        return _named_run(runs, name, where)
+    if len(runs) == 1:
+        (run,) = runs
+        if run.doubt:
+            raise UserError(
+                f"{_show(where)}: the numbers in {_few(run)} may be places in training or "
+                f"{run.doubt}, and nothing in the files says which; --name "
+                f"{shlex.quote(lora.one_line(run.name))} takes them as places, or name the files "
+                "in order."
+            )
+        return run
+    halves = {item.place.half for run in runs for item in run.members}
+    if {"high", "low"} <= halves:
         raise UserError(
-            f"{where} holds no LoRA named {lora.one_line(name)[:60]}; it holds {listed}{more}."
+            f"{_show(where)} holds the high-noise and the low-noise half of a LoRA for a model of "
+            f"two (Wan 2.2): {_listed(runs)}; choose one half with --name."
         )
-    raise UserError(f"{where} holds several LoRAs: {listed}{more}; choose one with --name.")
+    raise UserError(
+        f"{_show(where)} holds several LoRAs: {_listed(runs)}; choose one with --name, or name the "
+        "files of one training in order."
+    )
+
+
+def _named_run(runs: Sequence[_Run], name: str, where: Path) -> _Run:
+    """The run, file or files (`dog-step*`) of a name; who names a run says that it is one."""
+    wanted = name.removesuffix(".safetensors").casefold()
+    for run in runs:
+        if run.name.casefold() == wanted:
+            return replace(run, doubt="")
+    for run in runs:
+        hits = [
+            item
+            for item in run.members
+            if any(fnmatch(text.casefold(), wanted) for text in (item.path.stem, item.name))
+        ]
+        if hits:
+            return replace(run, members=tuple(hits), doubt="")
+    raise UserError(
+        f"{_show(where)} holds no LoRA named {lora.one_line(name)[:60]}; it holds {_listed(runs)}."
+    )
+
+
+def _few(run: _Run) -> str:
+    names = [lora.one_line(item.path.stem) for item in run.members[:4]]
+    return ", ".join(names) + (", ..." if len(run.members) > 4 else "")
+
+
+def _listed(runs: Sequence[_Run]) -> str:
+    """The runs by name and size; what may be none, file by file."""
+    entries = []
+    for run in runs:
+        if run.doubt:
+            entries += [f"{lora.one_line(item.path.stem)[:60]} (1)" for item in run.members]
+        else:
+            entries.append(f"{lora.one_line(run.name)[:60]} ({len(run.members)})")
+    more = f" and {len(entries) - 12} more" if len(entries) > 12 else ""
+    return ", ".join(entries[:12]) + more
 
 
 # ---------------------------------------------------------------------------------------------
 # Order
 
 
-def _ordered(members: Sequence[_Found], warnings: list[str]) -> CheckpointList:
+def _ordered(run: _Run, warnings: list[str], folder: Path | None) -> CheckpointList:
+    """A run's checkpoints in order; without a ``folder`` they were named one by one."""
+    members = run.members
     _warn_of_sessions(members, warnings)
     numbers_are_steps = any((item.place.number or 0) > 500 for item in members)
-    if any(item.place.number is not None for item in members):
-        unit = "steps" if numbers_are_steps else "epochs"
-        if any(_position(item, numbers_are_steps)[2] == "number in the name" for item in members):
-            warnings.append(f"The numbers in the names are taken as {unit}; nothing says so.")
+    if not run.doubt:
+        _warn_of_units(members, numbers_are_steps, warnings)
     drafts = []
     for item in members:
         step, epoch, source = _position(item, numbers_are_steps)
@@ -492,13 +551,87 @@ def _ordered(members: Sequence[_Found], warnings: list[str]) -> CheckpointList:
         )
         _warn_of_renaming(item, checkpoint, warnings)
         drafts.append(checkpoint)
-    drafts = _sorted(drafts, warnings)
+    steps = _by_step(drafts)
+    trouble = run.doubt and f"the numbers in the names may be {run.doubt}"
+    if run.doubt.startswith("files of"):
+        trouble = f"these are {run.doubt}"
+    trouble = trouble or _undecided(members, drafts, steps)
+    if trouble and folder is not None:
+        raise UserError(
+            f"{_show(folder)}: {trouble}; choose files with --name, or name them in order."
+        )
+    if trouble:
+        warnings.append(f"Taken in the order of naming: {trouble}.")
+    else:
+        drafts = _sorted(drafts, steps, warnings)
     merged = [_labelled(checkpoint) for checkpoint in _unique(drafts)]
     repeated = Counter(checkpoint.label for checkpoint in merged)
     merged = [
         replace(c, label=f"{c.label} ({c.name})") if repeated[c.label] > 1 else c for c in merged
     ]
     return CheckpointList(tuple(merged), _trainer_of(members), tuple(dict.fromkeys(warnings)))
+
+
+def _warn_of_units(members: Sequence[_Found], numbers_are_steps: bool, warnings: list[str]) -> None:
+    sources = {_position(item, numbers_are_steps)[2] for item in members}
+    if "number in the name" in sources:
+        unit = "steps" if numbers_are_steps else "epochs"
+        warnings.append(f"The numbers in the names are taken as {unit}; nothing says so.")
+    letters = {item.place.letter for item in members if not _stored_place(item)} - {""}
+    for letter in sorted(letters & {"k", "s"}):
+        meant = "thousands of steps" if letter == "k" else "steps"
+        warnings.append(f"The letter {letter} in the names is taken as {meant}; nothing says so.")
+
+
+def _by_step(drafts: Sequence[Checkpoint]) -> bool:
+    """Whether a run is ordered by step: where every numbered file has one, unless steps began anew
+    in a resumed run whose epochs went on."""
+    numbered = [c for c in drafts if not c.final]
+    steps = all(c.step is not None for c in numbered)
+    if not all(c.epoch is not None for c in numbered):
+        return steps or sum(c.step is not None for c in numbered) >= sum(
+            c.epoch is not None for c in numbered
+        )
+    if not steps:
+        return False
+    by_epoch = [c.step or 0 for c in sorted(numbered, key=lambda c: (c.epoch or 0, c.step or 0))]
+    return all(a <= b for a, b in pairwise(by_epoch))
+
+
+def _undecided(members: Sequence[_Found], drafts: Sequence[Checkpoint], steps: bool) -> str:
+    """Why the order of the files cannot be told from them, or "" where it can."""
+    if len({c.tensor_hash for c in drafts}) < 2:
+        return ""
+
+    def at(checkpoint: Checkpoint) -> int | None:
+        return checkpoint.step if steps else checkpoint.epoch
+
+    pairs = list(zip(members, drafts, strict=True))
+    for item, draft in pairs:
+        for other_item, rival in pairs if item.place.copy else ():
+            same = (rival.step, rival.epoch) == (draft.step, draft.epoch)
+            if same and rival.tensor_hash != draft.tensor_hash:
+                if other_item.place.copy:
+                    return f"{draft.name} and {rival.name} may be copies or places in training"
+                return f"{draft.name} is a copy of {rival.name} by its name, but they differ"
+    unit, other = ("step", "epoch") if steps else ("epoch", "step")
+    numbered = [c for c in drafts if not c.final]
+    lost = [c for c in numbered if at(c) is None]
+    named = [c for c in lost if getattr(c, other) is not None]
+    if named and len(named) < len(numbered):
+        placed = next(c for c in numbered if at(c) is not None)
+        return (
+            f"{placed.name} tells its {unit} and {named[0].name} its {other}, and nothing says "
+            "which came first"
+        )
+    if lost:
+        names = ", ".join(c.name for c in lost[:4]) + (", ..." if len(lost) > 4 else "")
+        return f"{names} {'has' if len(lost) == 1 else 'have'} no {unit} in metadata or name"
+    ends = {c.tensor_hash: c for c in drafts if c.final and at(c) is None}
+    if len(ends) > 1:
+        names = " and ".join(c.name for c in list(ends.values())[:3])
+        return f"{names} all bear a final file's name and differ"
+    return ""
 
 
 def _warn_of_sessions(members: Sequence[_Found], warnings: list[str]) -> None:
@@ -552,31 +685,17 @@ def _warn_of_renaming(item: _Found, checkpoint: Checkpoint, warnings: list[str])
             )
 
 
-def _sorted(drafts: Sequence[Checkpoint], warnings: list[str]) -> list[Checkpoint]:
-    """By step where every numbered member has one, else by epoch; what has no place comes last."""
-    numbered = [c for c in drafts if not c.final]
-    steps = all(c.step is not None for c in numbered)
-    epochs = all(c.epoch is not None for c in numbered)
-    if not steps and not epochs:
-        steps = sum(c.step is not None for c in numbered) >= sum(
-            c.epoch is not None for c in numbered
-        )
-    else:
-        steps = steps or not epochs
+def _sorted(drafts: Sequence[Checkpoint], steps: bool, warnings: list[str]) -> list[Checkpoint]:
+    """By step or epoch; the final file closes the run."""
 
     def at(checkpoint: Checkpoint) -> int | None:
         return checkpoint.step if steps else checkpoint.epoch
 
-    lost = [c for c in numbered if at(c) is None]
-    if lost and len(drafts) > 1:
-        for checkpoint in lost:
-            warnings.append(
-                f"{checkpoint.name} has no {'step' if steps else 'epoch'} in its metadata or name; "
-                "it was placed last."
-            )
+    numbered = [c for c in drafts if not c.final]
+    lost = sorted((c for c in numbered if at(c) is None), key=lambda c: _natural(c.path.stem))
     placed = sorted(
         (c for c in numbered if at(c) is not None),
-        key=lambda c: (at(c), c.epoch or 0, _natural(c.path)),
+        key=lambda c: (at(c), c.epoch or 0, _natural(c.path.stem)),
     )
     final = sorted((c for c in drafts if c.final), key=lambda c: (at(c) is None, at(c) or 0))
     newest = max((at(c) or 0 for c in placed), default=0)
@@ -589,7 +708,7 @@ def _sorted(drafts: Sequence[Checkpoint], warnings: list[str]) -> list[Checkpoin
         )
         final.remove(checkpoint)
         placed.append(replace(checkpoint, final=False))
-        placed.sort(key=lambda c: (at(c), c.epoch or 0, _natural(c.path)))
+        placed.sort(key=lambda c: (at(c), c.epoch or 0, _natural(c.path.stem)))
     repeated = [n for n, count in Counter(map(at, placed)).items() if count > 1]
     for number in repeated:
         same = [c for c in placed if at(c) == number]
@@ -630,14 +749,18 @@ def _labelled(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, label=label or checkpoint.name)
 
 
+_SCHEME_TRAINERS = {name: name for name in ("kohya", "ai-toolkit", "onetrainer")}
+
+
 def _trainer_of(members: Sequence[_Found]) -> str | None:
     told: Counter[str] = Counter()
     for item in members:
-        trainer = lora.trainer(item.metadata) or item.place.trainer
+        trainer = lora.trainer(item.metadata) or _SCHEME_TRAINERS.get(item.place.scheme)
         if item.state or (item.path.parent / "training_state.json").is_file():
             trainer = "simpletuner"
-        if trainer is None and _CHECKPOINT_FOLDER.fullmatch(item.path.parent.name):
-            trainer = "diffusers"
+        if trainer is None and item.place.scheme == "folder" and item.place.united:
+            checkpoint = item.path.parent.name.lower().startswith("checkpoint")
+            trainer = "diffusers" if checkpoint else "diffusion-pipe"
         if trainer:
             told[trainer] += 1
     if not told:

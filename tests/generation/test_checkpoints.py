@@ -450,6 +450,188 @@ def test_nothing_named(tmp_path):
         find_checkpoints(["a\0b"])
 
 
+def folder_of(folder: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        write(folder / f"{name}.safetensors", seed, {})
+    return folder
+
+
+def kohya_run(folder: Path, name: str, seed: int, said: bool) -> list[str]:
+    """Two epochs and the final file of a run; ``said``: with metadata. Returns the order."""
+    stems = [f"{name}-000001", f"{name}-000002", name]
+    for at, stem in enumerate(stems, 1):
+        metadata = kohya(at, 100 * at, name, session=name) if said else {}
+        write(folder / f"{stem}.safetensors", seed + at, metadata)
+    return stems
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("names", [("style_v1", "style_v2"), ("style1", "style2"), ("a_512", "a")])
+def test_two_runs_whose_names_end_in_numbers(tmp_path, names, said):
+    wanted = {name: kohya_run(tmp_path, name, 10 * i, said) for i, name in enumerate(names)}
+    with pytest.raises(UserError) as problem:
+        find_checkpoints([tmp_path])
+    assert all(f"{name} (3)" in str(problem.value) for name in names)
+    for name, stems in wanted.items():
+        assert [c.name for c in find_checkpoints([tmp_path], name=name).checkpoints] == stems
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["dog_512", "dog_768"], "places in training or resolutions"),
+        (["dog_8", "dog_16"], "places in training or ranks"),
+        (["dog_2023", "dog_2024"], "places in training or years"),
+        (["dog_s1", "dog_s42"], "places in training or seeds"),
+        (["style_v1", "style_v2"], r"several LoRAs: style_v1 \(1\), style_v2 \(1\)"),
+        (["dog_1e-4", "dog_5e-5"], r"several LoRAs: dog_1e-4 \(1\)"),
+        (["dog_20240513", "dog_20240514"], "several LoRAs"),
+        (["dog-000001", "dog", "dog_fp16"], r"dog \(2\), dog_fp16 \(1\)"),
+        (["wan_000000250_high_noise", "wan_000000250_low_noise"], "high-noise and the low-noise"),
+        (["wan_high_noise-000001", "wan_low_noise-000001"], "high-noise and the low-noise"),
+        (["dog", "dog (1)"], r"dog \(1\) is a copy of dog by its name"),
+        (["dog (1)", "dog (2)"], "copies or places"),
+        (["dog-000001", "dog-step00000500"], "tells its (step|epoch) and .* which came first"),
+        (["dog-000001", "dog", "dog_final"], "final file's name and differ"),
+    ],
+)
+def test_what_names_alone_leave_open_is_refused_in_a_sentence(tmp_path, names, words):
+    with pytest.raises(UserError, match=words) as problem:
+        find_checkpoints([folder_of(tmp_path, *names)])
+    assert "\n" not in str(problem.value) and "--name" in str(problem.value)
+    # Naming the files says the order, and the list says so.
+    files = [tmp_path / f"{name}.safetensors" for name in reversed(names)]
+    found = find_checkpoints(files)
+    if "high-noise" not in words and "dog_fp16" not in names:
+        assert [c.path for c in found.checkpoints] == files
+        assert any("order of naming" in warning for warning in found.warnings)
+
+
+def test_who_names_a_run_says_that_its_numbers_are_places(tmp_path):
+    folder_of(tmp_path, "dog_512", "dog_1024")
+    found = find_checkpoints([tmp_path], name="dog")
+    assert [c.step for c in found.checkpoints] == [512, 1024]
+    (only,) = find_checkpoints([tmp_path], name="dog_1024").checkpoints
+    assert only.name == "dog_1024"
+
+
+def test_some_files_of_a_run_by_pattern(tmp_path):
+    folder_of(tmp_path, "dog-000001", "dog-step00000500", "dog-step00001000")
+    found = find_checkpoints([tmp_path], name="dog-step*")
+    assert [c.step for c in found.checkpoints] == [500, 1000]
+
+
+def test_a_copy_is_an_alias(tmp_path):
+    for name, seed in (("dog-000001", 1), ("dog-000001 (1)", 1), ("dog-000002", 2)):
+        write(tmp_path / f"{name}.safetensors", seed, {})
+    found = find_checkpoints([tmp_path])
+    assert [(c.name, c.aliases) for c in found.checkpoints] == [
+        ("dog-000001", ("dog-000001 (1)",)),
+        ("dog-000002", ()),
+    ]
+
+
+def test_deepspeed_folders(tmp_path):
+    for step in (5, 20, 10):
+        write(tmp_path / f"global_step{step}" / "adapter_model.safetensors", step, {})
+    found = find_checkpoints([tmp_path])
+    assert [(c.name, c.step) for c in found.checkpoints] == [
+        ("global_step5", 5),
+        ("global_step10", 10),
+        ("global_step20", 20),
+    ]
+
+
+def test_a_resumed_run_whose_steps_begin_anew_goes_by_epoch(tmp_path):
+    for epoch in range(1, 7):
+        metadata = kohya(epoch, 100 * ((epoch - 1) % 3 + 1), session=str((epoch - 1) // 3))
+        write(tmp_path / f"dog-{epoch:06d}.safetensors", epoch, metadata)
+    assert [c.epoch for c in find_checkpoints([tmp_path]).checkpoints] == [1, 2, 3, 4, 5, 6]
+
+
+def test_last_files_of_two_sessions_under_one_name_are_two(tmp_path):
+    for session in "12":
+        write(
+            tmp_path / f"style_{session}.safetensors", int(session), kohya(9, 900, "style", session)
+        )
+    with pytest.raises(UserError, match=r"style_1 \(1\), style_2 \(1\)"):
+        find_checkpoints([tmp_path])
+
+
+SCHEMES = {
+    "kohya epochs": ("{run}-{n:06d}", True),
+    "kohya steps": ("{run}-step{n:08d}", True),
+    "ai-toolkit": ("{run}_{n:09d}", True),
+    "onetrainer": ("{run}2024-05-01_10-00-00-save-{n}-{n}-0", False),
+    "epochs": ("{run}_epoch_{n}", True),
+    "steps": ("{run}-{n}steps", False),
+    "both": ("{run} e{n}_s{n}", False),
+}
+RUNS = [
+    "dog",
+    "style_v1",
+    "style_v2",
+    "style1",
+    "style2",
+    "dog_512",
+    "my_20240513",
+    "char_e621",
+    "x-fp16",
+    "a.b",
+    "v2",
+    "run_final",
+    "lora_1e-4",
+    "my_dog_rank32",
+    "éclair",
+    "girl_(series)",
+    "3d",
+    "ss-2024",
+]
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.dictionaries(
+        st.sampled_from(RUNS),
+        st.tuples(
+            st.sampled_from(sorted(SCHEMES)),
+            st.sets(st.integers(1, 9999), min_size=2, max_size=4),
+            st.booleans(),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_every_run_is_found_whole_or_named(tmp_path, runs):
+    """Runs of any trainers' schemes, with and without metadata and final file, in one folder."""
+    folder = tmp_path / "mixed"
+    shutil.rmtree(folder, ignore_errors=True)
+    wanted: dict[str, list[str]] = {}
+    seed = 0
+    for run, (scheme, numbers, said, final) in runs.items():
+        pattern, closes = SCHEMES[scheme]
+        stems = [pattern.format(run=run, n=n) for n in sorted(numbers)]
+        places = sorted(numbers)
+        if final and closes:
+            stems, places = [*stems, run], [*places, max(places) + 1]
+        wanted[run] = stems
+        for stem, place in zip(stems, places, strict=True):
+            seed += 1
+            metadata = kohya(place, place, run, session=run) if said and "kohya" in scheme else {}
+            write(folder / f"{stem}.safetensors", seed, metadata)
+    if len(runs) > 1:
+        with pytest.raises(UserError) as problem:
+            find_checkpoints([folder])
+        for run, stems in wanted.items():
+            assert f"{run} ({len(stems)})" in str(problem.value)
+    for run, stems in wanted.items():
+        found = find_checkpoints([folder], name=run if len(runs) > 1 else None)
+        assert [c.name for c in found.checkpoints] == stems
+
+
 FRAGMENTS = st.sampled_from(
     [
         "dog",
