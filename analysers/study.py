@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
 
+from analysers.records import build, parse, shown
 from generation.cells import strength_text
 
 FORMAT = 2
@@ -169,53 +170,22 @@ def to_json(study: Study) -> str:
 
 
 def from_json(text: str) -> Study:
-    """The study that `to_json` wrote, now or in format 1. Raises ValueError for another format."""
-    data = json.loads(text)
-    if not isinstance(data, dict) or data.get("format") not in (1, FORMAT):
-        found = data.get("format") if isinstance(data, dict) else None
-        raise ValueError(f"study.json has format {found}, this version reads {FORMAT}")
-    renamed = _NAMES_OF_1 if data["format"] == 1 else {}
-    verdict = dict(data["verdict"])
-    for name in ("best", "strongest_clean", "breakdown", "plateau"):
-        verdict[name] = _candidate(verdict[name])
-    for name in ("contenders", "zone"):
-        verdict[name] = tuple(_known(c) for c in verdict[name])
-    for name in ("sentences", "warnings"):
-        verdict[name] = tuple(verdict[name])
-    return Study(
-        **{
-            **data,
-            "metrics": tuple(data["metrics"]),
-            "margin": _number(data["margin"]),
-            "scores": tuple(
-                Score(
-                    **{
-                        **row,
-                        "candidate": _candidate(row["candidate"]),
-                        "values": {k: _number(v) for k, v in row["values"].items()},
-                    }
-                )
-                for row in data["scores"]
-            ),
-            "summaries": tuple(
-                Summary(
-                    **{
-                        **row,
-                        "candidate": _known(row["candidate"]),
-                        "metrics": {
-                            renamed.get(k, k): _interval(v) for k, v in row["metrics"].items()
-                        },
-                        "diff_best": _interval(row["diff_best"]),
-                        "diff_control": _interval(row["diff_control"]),
-                        "p_best": _number(row["p_best"]),
-                    }
-                )
-                for row in data["summaries"]
-            ),
-            "verdict": Verdict(**verdict),
-            "format": FORMAT,
-        }
+    """The study that `to_json` wrote, now or in format 1.
+
+    Raises ValueError, naming the place, for anything else.
+    """
+    data = parse(text)
+    number = data.get("format") if isinstance(data, dict) else None
+    if type(number) is not int or number not in (1, FORMAT):
+        raise ValueError(f"it has format {shown(number)}, this version reads {FORMAT}")
+    study: Study = build(Study, data)
+    if study.format == FORMAT:
+        return study
+    summaries = tuple(
+        replace(s, metrics={_NAMES_OF_1.get(k, k): v for k, v in s.metrics.items()})
+        for s in study.summaries
     )
+    return replace(study, summaries=summaries, format=FORMAT)
 
 
 def _plain(value: Any) -> Any:
@@ -226,27 +196,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, Decimal):
-        return str(value)
+        return format(value, "f")
     if isinstance(value, (bool, str, int)) or value is None:
         return value
     number = float(value)
     return number if math.isfinite(number) else None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _interval(value: Mapping[str, float | None]) -> Interval:
-    return Interval(*(_number(value[name]) for name in ("mean", "low", "high")))
-
-
-def _known(value: Mapping[str, Any]) -> Candidate:
-    strength = value["strength"]
-    return Candidate(
-        **{**value, "strength": None if strength is None else Decimal(strength)},
-    )
-
-
-def _candidate(value: Mapping[str, Any] | None) -> Candidate | None:
-    return None if value is None else _known(value)

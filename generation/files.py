@@ -102,5 +102,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as it is, whole or not at all."""
-    write_atomically(path, text.encode("utf-8"))
+    """Write UTF-8 text, whole or not at all.
+
+    A byte of a file name that is no UTF-8 (Python holds 0xff as U+DCFF) becomes "\\udcff", which
+    in JSON is the very same text.
+    """
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))

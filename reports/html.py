@@ -129,7 +129,7 @@ def write_report(
             )
     path = folder / name
     text = render(build(study, folder, single_file=single_file))
-    write_atomically(path, text.encode("utf-8", "replace"))
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -467,9 +467,14 @@ def equal_effect(study: Study) -> list[tuple[str, str]]:
     return found
 
 
+def _rows(weights: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rows = weights.get("rows")
+    return [r for r in rows if isinstance(r, Mapping)] if isinstance(rows, (list, tuple)) else []
+
+
 def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
     """What training did to the LoRA's own numbers, one panel per number, along the checkpoints."""
-    rows = [r for r in weights.get("rows", ()) if isinstance(r, Mapping)]
+    rows = _rows(weights)
     names = [
         key
         for key in dict.fromkeys(k for r in rows for k in r)
@@ -519,7 +524,7 @@ def weight_blocks(weights: Mapping[str, Any]) -> Plot | None:
     import numpy as np
     from matplotlib import colormaps
 
-    rows = [r for r in weights.get("rows", ()) if isinstance(r, Mapping)]
+    rows = _rows(weights)
     blocks = [k for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("block ")][:40]
     if len(rows) < 2 or len(blocks) < 2:
         return None

@@ -141,7 +141,7 @@ def write_tables(study: Study, folder: Path) -> tuple[Path, Path]:
     folder = Path(folder)
     paths = (folder / "scores.csv", folder / "summary.csv")
     for path, frame in zip(paths, (scores_frame(study), summary_frame(study)), strict=True):
-        write_atomically(path, csv_text(frame).encode("utf-8", "surrogateescape"))
+        write_atomically(path, csv_text(frame).encode("utf-8", "backslashreplace"))
     return paths
 
 
@@ -345,7 +345,6 @@ def _read(path: Path) -> pd.DataFrame:
         keep_default_na=False,
         na_filter=False,
         encoding="utf-8",
-        encoding_errors="surrogateescape",
         lineterminator="\n",
         engine="c",
     )

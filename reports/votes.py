@@ -146,7 +146,7 @@ def votes_table(study: Study) -> dict[str, Any] | None:
     by_identity = {identity(s.candidate): s for s in study.summaries}
     rows, ours, theirs, unknown = [], [], [], 0
     for row in votes["rows"]:
-        summary = by_identity.get(_row_identity(row))
+        summary = by_identity.get(_row_identity(row)) if _is_row(row) else None
         if summary is None:
             unknown += 1
             continue
@@ -157,7 +157,21 @@ def votes_table(study: Study) -> dict[str, Any] | None:
         rows.append({**row, "heading": summary.candidate.heading(study.kind), "rank": summary.rank,
                      "metric": mean})  # fmt: skip
     tau = kendall_tau(theirs, ours)
-    return {"votes": votes.get("votes", 0), "rows": rows, "tau": tau, "unknown": unknown}
+    count = votes.get("votes")
+    return {
+        "votes": count if isinstance(count, int) else len(rows),
+        "rows": rows,
+        "tau": tau,
+        "unknown": unknown,
+    }
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it has what `read_votes` puts into a row; study.json may be anybody's."""
+    if not isinstance(row, Mapping):
+        return False
+    numbers = [row.get(name) for name in ("wins", "losses", "ties", "ability", "low", "high")]
+    return all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers)
 
 
 def identity(candidate: Candidate) -> tuple[Any, ...]:
@@ -170,7 +184,8 @@ def _row_identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
         value = None if strength is None else Decimal(str(strength))
     except InvalidOperation:
         value = None
-    return (row.get("checkpoint") or "", row.get("epoch"), row.get("step"), value)
+    epoch, step = (n if isinstance(n, int) else None for n in (row.get("epoch"), row.get("step")))
+    return (str(row.get("checkpoint") or ""), epoch, step, value)
 
 
 def _index(value: object, size: int) -> bool:

@@ -94,7 +94,7 @@ def test_another_format_is_refused():
     text = to_json(replace(finished(), format=99))
     with pytest.raises(ValueError, match="format 99"):
         from_json(text)
-    with pytest.raises(ValueError, match="format None"):
+    with pytest.raises(ValueError, match="format null"):
         from_json("[]")
 
 
