@@ -21,6 +21,12 @@ SAME = 1e-3
 """1 - SSIM up to which two renders count as one picture where no noise floor was measured.
 Rounding in another batch composition moves single grey levels and stays well below it."""
 
+ROUNDING = 2
+"""Grey levels that another batch composition moves a pixel by, at most, in single precision."""
+
+SAME_COLOUR = 0.5
+"""Mean CIEDE2000 up to which two renders count as one picture; 1 is just noticeable."""
+
 UNRELATED = 0.35
 """SSIM that pictures of different prompts or seeds seldom exceed (docs/statistics.md), used where
 the SSIM between the study's own controls is not given."""
@@ -56,7 +62,7 @@ def check(
     """All checks. `floor` is `noise_floor`'s result; `unrelated` the usual SSIM between controls
     of different cases, where it was measured."""
     return (
-        *no_effect(scores, kind=kind, floor=floor),
+        *no_effect(scores, kind=kind, pixels=pixels),
         *foreign_controls(scores, kind=kind, unrelated=unrelated),
         *zero_strength(scores, floor=floor),
         *undefined_pictures(scores),
@@ -71,38 +77,62 @@ def zero_strength(
     found = [
         row
         for row in _candidate_rows(scores)
-        if row.candidate and row.candidate.strength == 0 and _ssim(row) < 1.0 - _same(floor)
+        if row.candidate and row.candidate.strength == 0 and _another(row, floor)
     ]
     if not found:
         return ()
-    lowest = min(_ssim(row) for row in found)
+    how = f"SSIM down to {number(min(_ssim(row) for row in found))}"
+    colour = max(_colour(row) for row in found)
+    if colour > SAME_COLOUR:
+        how += f", colour difference up to {number(colour)}"
     return (
-        f"Strength 0 does not reproduce the control ({_cases(found)}, SSIM down to "
-        f"{number(lowest)}): the controls were made with another model, seed or setting.",
+        f"Strength 0 does not reproduce the control ({_cases(found)}, {how}): the controls "
+        "were made with another model, seed or setting.",
     )
 
 
 def no_effect(
-    scores: Sequence[Score], *, kind: Kind, floor: Mapping[str, float] | None = None
+    scores: Sequence[Score], *, kind: Kind, pixels: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
-    """A LoRA that was applied moves the picture away from its control."""
-    lowest: dict[Candidate, float] = {}
+    """A LoRA that was applied changes pixels: not necessarily luma, so SSIM is not asked."""
+    moved: dict[Candidate, float] = {}
     for row in _candidate_rows(scores):
-        if row.candidate and row.candidate.strength != 0 and math.isfinite(_ssim(row)):
-            known = lowest.get(row.candidate, 1.0)
-            lowest[row.candidate] = min(known, _ssim(row))
-    still = [c for c, ssim in lowest.items() if ssim >= 1.0 - _same(floor)]
-    if not still:
-        return ()
-    if len(still) == len(lowest):
+        levels = _levels_moved(row, pixels)
+        if row.candidate and row.candidate.strength != 0 and levels is not None:
+            moved[row.candidate] = max(moved.get(row.candidate, 0.0), levels)
+    order = sorted(moved, key=lambda c: preference(c, kind))
+    same = [c for c in order if moved[c] == 0]
+    if order and len(same) == len(order):
         return (
-            "Every picture equals its control: the LoRA was not applied. Is it made for this base "
-            "model, and does it hold any weights?",
+            "Every picture equals its control, pixel for pixel: the LoRA was not applied. Is it "
+            "made for this base model, and does it hold any weights?",
         )
-    still.sort(key=lambda c: preference(c, kind))
-    names = listed([c.heading(kind) for c in still])
-    verb = "equals the control in every picture" if len(still) == 1 else "equal the control"
-    return (f"{names} {verb}: there the LoRA does nothing.",)
+    found = []
+    if same:
+        names = listed([c.heading(kind) for c in same])
+        verb = "equals" if len(same) == 1 else "equal"
+        found.append(
+            f"{names} {verb} the control in every picture, pixel for pixel: there the LoRA does "
+            "nothing."
+        )
+    hardly = [c for c in order if 0 < moved[c] <= ROUNDING]
+    if hardly:
+        names = listed([c.heading(kind) for c in hardly])
+        verb = "differs" if len(hardly) == 1 else "differ"
+        found.append(
+            f"{names} {verb} from the control by at most {ROUNDING} of 255 grey levels in any "
+            "pixel, as rounding does: there the LoRA does nothing that can be seen."
+        )
+    return tuple(found)
+
+
+def _levels_moved(row: Score, pixels: Mapping[str, str] | None) -> float | None:
+    """The largest difference of any pixel from the control; 0 for the same pixels, None unknown."""
+    mine, other = (pixels or {}).get(row.image), (pixels or {}).get(row.control)
+    if mine and mine == other:
+        return 0.0
+    levels = row.values.get("largest_difference", math.nan)
+    return levels if math.isfinite(levels) else None
 
 
 def foreign_controls(
@@ -243,6 +273,17 @@ def _candidate_rows(scores: Sequence[Score]) -> Iterable[Score]:
 
 def _ssim(row: Score) -> float:
     return row.values.get("ssim", math.nan)
+
+
+def _colour(row: Score) -> float:
+    """The colour difference from the control; 0 where it was not measured."""
+    value = row.values.get("colour_difference", math.nan)
+    return value if math.isfinite(value) else 0.0
+
+
+def _another(row: Score, floor: Mapping[str, float] | None) -> bool:
+    """Whether a picture is not its control rendered again."""
+    return _ssim(row) < 1.0 - _same(floor) or _colour(row) > SAME_COLOUR
 
 
 def _same(floor: Mapping[str, float] | None) -> float:

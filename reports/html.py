@@ -163,7 +163,9 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
     index = {c: i for i, c in enumerate(table.candidates)}
     width, height = _size(table, folder)
     failed = [s for s in study.scores if s.status != "ok" or s.reason]
-    shown = [m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by]
+    shown: list[str] = [m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by]
+    if any("colour_difference" in s.metrics for s in study.summaries):
+        shown.append("colour_difference")
     others = [
         m
         for m in study.metrics

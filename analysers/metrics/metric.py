@@ -173,6 +173,8 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "dists": _lazy("analysers.metrics.perceptual:dists"),
     "lpips": _lazy("analysers.metrics.perceptual:lpips"),
     "clip": _lazy("analysers.metrics.perceptual:ClipScore"),
+    "colour_difference": _lazy("analysers.metrics.colour:ColourDifference"),
+    "largest_difference": _lazy("analysers.metrics.colour:LargestDifference"),
     "rms_contrast": _lazy("analysers.metrics.signs:RmsContrast"),
     "clipped": _lazy("analysers.metrics.signs:Clipped"),
     "colourfulness": _lazy("analysers.metrics.signs:Colourfulness"),
@@ -180,7 +182,14 @@ METRICS: dict[str, Callable[..., Metric]] = {
 }
 """The metrics that come with the suite; what follows a colon in a name is handed to the factory."""
 
-ALWAYS = ("rms_contrast", "clipped", "colourfulness", "laplacian_energy")
+ALWAYS = (
+    "rms_contrast",
+    "clipped",
+    "colourfulness",
+    "laplacian_energy",
+    "colour_difference",
+    "largest_difference",
+)
 """Measured on every picture, whatever was asked for: they argue with the ranked metric."""
 
 

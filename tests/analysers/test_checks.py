@@ -1,6 +1,7 @@
 """Each check fires on what it is for and is silent on a healthy study."""
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -61,14 +62,53 @@ def test_strength_zero_must_be_the_control():
 
 def test_a_lora_that_was_not_applied():
     rows = [row(s, c, 1.0, 20.0 + c) for s in STRENGTHS for c in range(6)]
-    (warning,) = checks.no_effect(rows, kind="strength")
-    assert warning.startswith("Every picture equals its control")
-    some = [r for r in healthy() if r.candidate != candidate("0.2")]
-    some += [row("0.2", c, 0.9995, 20.0 + c) for c in range(6)]
-    assert checks.no_effect(some, kind="strength") == (
-        "0.2 equals the control in every picture: there the LoRA does nothing.",
+    pixels = {r.image: f"control {r.case}" for r in rows}
+    pixels |= {r.control: f"control {r.case}" for r in rows}
+    (warning,) = checks.no_effect(rows, kind="strength", pixels=pixels)
+    assert warning.startswith("Every picture equals its control, pixel for pixel: the LoRA was not")
+    some = {
+        image: p if image.startswith(("0.2", "control")) else image for image, p in pixels.items()
+    }
+    rows = [moved(r, 90.0) for r in rows]
+    assert checks.no_effect(rows, kind="strength", pixels=some) == (
+        "0.2 equals the control in every picture, pixel for pixel: there the LoRA does nothing.",
     )
-    assert checks.no_effect(some, kind="strength", floor={"ssim": 0.0001}) == ()
+
+
+def moved(row: Score, levels: float, colour: float = 0.0) -> Score:
+    values = {**row.values, "largest_difference": levels, "colour_difference": colour}
+    return replace(row, values=values)
+
+
+@pytest.mark.parametrize("levels", [3.0, 40.0, 255.0])
+def test_a_lora_that_moves_no_luma_was_applied(levels: float):
+    """Drained colours, one changed corner: SSIM rounds to 1, and yet pixels differ."""
+    rows = [moved(row(s, c, 1.0), levels) for s in STRENGTHS for c in range(6)]
+    pixels = {r.image: r.image for r in rows} | {r.control: r.control for r in rows}
+    assert checks.no_effect(rows, kind="strength", pixels=pixels) == ()
+    assert checks.no_effect(rows, kind="strength") == ()
+    one = [moved(r, 1.0) if i else r for i, r in enumerate(rows)]
+    assert not any("0.2" in w for w in checks.no_effect(one, kind="strength"))
+
+
+def test_rounding_is_told_from_nothing_and_from_an_effect():
+    rows = [
+        moved(row(s, c, 0.99999), 1.0 if s == "0.2" else 30.0) for s in STRENGTHS for c in range(6)
+    ]
+    assert checks.no_effect(rows, kind="strength") == (
+        "0.2 differs from the control by at most 2 of 255 grey levels in any pixel, as rounding "
+        "does: there the LoRA does nothing that can be seen.",
+    )
+    unknown = [row(s, c, 1.0) for s in STRENGTHS for c in range(6)]
+    assert checks.no_effect(unknown, kind="strength") == (), "SSIM alone claims nothing"
+
+
+def test_strength_zero_must_have_the_controls_colours():
+    rows = [*healthy(), *(moved(row("0.0", c, 1.0), 60.0, 7.3) for c in range(6))]
+    (warning,) = checks.zero_strength(rows)
+    assert "SSIM down to 1.0, colour difference up to 7.3" in warning
+    rows = [*healthy(), *(moved(row("0.0", c, 1.0), 1.0, 0.2) for c in range(6))]
+    assert checks.zero_strength(rows) == ()
 
 
 def test_a_control_of_another_seed():

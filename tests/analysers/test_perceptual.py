@@ -28,6 +28,8 @@ DIRECTIONS = {
     "dists": "lower",
     "lpips": "lower",
     "clip": "higher",
+    "colour_difference": None,
+    "largest_difference": None,
     "rms_contrast": None,
     "clipped": None,
     "colourfulness": None,
