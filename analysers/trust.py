@@ -16,7 +16,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from analysers.metrics.metric import Metric, Sample
+from analysers.metrics.metric import Metric, Sample, declared
+from analysers.scores import tabulate
+from analysers.study import Kind, Score
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,6 +26,14 @@ THRESHOLD = 0.5
 """Mean tau below which the metric should not decide alone: photographs reach 0.8 and more, flat
 drawings stay at 0.2 and less (docs/metrics.md, benchmarks/ladders.py)."""
 
+
+DARKER = 0.25
+FLATTER = 0.2
+"""By how much the dark and the flat area of a candidate's pictures must grow over the controls' to
+be another kind of picture."""
+
+SAME_TEXTURE = 0.5
+"""Share of the controls' texture that must be left where a picture is not flat."""
 
 LADDERS_VERSION = 1
 """Raised whenever a ladder changes: kept scores of another version are not used."""
@@ -225,6 +235,87 @@ _LADDERS: tuple[
     ("JPEG", "100 - quality", (60.0, 80.0, 90.0, 95.0), compressed, True),
     ("over-saturation", "excess", (0.5, 1.0, 2.0, 4.0), over_saturated, False),
 )
+
+
+@dataclass(frozen=True)
+class KindOfPicture:
+    """A candidate whose pictures are of another kind than its controls: means over the cases."""
+
+    candidate: str
+    dark: float
+    dark_control: float
+    flat: float
+    flat_control: float
+    darker: bool
+    flatter: bool
+
+
+def kinds_of_picture(
+    scores: Sequence[Score], *, kind: Kind, rank_by: str, margin: float
+) -> tuple[KindOfPicture, ...]:
+    """The candidates that `rank_by` puts beyond the margin and whose pictures are darker or
+    flatter than their controls, though their texture is still there; mildest first.
+
+    A plain or dark background alone moves BRISQUE by tens of points; blur, which is damage, makes
+    pictures flat too, but takes their texture (docs/metrics.md has the thresholds' figures).
+    """
+    tables = tabulate(scores, kind)
+    sign = 1.0 if declared(rank_by).better == "lower" else -1.0
+    if math.isnan(margin) or rank_by not in tables.values:
+        return ()
+    found = []
+    for i, candidate in enumerate(tables.candidates):
+
+        def pair(name: str, row: int = i) -> tuple[float, float]:
+            """The means of candidate and control over the cases that both have."""
+            if name not in tables.values:
+                return math.nan, math.nan
+            own, control = tables.values[name][row], tables.control[name][row]
+            both = np.isfinite(own) & np.isfinite(control)
+            if not both.any():
+                return math.nan, math.nan
+            return float(own[both].mean()), float(control[both].mean())
+
+        score, score_control = pair(rank_by)
+        if not sign * (score - score_control) > margin:
+            continue
+        (dark, dark_control), (flat, flat_control) = pair("dark_share"), pair("flat_share")
+        texture, texture_control = pair("texture")
+        darker = dark - dark_control > DARKER
+        flatter = flat - flat_control > FLATTER and texture > SAME_TEXTURE * texture_control
+        if darker or flatter:
+            heading = candidate.heading(kind)
+            found.append(
+                KindOfPicture(heading, dark, dark_control, flat, flat_control, darker, flatter)
+            )
+    return tuple(found)
+
+
+def kinds_sentence(found: Sequence[KindOfPicture], name: str) -> str:
+    """What `kinds_of_picture` found, in a sentence; "" for nothing."""
+    if not found:
+        return ""
+    most = max(found, key=lambda k: (k.dark - k.dark_control) + (k.flat - k.flat_control))
+    how = []
+    if any(k.darker for k in found):
+        how.append(
+            f"darker ({_percent(most.dark)} dark area, controls {_percent(most.dark_control)})"
+        )
+    if any(k.flatter for k in found):
+        how.append(
+            f"flatter ({_percent(most.flat)} flat area, controls {_percent(most.flat_control)})"
+        )
+    names = [k.candidate for k in found]
+    at = _listed(names) if len(names) < 5 else f"{_listed(names[:3])} and {len(names) - 3} more"
+    where = f"At {at}" if len(names) == 1 else f"At {at}, most at {most.candidate},"
+    return (
+        f"{where} the pictures are {' and '.join(how)} than the controls: {name} reads that as "
+        "damage, so look at them before you believe a breakdown there."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def diagnose(image: Pixels) -> str | None:

@@ -68,7 +68,7 @@ def _sample(declaration: Declaration, k: int, size: int, renderer: Any) -> Sampl
 
 
 def _picture(seed: int, size: int) -> Pixels:
-    """Soft blobs of colour with grain: nothing is flat, and some are clipped."""
+    """Soft blobs of colour with grain: some are clipped, and some have a plain corner."""
     generator = np.random.default_rng(seed)
     at = np.linspace(0, 2 * np.pi, size)
     waves = [
@@ -81,6 +81,7 @@ def _picture(seed: int, size: int) -> Pixels:
         + (60 + 20 * (seed % 5)) * np.stack(waves, axis=2)
         + generator.normal(0, 8, (size, size, 3))
     )
+    planes[: size // 8 * (seed % 5), : size // 2] = 90
     return np.clip(np.rint(planes), 0, 255).astype(np.uint8)
 
 

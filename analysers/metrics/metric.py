@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ Better = Literal["higher", "lower"] | None
 Need = Literal["control", "prompt", "references", "renderer"]
 Aggregate = Literal["mean", "ratio", "change"]
 Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 GROUP = "lora_analysers.metrics"
 
@@ -94,6 +95,13 @@ class Sample:
     def luma(self) -> Pixels:
         """The picture's 8-bit luma (H, W), computed once for all metrics."""
         return luma(self.image)
+
+    def shared(self, make: Callable[[Pixels], T]) -> T:
+        """`make(self.luma)`, computed once for all metrics that ask for it."""
+        known: dict[Any, Any] = self.__dict__.setdefault("_shared", {})
+        if make not in known:
+            known[make] = make(self.luma)
+        return cast(T, known[make])
 
 
 @runtime_checkable
@@ -175,6 +183,9 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "clip": _lazy("analysers.metrics.perceptual:ClipScore"),
     "colour_difference": _lazy("analysers.metrics.colour:ColourDifference"),
     "largest_difference": _lazy("analysers.metrics.colour:LargestDifference"),
+    "dark_share": _lazy("analysers.metrics.signs:DarkShare"),
+    "flat_share": _lazy("analysers.metrics.signs:FlatShare"),
+    "texture": _lazy("analysers.metrics.signs:Texture"),
     "rms_contrast": _lazy("analysers.metrics.signs:RmsContrast"),
     "clipped": _lazy("analysers.metrics.signs:Clipped"),
     "colourfulness": _lazy("analysers.metrics.signs:Colourfulness"),
@@ -189,6 +200,9 @@ ALWAYS = (
     "laplacian_energy",
     "colour_difference",
     "largest_difference",
+    "dark_share",
+    "flat_share",
+    "texture",
 )
 """Measured on every picture, whatever was asked for: they argue with the ranked metric."""
 

@@ -77,6 +77,57 @@ def laplacian_energy(image: Pixels) -> float:
     return float(np.square(laplacian, dtype=np.int32).mean(dtype=np.float64))
 
 
+def dark_share(image: Pixels) -> float:
+    """Share of the pixels, 0 to 1, with a luma below 32 of 255."""
+    return float(np.count_nonzero(luma(image) < 32)) / (image.shape[0] * image.shape[1])
+
+
+def flat_share(image: Pixels) -> float:
+    """Share of the blocks of 8 x 8 pixels, 0 to 1, whose luma deviates by less than two grey
+    levels. The blocks begin at (4, 4), across those of JPEG and of most decoders. NaN below
+    12 x 12 pixels.
+    """
+    return _flat_share(_blocks(luma(image)))
+
+
+def texture(image: Pixels) -> float:
+    """Median over the blocks that are not flat of their `laplacian_energy`: what a plain background
+    leaves as it is and blur takes away. NaN where every block is flat.
+    """
+    return _texture(_blocks(luma(image)))
+
+
+Blocks = tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]
+
+
+def _flat_share(blocks: Blocks) -> float:
+    flat, _ = blocks
+    return float(flat.mean()) if flat.size else math.nan
+
+
+def _texture(blocks: Blocks) -> float:
+    flat, energy = blocks
+    return float(np.median(energy[~flat])) if not flat.all() else math.nan
+
+
+def _blocks(plane: Pixels) -> Blocks:
+    """Whether each block is flat, and its mean squared Laplacian (its outermost pixels left out
+    where they are the picture's last)."""
+    rows, columns = ((side - 4) // 8 for side in plane.shape)
+    if rows < 1 or columns < 1:
+        return np.zeros(0, bool), np.zeros(0)
+    inner = np.ascontiguousarray(plane[4 : 4 + 8 * rows, 4 : 4 + 8 * columns]).astype(np.int32)
+    grown = np.pad(inner, 1, mode="edge")
+    laplacian = 4 * inner - grown[:-2, 1:-1] - grown[2:, 1:-1] - grown[1:-1, :-2] - grown[1:-1, 2:]
+
+    def total(values: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        return values.reshape(rows, 8, columns, 8).sum(axis=(1, 3), dtype=np.int64)
+
+    # Whole numbers throughout: 64 sum(x^2) - sum(x)^2 is 64^2 times the variance.
+    variance = 64 * total(inner * inner) - total(inner) ** 2
+    return (variance < 4 * 64**2).ravel(), (total(laplacian * laplacian) / 64.0).ravel()
+
+
 @dataclass(frozen=True)
 class RmsContrast(Declared):
     declaration = Declaration("rms_contrast", label="contrast", aggregate="ratio")
@@ -109,3 +160,29 @@ class LaplacianEnergy(Declared):
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
         return [laplacian_energy(sample.luma) for sample in samples]
+
+
+@dataclass(frozen=True)
+class DarkShare(Declared):
+    declaration = Declaration("dark_share", label="dark area", unit="share", aggregate="change")
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [dark_share(sample.luma) for sample in samples]
+
+
+@dataclass(frozen=True)
+class FlatShare(Declared):
+    declaration = Declaration("flat_share", label="flat area", unit="share", aggregate="change")
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [_flat_share(sample.shared(_blocks)) for sample in samples]
+
+
+@dataclass(frozen=True)
+class Texture(Declared):
+    declaration = Declaration(
+        "texture", label="texture where not flat", unit="squared grey levels", aggregate="ratio"
+    )
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [_texture(sample.shared(_blocks)) for sample in samples]

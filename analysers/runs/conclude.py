@@ -12,8 +12,8 @@ from typing import Any
 from analysers import checks, ranking
 from analysers.measure import Measured
 from analysers.metrics.metric import declared
+from analysers.runs.evidence import kind_of_picture, unrelated
 from analysers.runs.evidence import trust as trust_evidence
-from analysers.runs.evidence import unrelated
 from analysers.runs.request import Options
 from analysers.study import Candidate, Kind, Score, Study, from_json, to_json
 from generation.errors import UserError
@@ -54,7 +54,11 @@ def conclude(
     from analysers.overcooking import likeness
 
     results: list[Measured] = list(measured)
-    evidence = {**evidence, **trust_evidence(results, options)}
+    evidence = {
+        **evidence,
+        **trust_evidence(results, options),
+        **kind_of_picture(scores, kind, options),
+    }
     thumbnails: dict[Candidate | None, list[Any]] = {}
     pixels: dict[str, str] = {}
     by_image = {relative(r.task.image, out): r for r in results}
@@ -68,6 +72,8 @@ def conclude(
     floor = evidence.get("noise", {}).get("floor", {})
     trust = evidence.get("trust", {})
     doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
+    if "kind_of_picture" in evidence:
+        doubts.append(evidence["kind_of_picture"]["sentence"])
     found = checks.check(
         scores, kind=kind, floor=floor, pixels=pixels, unrelated=unrelated(results)
     )

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from analysers import checks
 from analysers.measure import Measured
 from analysers.metrics.metric import declared
+from analysers.ranking import margin_of
 from analysers.runs.events import Progress
 from analysers.runs.plan import RenderPlan
 from analysers.runs.request import Options
+from analysers.study import Kind, Score
 from generation.cells import Cell
 from generation.errors import UserError
 from generation.files import read_json, write_text
@@ -92,6 +94,20 @@ def trust(results: Sequence[Measured], options: Options) -> dict[str, Any]:
     metric = declared(options.rank_by)
     found = judge(list(scores.values()), better=metric.better or "lower", name=metric.label)
     return {"trust": asdict(found)}
+
+
+def kind_of_picture(scores: Sequence[Score], kind: Kind, options: Options) -> dict[str, Any]:
+    """Whether the ranked metric may have taken another kind of picture for damage."""
+    from analysers.trust import kinds_of_picture, kinds_sentence
+
+    if not options.ladders:
+        return {}
+    margin = margin_of(options.rank_by, options.margin)
+    found = kinds_of_picture(scores, kind=kind, rank_by=options.rank_by, margin=margin)
+    if not found:
+        return {}
+    sentence = kinds_sentence(found, declared(options.rank_by).label)
+    return {"kind_of_picture": {"sentence": sentence, "candidates": [asdict(k) for k in found]}}
 
 
 def unrelated(results: Sequence[Measured]) -> float | None:

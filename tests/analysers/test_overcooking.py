@@ -13,8 +13,11 @@ from analysers.metrics.signs import (
     COOKING,
     clipped,
     colourfulness,
+    dark_share,
+    flat_share,
     laplacian_energy,
     rms_contrast,
+    texture,
 )
 from analysers.metrics.ssim import ssim
 from analysers.overcooking import likeness, thumbnail
@@ -72,6 +75,18 @@ def test_laplacian_energy_of_one_bright_pixel() -> None:
     checks = ((np.indices((20, 20)).sum(axis=0) % 2) * 255).astype(np.uint8)
     assert laplacian_energy(checks) == pytest.approx((4 * 255) ** 2)
     assert math.isnan(laplacian_energy(np.zeros((2, 9), np.uint8)))
+
+
+def test_dark_and_flat_area_and_texture_of_made_pictures() -> None:
+    image = np.full((68, 68), 31, np.uint8)
+    image[36:] = 32
+    assert dark_share(image) == pytest.approx(36 / 68)
+    assert flat_share(image) == 1.0 and math.isnan(texture(image))
+    image[4:36, 4:68:2] = 40  # half of the blocks get stripes of 31 and 40
+    assert flat_share(image) == 0.5
+    assert texture(image) == pytest.approx((2 * 9) ** 2, rel=0.2)
+    assert flat_share(data.chelsea()) < 0.5
+    assert math.isnan(flat_share(image[:11]))
 
 
 def test_frying_raises_every_sign() -> None:

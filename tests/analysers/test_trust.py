@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -12,11 +14,15 @@ from PIL import Image, ImageDraw
 from skimage import data
 
 from analysers.metrics.brisque import brisque
+from analysers.metrics.metric import Sample, load_metric
+from analysers.study import Candidate, Score
 from analysers.trust import (
     THRESHOLD,
     blurred,
     compressed,
     diagnose,
+    kinds_of_picture,
+    kinds_sentence,
     noisy,
     over_saturated,
     trust_check,
@@ -53,6 +59,62 @@ def test_fires_on_flat_drawings(seed: int) -> None:
     assert not found.trusted
     assert found.tau < THRESHOLD
     assert "should not decide alone" in found.sentence
+
+
+def on_another_ground(image: np.ndarray, ground: object) -> np.ndarray:
+    """The picture's middle, its surroundings replaced."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    inside = ((y / height - 0.5) / 0.32) ** 2 + ((x / width - 0.5) / 0.32) ** 2 <= 1
+    kept = inside if image.ndim == 2 else inside[..., np.newaxis]
+    return np.where(kept, image, np.broadcast_to(ground, image.shape)).astype(np.uint8)
+
+
+def spoken_of(change: Callable[[np.ndarray], np.ndarray], better: str = "lower") -> str:
+    names = ("brisque", "dark_share", "flat_share", "texture")
+    rows = []
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        control = getattr(data, name)()[:300, :400]
+        for candidate, image in (
+            (None, control),
+            (Candidate(strength=Decimal(1)), change(control)),
+        ):
+            values = {n: load_metric(n)([Sample(image)])[0] for n in names}
+            path = f"{candidate is None} {name}"
+            control_path = "" if candidate is None else f"True {name}"
+            rows.append(Score(candidate, name, name, 1, path, control_path, values))
+    found = kinds_of_picture(rows, kind="strength", rank_by="brisque", margin=5.0)
+    assert json.dumps([asdict(k) for k in found])
+    return kinds_sentence(found, "BRISQUE")
+
+
+RAMP = np.linspace(90, 180, 400)[np.newaxis, :, np.newaxis]
+
+
+@pytest.mark.parametrize(
+    ("ground", "said"),
+    [(0, "darker ("), (20, "darker ("), (0, "flatter ("), (200, "flatter ("), (RAMP, "flatter (")],
+)
+def test_another_background_is_told_from_damage(ground: object, said: str) -> None:
+    sentence = spoken_of(lambda image: on_another_ground(image, ground))
+    assert said in sentence and sentence.startswith("At 1.0 the pictures are")
+    assert "BRISQUE reads that as damage" in sentence
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda image, s=s: blurred(image, s) for s in (0.7, 1.4, 2.8, 5.6)),
+        *(lambda image, s=s: noisy(image, s) for s in (6, 12, 24, 48)),
+        *(lambda image, s=s: compressed(image, s) for s in (60, 80, 90)),
+        lambda image: image,
+        lambda image: over_saturated(image, 2.0),
+    ],
+)
+def test_damage_is_not_called_another_kind_of_picture(
+    change: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    assert spoken_of(change) == ""
 
 
 def test_result_is_a_table_that_json_takes() -> None:
