@@ -1,14 +1,17 @@
-"""The decision: which candidate, on what evidence, how far it is safe to go.
+"""The decision: what to use, on what evidence, how far it is safe to go.
 
 Parts of the rule (docs/statistics.md argues them):
 
 1. Best: lowest mean of the ranked metric; within the tie tolerance the lower strength or earlier
-   epoch wins. With one case there is nothing else to the choice.
+   epoch wins.
 2. Evidence: paired differences over the shared cases, from the best and from the control.
 3. Safe range: a candidate is *clean* when the upper end of its interval is not above the control by
-   more than the margin, *broken* when its mean is and it is surely worse than the control. Whatever
-   lies beyond a broken candidate is not safe, even if the metric recovers there.
+   more than the margin, *broken* when its mean is and it is surely worse than the control, all
+   candidates counted. Whatever lies beyond a broken candidate is not safe, even if the metric
+   recovers there. One case decides neither.
 4. Effect, 1 - SSIM: the plateau along training and the zone between plateau and breakdown.
+5. Recommendation: of the candidates that are not beyond a breakdown, those that cannot be told from
+   the first of them; of these, the clean one with the most effect.
 """
 
 from __future__ import annotations
@@ -23,18 +26,33 @@ from numpy.typing import NDArray
 
 from analysers import wording
 from analysers.metrics.metric import declared
-from analysers.scores import Tables, preference, tabulate
+from analysers.scores import Tables, before, preference, tabulate
 from analysers.statistics import (
+    MIN_UNITS,
     RESAMPLES,
     Bounds,
     clusters,
     differences_from_best,
     fill_missing,
+    freedoms,
     intervals,
     probability_of_best,
     row_means,
+    surely_above,
 )
-from analysers.study import Candidate, Interval, Kind, Score, State, Summary, Verdict
+from analysers.study import (
+    FORMAT,
+    Candidate,
+    Confidence,
+    Interval,
+    Kind,
+    Score,
+    Sentence,
+    State,
+    Study,
+    Summary,
+    Verdict,
+)
 
 Array = NDArray[np.float64]
 
@@ -84,6 +102,7 @@ def decide(
     floor = float((noise_floor or {}).get(rank_by, 0.0))
     margin = margin_of(rank_by, margin)
     sampling = _Sampling(tables.prompts, resamples, seed)
+    units = len(np.unique(clusters(tables.prompts))) if len(tables.cases) else 0
 
     broken_pictures = _broken_pictures(tables, rank_by)
     filled = fill_missing(loss)
@@ -91,7 +110,9 @@ def decide(
     place = _choose(level, broken_pictures, tie_tolerance)
     metrics = _metric_intervals(tables, sampling, likeness or {})
     from_control = sampling.intervals(loss - control)
-    states = _states(everyone, from_control, broken_pictures, margin, floor)
+    lines = [[i for i in line if not broken_pictures[i]] for line in _lines(everyone, kind)]
+    worse = surely_above(from_control, freedoms(loss - control, tables.prompts), lines, floor)
+    states = _states(everyone, from_control, worse, broken_pictures, max(margin, floor), units)
     beyond = _beyond(everyone, kind, states)
 
     nothing = Bounds(*(np.full(len(everyone), math.nan) for _ in range(3)))
@@ -127,31 +148,72 @@ def decide(
                     tables, i, missing, broken_pictures[i], sign * level[i] if ranked else None
                 ),
                 state=states[i],
+                beyond=beyond[i],
+                missing=missing,
+                unscored=int(broken_pictures[i]),
             )
         )
+    alike = (likeness or {}).get(None, math.nan)
+    verdict = Verdict()
+    if place.best is not None:
+        marked = [bool(wording.signs_seen(s, alike)) for s in summaries]
+        pool = _pool(loss, sampling, place, summaries, floor) if units >= 2 else ()
+        pick, why = _recommend(pool, place, summaries, marked, kind, units, noise_floor or {})
+        verdict = Verdict(
+            best=everyone[place.best],
+            recommended=None if pick is None else everyone[pick],
+            level=tuple(everyone[i] for i in pool),
+            why=why,
+            confidence=_confidence(pick, pool, place, summaries, len(np.unique(tables.prompts))),
+            contenders=tuple(s.candidate for s in summaries if s.contender),
+        )
+        if units >= 2:
+            verdict = _ranges(verdict, kind, summaries, noise_floor or {})
     order = [*place.order, *(i for i in range(len(everyone)) if i not in place.order)]
-    verdict = _verdict(everyone, kind, place, summaries, beyond, noise_floor or {})
     ranked_summaries = tuple(summaries[i] for i in order)
-    units = len(np.unique(clusters(tables.prompts))) if len(tables.cases) else 0
-    answer, sentences, own_warnings = wording.explain(
-        ranked_summaries,
-        verdict,
-        wording.Setting(
-            kind=kind,
-            rank_by=rank_by,
-            better=better,
-            tie_tolerance=tie_tolerance,
-            margin=margin,
-            noise_floor=dict(noise_floor or {}),
-            cases=len(tables.cases),
-            prompts=len(np.unique(tables.prompts)),
-            units=units,
-            likeness=(likeness or {}).get(None, math.nan),
+    setting = wording.Setting(
+        kind=kind,
+        rank_by=rank_by,
+        better=better,
+        tie_tolerance=tie_tolerance,
+        margin=margin,
+        noise_floor=dict(noise_floor or {}),
+        cases=len(tables.cases),
+        prompts=len(np.unique(tables.prompts)),
+        units=units,
+        likeness=alike,
+    )
+    found = tuple(Sentence("caution", "found", text) for text in warnings)
+    return ranked_summaries, replace(
+        verdict, sentences=wording.explain(ranked_summaries, verdict, setting, found)
+    )
+
+
+def decide_again(study: Study) -> Study:
+    """A study of an earlier format with summaries and verdict decided anew from its scores.
+
+    Its cautions are not carried over, as its sentences do not tell which still hold; the trust
+    check's is made anew from its evidence.
+    """
+    likeness: dict[Candidate | None, float] = {
+        s.candidate: s.metrics[LIKENESS].mean for s in study.summaries if LIKENESS in s.metrics
+    }
+    trust = study.evidence.get("trust") or {}
+    summaries, verdict = decide(
+        study.scores,
+        kind=study.kind,
+        rank_by=study.rank_by,
+        better=study.better,
+        tie_tolerance=study.tie_tolerance,
+        margin=study.margin,
+        noise_floor=(study.evidence.get("noise") or {}).get("floor"),
+        likeness=likeness,
+        warnings=(
+            "This study was made by an earlier version: the answer was found anew in its scores.",
+            *([trust["sentence"]] if trust.get("trusted") is False else []),
         ),
     )
-    return ranked_summaries, replace(
-        verdict, answer=answer, sentences=sentences, warnings=(*warnings, *own_warnings)
-    )
+    return replace(study, summaries=summaries, verdict=verdict, format=FORMAT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,77 +291,174 @@ def _metric_intervals(
     return found
 
 
+def _lines(candidates: Sequence[Candidate], kind: Kind) -> list[list[int]]:
+    """Rows along which damage is expected to grow, the most of the LoRA last.
+
+    Up the strengths from 0, each side for itself, or along training. On the plane there are as many
+    lines as the shorter axis has values. Strength 0 is in none.
+    """
+    rows = [i for i, c in enumerate(candidates) if c.strength != 0]
+    side = {i: (candidates[i].strength or 0) < 0 for i in rows}
+    strengths = {candidates[i].strength for i in rows}
+    by_place = kind == "plane" and len({candidates[i].place for i in rows}) < len(strengths)
+    lines: dict[object, list[int]] = {}
+    for i in rows:
+        c = candidates[i]
+        if kind == "plane":
+            key: object = (c.place, side[i]) if by_place else c.strength
+        else:
+            key = side[i] if kind == "strength" else None
+        lines.setdefault(key, []).append(i)
+    along: Kind = "strength" if kind == "strength" or by_place else "epochs"
+    return [sorted(line, key=lambda i: preference(candidates[i], along)) for line in lines.values()]
+
+
 def _states(
     candidates: Sequence[Candidate],
     from_control: Bounds,
+    worse: NDArray[np.bool_],
     broken_pictures: NDArray[np.intp],
-    margin: float,
-    floor: float,
+    limit: float,
+    units: int,
 ) -> list[State]:
-    """Clean, unsure or broken; by the mean alone where there is no interval."""
-    limit = max(margin, floor)
+    """Clean, unsure or broken; one case (unit) leaves all unsure but pictures without a score."""
     states: list[State] = []
     for i, candidate in enumerate(candidates):
-        mean, low, high = (float(part[i]) for part in from_control)
+        mean, high = float(from_control.mean[i]), float(from_control.high[i])
         if broken_pictures[i]:
             states.append("broken")
-        elif math.isnan(mean) or math.isnan(margin):
+        elif math.isnan(mean) or math.isnan(limit):
             states.append("")
-        elif candidate.strength == 0:
-            states.append("clean")
-        elif math.isnan(high):
-            states.append("clean" if mean <= limit else "broken")
-        elif high <= limit:
+        elif units < 2:
+            states.append("unsure")
+        elif candidate.strength == 0 or high <= limit:
             states.append("clean")
         else:
-            states.append("broken" if mean > limit and low > floor else "unsure")
+            states.append("broken" if mean > limit and worse[i] else "unsure")
     return states
-
-
-def _before(a: Candidate, b: Candidate, kind: Kind) -> bool:
-    """Whether `a` applies no more of the LoRA than `b`: no stronger, no later in training."""
-    if a == b:
-        return False
-    weaker = True
-    if kind != "epochs" and a.strength is not None and b.strength is not None:
-        weaker = abs(a.strength) <= abs(b.strength) and a.strength * b.strength >= 0
-    return weaker and (kind == "strength" or a.place <= b.place)
 
 
 def _beyond(candidates: Sequence[Candidate], kind: Kind, states: Sequence[State]) -> list[bool]:
     """Whether each candidate is broken or applies more of the LoRA than one that is."""
     broken = [c for c, state in zip(candidates, states, strict=True) if state == "broken"]
-    return [c in broken or any(_before(b, c, kind) for b in broken) for c in candidates]
+    return [c in broken or any(before(b, c, kind) for b in broken) for c in candidates]
 
 
-def _verdict(
-    candidates: Sequence[Candidate],
+def _ranges(
+    verdict: Verdict,
     kind: Kind,
-    place: _Order,
     summaries: Sequence[Summary],
-    beyond: Sequence[bool],
     noise_floor: Mapping[str, float],
 ) -> Verdict:
-    if place.best is None:
-        return Verdict("")
-    best = candidates[place.best]
+    """The verdict with clean range, breakdown and zone: on the side, on the plane through the
+    setting, of what is recommended, else of the best."""
+    pick = verdict.pick
+    assert pick is not None
     effect = _effects(summaries)
-    plateau, zone = _zone(candidates, kind, best, effect, beyond, noise_floor)
+    plateau, zone = _zone(summaries, kind, pick, effect, noise_floor)
     safe = [
         i
         for i, s in enumerate(summaries)
-        if s.safe and s.candidate.strength != 0 and _same_side(s.candidate, best)
+        if s.safe and s.candidate.strength != 0 and _same_side(s.candidate, pick)
     ]
-    strongest = max(safe, key=lambda i: _amount(candidates[i], kind, effect[i]), default=None)
-    return Verdict(
-        "",
-        best=best,
-        contenders=tuple(s.candidate for s in summaries if s.contender),
-        strongest_clean=None if strongest is None else candidates[strongest],
-        breakdown=_breakdown(best, kind, summaries),
+    strongest = max(
+        safe, key=lambda i: _amount(summaries[i].candidate, kind, effect[i]), default=None
+    )
+    return replace(
+        verdict,
+        strongest_clean=None if strongest is None else summaries[strongest].candidate,
+        breakdown=_breakdown(pick, kind, summaries),
         plateau=plateau,
         zone=zone,
     )
+
+
+def _pool(
+    loss: Array,
+    sampling: _Sampling,
+    place: _Order,
+    summaries: Sequence[Summary],
+    floor: float,
+) -> tuple[int, ...]:
+    """Rows that use the LoRA, are not beyond a breakdown, and cannot be told from the first such.
+
+    In rank order, so that the first leads.
+    """
+    allowed = [
+        i for i in place.order if not summaries[i].beyond and summaries[i].candidate.strength != 0
+    ]
+    if not allowed or allowed[0] == place.best:
+        return tuple(i for i in allowed if summaries[i].contender)
+    low = differences_from_best(
+        loss[allowed], sampling.prompts, 0, resamples=sampling.resamples, seed=sampling.seed
+    ).low
+    return tuple(i for k, i in enumerate(allowed) if k == 0 or not float(low[k]) > max(floor, 0.0))
+
+
+def _recommend(
+    pool: Sequence[int],
+    place: _Order,
+    summaries: Sequence[Summary],
+    marked: Sequence[bool],
+    kind: Kind,
+    units: int,
+    noise_floor: Mapping[str, float],
+) -> tuple[int | None, tuple[str, ...]]:
+    """The row to use, and why (`Verdict.why`). `marked` rows show signs of over-cooking."""
+    if not any(summaries[i].candidate.strength != 0 for i in place.order):
+        return None, ("no_lora",)
+    if units < 2:
+        return None, ("one_case",)
+    if not pool:
+        return None, ("all_broken",)
+    why = []
+    effect = _effects(summaries)
+    clean = [i for i in pool if summaries[i].state == "clean"]
+    if len(pool) == 1:
+        pick = pool[0]
+        why.append("alone")
+    elif clean:
+        calm = [i for i in clean if not marked[i]] or clean
+        same = noise_floor.get("ssim", 0.0)
+
+        def amount(i: int) -> tuple[float, ...]:
+            return _amount(summaries[i].candidate, kind, effect[i])
+
+        if all(math.isfinite(effect[i]) for i in clean):
+            most = max(effect[i] for i in calm)
+            pick = min(i for i in calm if effect[i] >= most - same)
+            if any(effect[i] > most + same for i in clean):
+                why.append("signs")
+        else:
+            pick = max(calm, key=amount)
+            if max(clean, key=amount) not in calm:
+                why.append("signs")
+        why.insert(0, "most_effect")
+    else:
+        pick = pool[0]
+        why.append("lowest")
+    if place.best is not None and summaries[place.best].beyond:
+        why.append("best_beyond")
+    elif place.best is not None and summaries[place.best].candidate.strength == 0:
+        why.append("best_without_lora")
+    return pick, tuple(why)
+
+
+def _confidence(
+    pick: int | None,
+    pool: Sequence[int],
+    place: _Order,
+    summaries: Sequence[Summary],
+    prompts: int,
+) -> Confidence:
+    """In the recommendation: "high" takes separation from all others and enough prompts."""
+    if pick is None:
+        return "none"
+    few = prompts < MIN_UNITS
+    share = summaries[pick].p_best
+    if len(pool) == 1 and pick == place.best and share >= 0.75:
+        return "moderate" if few else "high" if share >= 0.95 else "good"
+    return "low" if few or summaries[pick].state != "clean" else "moderate"
 
 
 def _effects(summaries: Sequence[Summary]) -> list[float]:
@@ -317,38 +476,38 @@ def _amount(candidate: Candidate, kind: Kind, effect: float) -> tuple[float, flo
     return (effect if math.isfinite(effect) else -1.0, strength, candidate.place)
 
 
-def _same_side(candidate: Candidate, best: Candidate) -> bool:
+def _same_side(candidate: Candidate, pick: Candidate) -> bool:
     """Whether both strengths are positive or both negative; beside 0 the positive side counts."""
-    if candidate.strength is None or best.strength is None:
+    if candidate.strength is None or pick.strength is None:
         return True
-    return (candidate.strength < 0) == (best.strength < 0)
+    return (candidate.strength < 0) == (pick.strength < 0)
 
 
-def _breakdown(best: Candidate, kind: Kind, summaries: Sequence[Summary]) -> Candidate | None:
+def _breakdown(pick: Candidate, kind: Kind, summaries: Sequence[Summary]) -> Candidate | None:
     """The first broken candidate: up the strengths, along training, or on the plane through the
-    best, first up in strength, then along training."""
+    pick, first up in strength, then along training."""
     broken = [
         s.candidate
         for s in summaries
-        if s.state == "broken" and s.candidate.strength != 0 and _same_side(s.candidate, best)
+        if s.state == "broken" and s.candidate.strength != 0 and _same_side(s.candidate, pick)
     ]
     if kind == "plane":
-        column = [c for c in broken if c.place == best.place]
-        row = [c for c in broken if c.strength == best.strength]
+        column = [c for c in broken if c.place == pick.place]
+        row = [c for c in broken if c.strength == pick.strength]
         broken, kind = (column, "strength") if column else (row, "epochs")
     return min(broken, key=lambda c: preference(c, kind), default=None)
 
 
 def _zone(
-    candidates: Sequence[Candidate],
+    summaries: Sequence[Summary],
     kind: Kind,
-    best: Candidate,
+    pick: Candidate,
     effect: Sequence[float],
-    beyond: Sequence[bool],
     noise_floor: Mapping[str, float],
 ) -> tuple[Candidate | None, tuple[Candidate, ...]]:
-    """Along training, at the best's strength: the first epoch that reaches 90 % of the largest
-    effect before the breakdown, and the epochs from there to the breakdown.
+    """Along training, at the pick's strength: the first epoch that reaches 90 % of the largest
+    effect before the breakdown, and the epochs from there to the breakdown that are clean (all of
+    them where nothing says which are).
 
     Beyond the breakdown the picture moves because it breaks, so that effect is nobody's aim.
     """
@@ -356,17 +515,18 @@ def _zone(
         return None, ()
     line = [
         i
-        for i, c in enumerate(candidates)
-        if (kind == "epochs" or c.strength == best.strength)
-        and not beyond[i]
+        for i, s in enumerate(summaries)
+        if (kind == "epochs" or s.candidate.strength == pick.strength)
+        and not s.beyond
         and math.isfinite(effect[i])
     ]
-    line.sort(key=lambda i: preference(candidates[i], "epochs"))
+    line.sort(key=lambda i: preference(summaries[i].candidate, "epochs"))
     reach = max((effect[i] for i in line), default=0.0)
     if len(line) < 2 or reach <= noise_floor.get("ssim", 0.0):
         return None, ()
     first = next(k for k, i in enumerate(line) if effect[i] >= PLATEAU * reach)
-    return candidates[line[first]], tuple(candidates[i] for i in line[first:])
+    zone = [summaries[i] for i in line[first:] if summaries[i].state in ("", "clean")]
+    return summaries[line[first]].candidate, tuple(s.candidate for s in zone)
 
 
 def _signed(bounds: Bounds, i: int, sign: float) -> Interval:

@@ -49,6 +49,16 @@ def preference(candidate: Candidate, kind: Kind) -> tuple[object, ...]:
     return (*when, *size, *name) if kind == "epochs" else (*size, *when, *name)
 
 
+def before(a: Candidate, b: Candidate, kind: Kind) -> bool:
+    """Whether `a` applies no more of the LoRA than `b`: no stronger, no later in training."""
+    if a == b:
+        return False
+    weaker = True
+    if kind != "epochs" and a.strength is not None and b.strength is not None:
+        weaker = abs(a.strength) <= abs(b.strength) and a.strength * b.strength >= 0
+    return weaker and (kind == "strength" or a.place <= b.place)
+
+
 def tabulate(scores: Sequence[Score], kind: Kind) -> Tables:
     """The rows as tables. Rows that failed count as missing; repeated rows are averaged."""
     rows = [row for row in scores if row.candidate is not None]

@@ -1,18 +1,19 @@
 """Paired bootstrap intervals over cases: arrays in, arrays out.
 
 Tables are candidates x cases, float, NaN where a cell is missing. `groups` gives each case's prompt
-as an integer. Where there are at least `MIN_PROMPTS` prompts, prompts are resampled and then the
-seeds within each; else cases are. A few facts decide the rest:
+as an integer. Prompts are the units that a study repeats; where all cases share one, cases are. A
+few facts decide the rest:
 
-* The plain percentile interval is too narrow with few cases, and drawing twice (prompts, then
+* The plain percentile interval is too narrow with few units, and drawing twice (prompts, then
   seeds) makes it too wide. So the resamples give the interval its *shape*, and its *scale* comes
   from the unbiased standard error between prompts with Student's t. With one seed per prompt this
   is close to the expanded percentile interval of Hesterberg (2015, "What teachers should know
-  about the bootstrap", The American Statistician 69:371). With fewer prompts than that, the error
-  between cases or between prompts counts, whichever is larger.
+  about the bootstrap", The American Statistician 69:371). Fewer than `MIN_UNITS` units have no
+  shape to show: there the interval is Student's own.
 * The best was picked because it looked lowest, so an ordinary interval of the difference from it
   excludes zero too often. `differences_from_best` allows for the choice, in the manner of Hsu's
   multiple comparisons with the best (1981, Annals of Statistics 9:1026).
+* Of forty candidates one looks worse than the control by luck. `surely_above` counts them.
 * Results do not depend on the machine: resamples come from PCG64's raw output (its stream is
   fixed, that of numpy's distributions is not), and sums are made exact by a common binary grid.
 """
@@ -20,6 +21,7 @@ seeds within each; else cases are. A few facts decide the rest:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-MIN_PROMPTS = 6
+MIN_UNITS = 6
 RESAMPLES = 4000
 LEVEL = 0.95
 
@@ -46,12 +48,12 @@ class Bounds(NamedTuple):
 
 
 def clusters(groups: NDArray[Any]) -> NDArray[np.intp]:
-    """Which unit each case belongs to, as 0..K-1: its prompt where prompts are enough, else itself.
+    """Which unit each case belongs to, as 0..K-1: its prompt, or itself where all share one.
 
     `groups` has shape (cases,).
     """
     names, inverse = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) >= MIN_PROMPTS:
+    if len(names) >= 2:
         return np.asarray(inverse, dtype=np.intp).reshape(-1)
     return np.arange(len(groups), dtype=np.intp)
 
@@ -123,10 +125,13 @@ def intervals(
     mean = row_means(table)
     low, high = np.full(len(table), math.nan), np.full(len(table), math.nan)
     units = clusters(groups)
-    error, freedom = _standard_errors(table, mean, groups)
-    rows = np.flatnonzero(freedom >= 1)
+    error, freedom = _standard_errors(table, mean, units)
+    tail = (1 - LEVEL) / 2
+    few = (freedom >= 1) & (freedom < MIN_UNITS - 1)
+    arm = stdtrit(freedom[few], 1 - tail) * error[few]
+    low[few], high[few] = mean[few] - arm, mean[few] + arm
+    rows = np.flatnonzero(freedom >= MIN_UNITS - 1)
     if rows.size:
-        tail = (1 - LEVEL) / 2
         deviations = _resampled_means(table[rows] - mean[rows, None], units, resamples, seed)
         spread = np.nanstd(deviations, axis=0)
         lower, upper = np.nanquantile(deviations, [tail, 1 - tail], axis=0)
@@ -151,8 +156,9 @@ def differences_from_best(
 
     The lower bound allows for `best` having been chosen among all rows: row i's is the mean
     difference less q_i standard errors, q_i the `BEST_LEVEL` quantile of the largest standardised
-    error among row i's differences from all other rows. So whichever row is truly best, its lower
-    bound is above zero in fewer than 5 % of studies. The upper bound is that of `intervals`.
+    error among row i's differences from all other rows: by resampling, or `largest_t` where units
+    are few. So whichever row is truly best, its lower bound is above zero in fewer than 5 % of
+    studies. The upper bound is that of `intervals`.
     """
     from scipy.special import ndtr, stdtrit
 
@@ -170,9 +176,13 @@ def differences_from_best(
             continue
         pairs = table[i] - table
         mean = row_means(pairs)
-        error, freedom = _standard_errors(pairs, mean, groups)
+        error, freedom = _standard_errors(pairs, mean, units)
         others = np.flatnonzero((freedom >= 1) & (error > 0) & (np.arange(len(table)) != i))
         if not others.size or not error[best] > 0:
+            continue
+        if freedom[best] < MIN_UNITS - 1:
+            students = largest_t(len(others), int(freedom[best]), 1 - BEST_LEVEL)
+            low[i] = min(plain.low[i], plain.mean[i] - students * error[best])
             continue
         if together is not None:
             deviations = together[:, i, None] - together[:, others]
@@ -187,6 +197,83 @@ def differences_from_best(
         students = stdtrit(freedom[best], 1 - ndtr(-quantile))
         low[i] = min(plain.low[i], plain.mean[i] - students * error[best])
     return Bounds(plain.mean, np.minimum(np.round(low, 9), plain.mean), plain.high)
+
+
+def surely_above(
+    bounds: Bounds,
+    freedom: NDArray[np.intp],
+    lines: Sequence[Sequence[int]],
+    floor: float = 0.0,
+) -> NDArray[np.bool_]:
+    """Which rows' means are surely above `floor`, all rows counted: shape (rows,).
+
+    `bounds` are those of `intervals`, `freedom` that of `freedoms`. `lines` hold row numbers, the
+    strongest candidate last, whose damage is expected to grow; each row is in one line. The chance
+    of any false finding is at most 5 %, half of it for each of two ways of finding:
+
+    * from the strongest down, each row at the full level until one is not found (a fixed sequence
+      needs no correction: Maurer, Hothorn and Lehmacher 1995); lines share the level;
+    * the rest by the largest of as many t values as are left (`largest_t`), step down, since
+      damage may also show only in the middle, where the metric recovers beyond it.
+    """
+    from scipy.special import stdtrit
+
+    alpha = (1 - LEVEL) / 2
+    arm = bounds.mean - bounds.low
+    above = bounds.mean > floor
+    # the distance from the floor in units of t, on the interval's own lower arm
+    t = np.divide(bounds.mean - floor, arm, out=np.where(above, math.inf, -math.inf), where=arm > 0)
+    t = t * stdtrit(np.maximum(freedom, 1), 1 - alpha)
+    known = (freedom >= 1) & np.isfinite(bounds.low)
+    found = np.zeros(len(t), dtype=bool)
+    lines = [kept for line in lines if (kept := [i for i in line if known[i]])]
+    for line in lines:
+        for i in reversed(line):
+            if not t[i] > stdtrit(freedom[i], 1 - alpha / len(lines)):
+                break
+            found[i] = True
+    left = sorted((i for line in lines for i in line if not found[i]), key=lambda i: (-t[i], i))
+    for k, i in enumerate(left):
+        if not t[i] > largest_t(len(left) - k, int(freedom[i]), alpha):
+            break
+        found[i] = True
+    return found
+
+
+def freedoms(table: Array, groups: NDArray[Any]) -> NDArray[np.intp]:
+    """Degrees of freedom of each row's mean: its units (prompts) less one; -1 without any."""
+    units = clusters(groups)
+    member = np.zeros((len(units), int(units.max(initial=-1)) + 1))
+    member[np.arange(len(units)), units] = 1.0
+    seen = np.isfinite(table).astype(float) @ member
+    return np.asarray((seen > 0).sum(axis=1) - 1, dtype=np.intp)
+
+
+@lru_cache(maxsize=4096)
+def largest_t(count: int, freedom: int, alpha: float) -> float:
+    """The value that the largest of `count` Student's t passes with probability `alpha`.
+
+    For comparisons of `count` candidates with one other (Dunnett 1955), each with a standard error
+    of its own. All numerators share the other's error (correlation 1/2); the standard errors are
+    taken as independent, which errs on the safe side. With one candidate this is Student's t.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtr
+
+    shared, weight = np.polynomial.hermite_e.hermegauss(60)
+    weight = weight / weight.sum()
+    # trapezoid in log s, s the estimated over the true standard error
+    log = np.linspace(
+        -32 / freedom - 6 / math.sqrt(freedom), math.log1p(64 / freedom) / 2 + 0.1, 200
+    )
+    density = np.exp(freedom * (log - np.expm1(2 * log) / 2))
+    density /= density.sum()
+
+    def beyond(value: float) -> float:
+        below = ndtr(math.sqrt(2) * value * np.exp(log) + shared[:, None]) @ density
+        return float(weight @ below**count) - (1 - alpha)
+
+    return float(brentq(beyond, 0.0, 1e6, xtol=1e-9))
 
 
 def fill_missing(table: Array) -> Array:
@@ -273,25 +360,9 @@ def _on_grid(values: Array, counts: Array) -> Array:
 
 
 def _standard_errors(
-    table: Array, mean: Array, groups: NDArray[Any]
-) -> tuple[Array, NDArray[np.intp]]:
-    """Standard error of each row's mean, and its degrees of freedom.
-
-    Where prompts are too few to be resampled, cases give the degrees of freedom, but what the
-    prompts show of differences among them still counts: the larger of the two errors is taken.
-    """
-    error, freedom = _errors_between(table, mean, clusters(groups))
-    names, prompts = np.unique(np.asarray(groups), return_inverse=True)
-    if 2 <= len(names) < MIN_PROMPTS:
-        between, _ = _errors_between(table, mean, np.asarray(prompts, np.intp).reshape(-1))
-        error = np.fmax(error, np.where(np.isfinite(error), between, math.nan))
-    return error, freedom
-
-
-def _errors_between(
     table: Array, mean: Array, units: NDArray[np.intp]
 ) -> tuple[Array, NDArray[np.intp]]:
-    """Standard error from the sums of residuals within units, and units - 1."""
+    """Standard error of each row's mean, from sums of residuals within units, and units - 1."""
     have = np.isfinite(table)
     member = np.zeros((table.shape[1], int(units.max(initial=-1)) + 1))
     member[np.arange(table.shape[1]), units] = 1.0

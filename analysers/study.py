@@ -3,7 +3,8 @@
 Everything that reports read is here; nothing here knows how it was rendered or computed.
 
 History of the JSON format: 1 = first release; 2 = the summaries' metrics are named by what they are
-("rms_contrast_ratio", "clipped_change"). Format 1 is read as well.
+("rms_contrast_ratio", "clipped_change"), and the verdict is data: a recommendation beside the best,
+sentences with roles, codes and what they speak of. Format 1 is read as well.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _NAMES_OF_1 = {
 Kind = Literal["strength", "epochs", "plane"]
 Status = Literal["ok", "flagged", "failed"]
 State = Literal["", "clean", "unsure", "broken"]
+Role = Literal["answer", "why", "how", "caution"]
+Confidence = Literal["none", "low", "moderate", "good", "high"]
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,9 @@ class Summary:
     value without bounds. `diff_best` and `diff_control` are paired differences of the ranked
     metric, in its own direction (positive = larger value than the
     best's, the control's). `tied` means within the tie tolerance of the lowest mean; `contender`,
-    that it cannot be told from the best. `safe` is None where there is no control to judge by, and
-    False beyond a breakdown whatever the score. `state` is "clean" or "broken" where the evidence
-    says so, "unsure" between, "" without control.
+    that it cannot be told from the best. `state` is "clean" or "broken" where the evidence says so,
+    "unsure" between and with one case, "" without control. `beyond`: broken, or more of the LoRA
+    than one that is. `safe` is clean and not beyond; None where there is no control to judge by.
     """
 
     candidate: Candidate
@@ -115,29 +118,85 @@ class Summary:
     safe: bool | None = None
     reason: str = ""
     state: State = ""
+    beyond: bool = False
+    missing: int = 0
+    unscored: int = 0
 
-    @property
-    def breaks(self) -> bool:
-        """Whether it counts as broken: by its own pictures, or beyond a breakdown."""
-        return self.safe is False and self.state != "unsure"
+
+@dataclass(frozen=True)
+class Sentence:
+    """One thing that is said: in words for people, as data for programs.
+
+    `code` names what is said, of `candidates`, with `values`; nothing reads the words back. The
+    role says where it belongs: "answer" (the first is the headline), "why" the answer is that,
+    "how" it was judged, "caution".
+    """
+
+    role: Role
+    code: str
+    text: str
+    candidates: tuple[Candidate, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer. `answer` is the sentence people came for; `sentences` argue it.
+    """The answer, as data and as sentences.
 
-    `warnings` are things that make the answer less certain, most serious first.
+    `best` has the lowest mean of the ranked metric (or the highest, where that is better);
+    `contenders` cannot be told from it. `recommended` is what to use: never beyond a breakdown,
+    None where nothing can be recommended. `level` are the candidates it was chosen from, itself
+    among them: not beyond a breakdown, and not told apart in quality. `why` holds codes:
+
+    * "alone": no other is level with it; "most_effect": it has the most clean effect of those that
+      are; "lowest": it comes first of them, as none is shown to be clean;
+    * "signs": a level one with more effect shows signs of over-cooking;
+    * "best_beyond", "best_without_lora": why the best itself was no choice;
+    * "one_case", "all_broken", "no_lora": why there is none.
+
+    `confidence` is in the recommendation. `sentences` come by role, most important first.
     """
 
-    answer: str
-    sentences: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
     best: Candidate | None = None
+    recommended: Candidate | None = None
+    level: tuple[Candidate, ...] = ()
+    why: tuple[str, ...] = ()
+    confidence: Confidence = "none"
     contenders: tuple[Candidate, ...] = ()
     strongest_clean: Candidate | None = None
     breakdown: Candidate | None = None
     plateau: Candidate | None = None
     zone: tuple[Candidate, ...] = ()
+    sentences: tuple[Sentence, ...] = ()
+
+    @property
+    def pick(self) -> Candidate | None:
+        """What reports mark: the recommended, or the best where none is."""
+        return self.recommended or self.best
+
+    @property
+    def headline(self) -> str:
+        """The first sentence of the answer."""
+        return next(iter(self.texts("answer")), "")
+
+    @property
+    def answer(self) -> str:
+        """The sentences people came for."""
+        return " ".join(self.texts("answer"))
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The sentences that argue the answer."""
+        return self.texts("why", "how")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the answer less certain, most serious first."""
+        return self.texts("caution")
+
+    def texts(self, *roles: Role) -> tuple[str, ...]:
+        """The words of all sentences with one of the roles."""
+        return tuple(s.text for s in self.sentences if s.role in roles)
 
 
 @dataclass(frozen=True)
@@ -172,12 +231,17 @@ def to_json(study: Study) -> str:
 def from_json(text: str) -> Study:
     """The study that `to_json` wrote, now or in format 1.
 
-    Raises ValueError, naming the place, for anything else.
+    Of a verdict in format 1 the sentences are left out; the study's `format` stays 1, which says
+    that it is to be decided anew (`analysers.ranking.decide_again`). Raises ValueError, naming the
+    place, for anything else.
     """
     data = parse(text)
     number = data.get("format") if isinstance(data, dict) else None
     if type(number) is not int or number not in (1, FORMAT):
         raise ValueError(f"it has format {shown(number)}, this version reads {FORMAT}")
+    if number == 1 and isinstance(data.get("verdict"), dict):
+        told = ("answer", "sentences", "warnings")
+        data["verdict"] = {k: v for k, v in data["verdict"].items() if k not in told}
     study: Study = build(Study, data)
     if study.format == FORMAT:
         return study
@@ -185,7 +249,7 @@ def from_json(text: str) -> Study:
         replace(s, metrics={_NAMES_OF_1.get(k, k): v for k, v in s.metrics.items()})
         for s in study.summaries
     )
-    return replace(study, summaries=summaries, format=FORMAT)
+    return replace(study, summaries=summaries)
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,14 @@
-"""A verdict in plain English. Numbers come in, sentences go out; nothing is decided here."""
+"""A verdict in plain English. Data come in, sentences go out; nothing is decided here."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from analysers.metrics.metric import declared, declared_by_summary
-from analysers.study import Candidate, Interval, Kind, Summary, Verdict
+from analysers.scores import before
+from analysers.study import Candidate, Interval, Kind, Role, Sentence, Summary, Verdict
 
 SIGNS = {
     "rms_contrast_ratio": (1.3, "contrast is {:.2g} times the control's"),
@@ -21,6 +21,10 @@ conventions, not measured limits: a graphic style may want the contrast."""
 
 LIKENESS_STEP = 0.1
 """How much more alike pictures of different prompts must be than the controls (thumbnail SSIM)."""
+
+PROMPTS, SEEDS, MORE_PROMPTS = 6, 2, 12
+"""What would decide where one picture cannot: from `PROMPTS` on intervals hold, and `MORE_PROMPTS`
+find most breakdowns (docs/statistics.md, "Power")."""
 
 UNITS = {"strength": "strength", "epochs": "epoch", "plane": "setting"}
 
@@ -42,31 +46,65 @@ class Setting:
 
 
 def explain(
-    summaries: Sequence[Summary], verdict: Verdict, setting: Setting
-) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """The answer, the sentences that argue it, and what makes it less certain.
+    summaries: Sequence[Summary],
+    verdict: Verdict,
+    setting: Setting,
+    found: Sequence[Sentence] = (),
+) -> tuple[Sentence, ...]:
+    """All sentences: the answer (headline first), why, how it was judged, and what to beware of.
 
-    `summaries` are in rank order, those that could not be ranked last.
+    `summaries` are in rank order, those that could not be ranked last. Cautions `found` elsewhere
+    lead the own ones.
     """
+    failed = _failed(summaries, setting)
     if verdict.best is None:
-        return _no_answer(summaries, setting), (), tuple(_failed(summaries, setting))
-    walk = sorted(summaries, key=lambda s: _along(s.candidate, setting.kind))
-    best = summaries[0]
-    sentences = [
-        *_against_control(best, setting),
-        *_evidence(summaries, walk, setting),
-        *_safe_range(walk, verdict, setting),
-        *_effect(walk, best, verdict, setting),
-    ]
-    contradictions = _second_opinion(walk, setting)
-    warnings = [
-        *contradictions,
-        *_undefined(walk, setting),
+        return (_no_answer(summaries, setting), *found, *failed)
+    told = _Told(summaries, verdict, setting)
+    return (
+        *_answer(told),
+        *_against_control(told),
+        *_evidence(told),
+        *_safe_range(told),
+        *_effect(told),
+        *_method(told),
+        *found,
+        *_second_opinion(told),
+        *_undefined(told),
         *_few_cases(setting),
-        *_missing(walk, setting),
-        *_failed(summaries, setting),
-    ]
-    return _answer(summaries, walk, verdict, setting), tuple(sentences), tuple(warnings)
+        *_missing(told),
+        *failed,
+    )
+
+
+class _Told:
+    """What the sentences draw on: the summaries, also in the order of the axis, and the verdict."""
+
+    def __init__(self, summaries: Sequence[Summary], verdict: Verdict, setting: Setting) -> None:
+        self.ranked = [s for s in summaries if s.rank is not None]
+        self.walk = sorted(summaries, key=lambda s: _along(s.candidate, setting.kind))
+        self.of = {s.candidate: s for s in summaries}
+        self.verdict, self.setting = verdict, setting
+        self.kind, self.metric = setting.kind, metric_name(setting.rank_by)
+        assert verdict.best is not None
+        self.best = self.of[verdict.best]
+        self.pick = self.of[verdict.recommended] if verdict.recommended else self.best
+
+    def name(self, candidate: Candidate) -> str:
+        return candidate.heading(self.kind)
+
+    def span(self, chosen: Sequence[Candidate]) -> str:
+        return span(chosen, self.walk, self.kind)
+
+    def mean(self, summary: Summary) -> float:
+        return summary.metrics[self.setting.rank_by].mean
+
+
+def say(
+    role: Role, code: str, text: str, candidates: Sequence[Candidate] = (), **values: float
+) -> Sentence:
+    """A sentence with what it speaks of; unknown values are left out."""
+    known = {name: value for name, value in values.items() if math.isfinite(value)}
+    return Sentence(role, code, text, tuple(candidates), known)
 
 
 def metric_name(name: str) -> str:
@@ -130,86 +168,219 @@ def _along(candidate: Candidate, kind: Kind) -> tuple[object, ...]:
     return (candidate.place, strength, candidate.checkpoint, candidate.label)
 
 
-def _answer(
-    summaries: Sequence[Summary], walk: Sequence[Summary], verdict: Verdict, setting: Setting
-) -> str:
-    kind = setting.kind
-    best = summaries[0]
-    name = best.candidate.heading(kind)
-    mean = number(best.metrics[setting.rank_by].mean)
-    extreme = "lowest" if setting.better == "lower" else "highest"
-    metric = metric_name(setting.rank_by)
-    where = f"mean {metric} ({mean}) over {setting.cases} cases"
-    if setting.cases == 1:
-        where = f"{metric} ({mean}) on the only case"
-    tied = [s.candidate for s in summaries if s.tied]
+def several(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
+    """Candidates with their noun: "Strengths 0.2 to 0.8", "Epochs 1 to 8", "12 settings"."""
+    if kind == "plane":
+        return f"{len(chosen)} settings" if len(chosen) > 2 else _capital(span(chosen, walk, kind))
+    if kind == "strength":
+        alone = all(c.strength is not None for c in chosen)
+        return f"Strengths {span(chosen, walk, kind)}" if alone else span(chosen, walk, kind)
+    order = [s.candidate for s in walk]
+    for noun, number_of in (("epoch", _epoch), ("step", _step)):
+        if all(c.label == f"{noun} {number_of(c)}" for c in chosen):
+            names = [str(number_of(c)) for c in order]
+            return f"{noun.capitalize()}s {_runs(names, [order.index(c) for c in chosen])}"
+    return _capital(span(chosen, walk, kind))
+
+
+def _epoch(candidate: Candidate) -> int | None:
+    return candidate.epoch
+
+
+def _step(candidate: Candidate) -> int | None:
+    return candidate.step
+
+
+def _answer(told: _Told) -> list[Sentence]:
+    if told.verdict.recommended is None:
+        return [*_no_recommendation(told), *_signs(told)]
+    return [_headline(told), *_lowest(told), *_clean_words(told), *_signs(told)]
+
+
+def _headline(told: _Told) -> Sentence:
+    verdict, name = told.verdict, told.name(told.pick.candidate)
+    if "alone" in verdict.why:
+        return say("answer", "use", f"Use {name}.", [told.pick.candidate])
+    text = f"{several(verdict.level, told.walk, told.kind)} tie on quality; {name} has the "
+    if "most_effect" in verdict.why:
+        text += (
+            "most clean effect."
+            if "signs" not in verdict.why
+            else ("most effect without signs of over-cooking.")
+        )
+        return say("answer", "most_effect", text, [told.pick.candidate, *verdict.level])
+    text += f"{_extreme(told)} {told.metric}."
+    return say("answer", "lowest_of_level", text, [told.pick.candidate, *verdict.level])
+
+
+def _lowest(told: _Told) -> list[Sentence]:
+    """What the ranking alone says, and why the recommendation differs where it does."""
+    verdict, best, setting = told.verdict, told.best, told.setting
+    name, mean = told.name(best.candidate), told.mean(best)
+    figure = f"{_extreme(told)} mean {told.metric} ({number(mean)})"
+    unit = UNITS[told.kind]
+    values = {"mean": mean}
+    if best is told.pick and "alone" in verdict.why:
+        text = f"It has the {figure} over {setting.cases} cases"
+        others = [s for s in told.ranked if s is not best]
+        short = [s for s in others if not s.beyond]
+        if short and not any(s.contender for s in short):
+            part = "" if len(short) == len(others) else " short of the breakdown"
+            text += f", and every other {unit}{part} is worse beyond the noise"
+        elif others and not short:
+            text += f", and every other {unit} is broken or lies beyond one that is"
+        return [say("answer", "lowest", f"{text}.", [best.candidate], **values)]
+    tied = [s.candidate for s in told.ranked if s.tied]
+    if best is told.pick:
+        return (
+            [say("answer", "lowest", f"It has the {figure} as well.", [best.candidate], **values)]
+            if "lowest" not in verdict.why
+            else []
+        )
+    text = f"{_capital(name)} has the {figure}"
     if tied:
-        first = {"strength": "lowest strength", "epochs": "earliest epoch"}.get(
-            kind, "lowest strength, then the earliest epoch,"
+        text = f"{_capital(told.span(tied))} tie for the {figure}"
+    named = [best.candidate]
+    if best.beyond:
+        first = min(
+            (s for s in told.walk if s.state == "broken" and reaches(s, best, told.kind)),
+            key=lambda s: _size(s.candidate, told.kind),
         )
-        text = (
-            f"Use {name}: {span(tied, walk, kind)} tie for the {extreme} {where}, "
-            f"and the {first} wins."
-        )
-    else:
-        text = f"Use {name}: {extreme} {where}."
+        named.append(first.candidate)
+        if first is best:
+            text += f", but {name} is broken"
+        else:
+            text += f", but {name} lies beyond the breakdown at {told.name(first.candidate)}"
+        return [say("answer", "best_beyond", f"{text}.", named, **values)]
     if best.candidate.strength == 0:
-        text = text.replace(f"Use {name}:", f"Use {name}, that is, leave the LoRA out:", 1)
-    parts = [text]
-    # A setting that is surely worse than the control is out, however wide its own interval.
-    broken = {s.candidate for s in summaries if s.state == "broken"}
-    contenders = [c for c in verdict.contenders if c != best.candidate and c not in broken]
-    ranked = [s for s in summaries if s.rank is not None]
-    if setting.units < 2:
-        pass
-    elif not contenders and len(ranked) > 1 and len(verdict.contenders) < 2:
-        parts.append(f"Every other {UNITS[kind]} is worse beyond the noise.")
-    elif contenders and len(contenders) == len(ranked) - 1:
-        parts.append(
-            f"It cannot be told from any other {UNITS[kind]}: {metric} does not decide here."
-        )
-    elif len(contenders) > 3 and kind == "plane":
-        parts.append(f"It cannot be told from {len(contenders)} other settings.")
-    elif contenders:
-        words = span([best.candidate, *contenders], walk, kind)
-        if name in re.split(" to |, | and ", words):  # only inside a range it goes without saying
-            words = span(contenders, walk, kind)
-        parts.append(f"It cannot be told from {words}.")
-    parts += _clean_words(walk, verdict, setting)
-    noticed = [s.candidate for s, _ in _noticed(walk, setting)]
-    if verdict.best in noticed or verdict.strongest_clean in noticed:
-        first = noticed[0].heading(kind)
-        onward = f"from {first} on" if len(noticed) > 1 else f"at {first}"
-        parts.append(f"But {onward} there are signs of over-cooking: look before you publish.")
-    return " ".join(parts)
+        text += f", but {name} leaves the LoRA out"
+        return [say("answer", "best_without_lora", f"{text}.", named, **values)]
+    return [say("answer", "best_level", f"{text}, within the noise.", named, **values)]
 
 
-def _clean_words(walk: Sequence[Summary], verdict: Verdict, setting: Setting) -> list[str]:
-    kind = setting.kind
-    known = [s for s in walk if s.state and s.candidate.strength != 0]
+def best_rivals(told: _Told) -> list[Summary]:
+    """Other candidates that cannot be told from the best."""
+    return [s for s in told.ranked if s.contender and s is not told.best]
+
+
+def reaches(broken: Summary, other: Summary, kind: Kind) -> bool:
+    """Whether `other` is the broken candidate, or applies no less of the LoRA."""
+    return broken is other or before(broken.candidate, other.candidate, kind)
+
+
+def _no_recommendation(told: _Told) -> list[Sentence]:
+    verdict, best = told.verdict, told.best
+    name, mean = told.name(best.candidate), number(told.mean(best))
+    figure = f"{_extreme(told)} {told.metric} ({mean})"
+    unit = UNITS[told.kind]
+    if "one_case" in verdict.why:
+        tied = [s.candidate for s in told.ranked if s.tied]
+        text = f"On it {name} has the {figure}"
+        if tied:
+            text = f"On it {told.span(tied)} tie for the {figure}"
+        return [
+            say("answer", "one_case", "One picture cannot decide."),
+            say(
+                "answer",
+                "lowest",
+                f"{text}; another prompt or seed may say otherwise.",
+                tied or [best.candidate],
+                mean=told.mean(best),
+            ),
+            say(
+                "answer",
+                "would_decide",
+                f"At least {PROMPTS} prompts with {SEEDS} seeds each would tell; "
+                f"{MORE_PROMPTS} prompts find where it breaks.",
+                prompts=PROMPTS,
+                seeds=SEEDS,
+                more_prompts=MORE_PROMPTS,
+            ),
+        ]
+    if "no_lora" in verdict.why:
+        text = f"There is nothing to recommend: no {unit} that uses the LoRA could be ranked."
+        return [say("answer", "no_lora", text)]
+    broken = [s for s in told.walk if s.state == "broken"]
+    first = min(broken, key=lambda s: _size(s.candidate, told.kind))
+    return [
+        say(
+            "answer",
+            "all_broken",
+            f"Use none of these: already {told.name(first.candidate)} is broken.",
+            [first.candidate],
+        ),
+        say(
+            "answer",
+            "lowest",
+            f"{_capital(name)} has the {figure}.",
+            [best.candidate],
+            mean=told.mean(best),
+        ),
+    ]
+
+
+def _clean_words(told: _Told) -> list[Sentence]:
+    kind, verdict = told.kind, told.verdict
+    known = [s for s in told.walk if s.state and s.candidate.strength != 0]
     if not known:
         return []
     word = "latest" if kind == "epochs" else "strongest"
+    where = "below" if kind == "strength" else "before"
     clean, broken = verdict.strongest_clean, verdict.breakdown
-    breaks = f"it breaks at {broken.heading(kind)}" if broken else ""
+    said = []
     if clean:
-        text = f"{word.capitalize()} that is still clean: {clean.heading(kind)}"
-        return [f"{text}; {breaks}." if breaks else f"{text}; no breakdown was found."]
-    if breaks:
-        return [f"No {UNITS[kind]} is shown to be clean; {breaks}."]
-    return [f"No {UNITS[kind]} is shown to be clean, and none to be broken."]
+        below = _unsure_below(told, clean)
+        text = f"{word.capitalize()} that is still clean: {told.name(clean)}"
+        if below:
+            text += f", though {told.span(below)} {where} it {_is(below)} unsure"
+        said.append(("strongest_clean", text, [clean, *below]))
+    else:
+        said.append(("none_clean", f"No {UNITS[kind]} is shown to be clean", []))
+    if broken:
+        said.append(("breakdown", f"it breaks at {told.name(broken)}", [broken]))
+    else:
+        said.append(("no_breakdown", "no breakdown was found", []))
+    return [
+        say("answer", code, f"{_capital(text)}.", candidates) for code, text, candidates in said
+    ]
 
 
-def _against_control(best: Summary, setting: Setting) -> list[str]:
-    diff = best.diff_control
-    if math.isnan(diff.mean) or best.candidate.strength == 0:
+def _unsure_below(told: _Told, clean: Candidate) -> list[Candidate]:
+    """Milder candidates on the way to a clean one that are not shown to be clean themselves."""
+    return [
+        s.candidate
+        for s in told.walk
+        if s.state == "unsure"
+        and s.candidate.strength != 0
+        and before(s.candidate, clean, told.kind)
+    ]
+
+
+def _signs(told: _Told) -> list[Sentence]:
+    noticed = [s.candidate for s, _ in _noticed(told)]
+    if told.verdict.pick not in noticed and told.verdict.strongest_clean not in noticed:
         return []
-    metric = metric_name(setting.rank_by)
-    name = best.candidate.heading(setting.kind)
+    first = told.name(noticed[0])
+    onward = f"From {first} on" if len(noticed) > 1 else f"At {first}"
+    text = f"{onward} there are signs of over-cooking: look before you publish."
+    return [say("answer", "signs", text, noticed)]
+
+
+def _extreme(told: _Told) -> str:
+    return "lowest" if told.setting.better == "lower" else "highest"
+
+
+def _against_control(told: _Told) -> list[Sentence]:
+    pick = told.pick
+    diff = pick.diff_control
+    if math.isnan(diff.mean) or pick.candidate.strength == 0:
+        return []
+    name = told.name(pick.candidate)
     direction = "below" if diff.mean < 0 else "above"
-    where = f"At {name}" if setting.kind == "strength" else f"With {name}"
-    text = f"{where} {metric} is {number(abs(diff.mean))} {direction} the control's"
-    return [f"{text}{_bounds(diff)}."]
+    where = f"At {name}" if told.kind == "strength" else f"With {name}"
+    text = f"{where} {told.metric} is {number(abs(diff.mean))} {direction} the control's"
+    values = {"mean": diff.mean, "low": diff.low, "high": diff.high}
+    return [say("why", "against_control", f"{text}{_bounds(diff)}.", [pick.candidate], **values)]
 
 
 def _bounds(interval: Interval) -> str:
@@ -218,76 +389,85 @@ def _bounds(interval: Interval) -> str:
     return f" (95 % interval {number(interval.low)} to {number(interval.high)})"
 
 
-def _evidence(summaries: Sequence[Summary], walk: Sequence[Summary], setting: Setting) -> list[str]:
-    sentences = []
-    best = summaries[0]
-    level = [
-        s.candidate for s in summaries if s.contender and s is not best and s.state != "broken"
-    ]
-    if setting.kind == "plane" and setting.units >= 2 and len(level) > 3:
-        sentences.append(f"Cannot be told from it: {span(level, walk, 'plane')}.")
-    ranked = [s for s in summaries if s.rank is not None]
-    name = best.candidate.heading(setting.kind)
-    if math.isfinite(best.p_best) and len(ranked) > 1:
-        sentences.append(f"In {_percent(best.p_best)} of the resamples {name} comes out best.")
-        rival = max(ranked, key=lambda s: s.p_best if math.isfinite(s.p_best) else -1.0)
+def _evidence(told: _Told) -> list[Sentence]:
+    said = []
+    verdict, best, kind = told.verdict, told.best, told.kind
+    if kind == "plane" and len(verdict.level) > 2:
+        text = f"Level in quality: {told.span(verdict.level)}."
+        said.append(say("why", "level", text, verdict.level))
+    if len(best_rivals(told)) == len(told.ranked) - 1 > 0 and told.setting.units >= 2:
+        text = f"No {UNITS[kind]} can be told from the best: {told.metric} does not decide here."
+        said.append(say("why", "undecided", text, verdict.contenders))
+    if math.isfinite(best.p_best) and len(told.ranked) > 1:
+        rival = max(told.ranked, key=lambda s: s.p_best if math.isfinite(s.p_best) else -1.0)
+        text = f"With other prompts of this kind {told.name(best.candidate)} would come first in "
+        text += f"about {_percent(best.p_best)} of studies"
+        named = [best.candidate]
         if rival is not best:
-            sentences[-1] = (
-                f"In {_percent(best.p_best)} of the resamples {name} comes out best, "
-                f"{rival.candidate.heading(setting.kind)} in {_percent(rival.p_best)}."
-            )
-    floor = setting.noise_floor.get(setting.rank_by)
+            text += f", {told.name(rival.candidate)} in {_percent(rival.p_best)}"
+            named.append(rival.candidate)
+        said.append(say("why", "probability", f"{text}.", named, best=best.p_best))
+    floor = told.setting.noise_floor.get(told.setting.rank_by)
     if floor:
-        sentences.append(
-            f"Rendering the same picture twice changes {metric_name(setting.rank_by)} by up to "
+        text = (
+            f"Rendering the same picture twice changes {told.metric} by up to "
             f"{number(floor)}; no smaller difference is called one."
         )
-    if best.candidate.strength == 0 and len(ranked) > 1:
-        other = next(s for s in ranked if s is not best)
-        sentences.append(
-            f"Of the {_plural(setting.kind)} that use the LoRA, "
-            f"{other.candidate.heading(setting.kind)} comes first."
-        )
-    return sentences
+        said.append(say("how", "noise_floor", text, floor=floor))
+    return said
 
 
-def _safe_range(walk: Sequence[Summary], verdict: Verdict, setting: Setting) -> list[str]:
-    kind = setting.kind
-    known = [s for s in walk if s.state and s.candidate.strength != 0]
-    if not known or math.isnan(setting.margin):
+def _method(told: _Told) -> list[Sentence]:
+    setting = told.setting
+    known = [s for s in told.walk if s.state and s.candidate.strength != 0]
+    if not known or math.isnan(setting.margin) or setting.units < 2:
         return []
-    metric = metric_name(setting.rank_by)
     worse = "above" if setting.better == "lower" else "below"
     limit = max(setting.margin, setting.noise_floor.get(setting.rank_by, 0.0))
-    judged = "by the upper end of its interval" if setting.units >= 2 else "on this one case"
-    sentences = [f"Clean means at most {limit:g} {metric} {worse} the control, {judged}."]
-    if verdict.breakdown:
-        broken = next(s for s in walk if s.candidate == verdict.breakdown)
-        if math.isfinite(broken.diff_control.mean):
-            sentences.append(
-                f"{_capital(broken.candidate.heading(kind))} is "
-                f"{number(abs(broken.diff_control.mean))} {worse} the control"
-                f"{_bounds(broken.diff_control)}."
+    text = (
+        f"Clean means surely at most {limit:g} {told.metric} {worse} the control; broken, more "
+        f"than that and surely worse than the control, all {_plural(told.kind)} counted."
+    )
+    return [say("how", "clean", text, margin=limit)]
+
+
+def _safe_range(told: _Told) -> list[Sentence]:
+    kind, setting = told.kind, told.setting
+    known = [s for s in told.walk if s.state and s.candidate.strength != 0]
+    if not known or math.isnan(setting.margin) or setting.units < 2:
+        return []
+    worse = "above" if setting.better == "lower" else "below"
+    said = []
+    if told.verdict.breakdown:
+        diff = told.of[told.verdict.breakdown].diff_control
+        if math.isfinite(diff.mean):
+            text = (
+                f"{_capital(told.name(told.verdict.breakdown))} is {number(abs(diff.mean))} "
+                f"{worse} the control{_bounds(diff)}."
             )
-    unsure = [s.candidate for s in known if s.state == "unsure"]
+            values = {"mean": diff.mean, "low": diff.low, "high": diff.high}
+            said.append(say("why", "breakdown_by", text, [told.verdict.breakdown], **values))
+    unsure = [s.candidate for s in known if s.state == "unsure" and not s.beyond]
     if unsure:
-        sentences.append(
-            f"{_capital(span(unsure, walk, kind))} can be called neither clean nor broken: "
-            "more cases would tell."
+        text = (
+            f"{_capital(told.span(unsure))} can be called neither clean nor broken: "
+            "more prompts would tell."
         )
-    back = [s.candidate for s in known if s.state == "clean" and s.safe is False]
+        said.append(say("why", "unsure", text, unsure))
+    back = [s.candidate for s in known if s.state == "clean" and s.beyond]
     if back:
         verbs = "scores well again, but lies" if len(back) == 1 else "score well again, but lie"
-        sentences.append(f"{_capital(span(back, walk, kind))} {verbs} beyond the breakdown.")
+        text = f"{_capital(told.span(back))} {verbs} beyond the breakdown."
+        said.append(say("why", "recovers", text, back))
     if kind == "plane":
-        sentences += _frontier(walk)
-    return sentences
+        said += _frontier(told)
+    return said
 
 
-def _frontier(walk: Sequence[Summary]) -> list[str]:
+def _frontier(told: _Told) -> list[Sentence]:
     """For each checkpoint, the highest safe strength."""
     reach: dict[int, Summary] = {}
-    for s in walk:
+    for s in told.walk:
         strength = s.candidate.strength
         if not s.safe or strength is None or strength <= 0:
             continue
@@ -305,76 +485,78 @@ def _frontier(walk: Sequence[Summary]) -> list[str]:
         group = f"{names[0]} to {names[-1]}" if run >= 3 else listed(names)
         words.append(f"{group} up to {reach[places[0]].candidate.heading('strength')}")
         places = places[run:]
-    return [f"The clean region: {'; '.join(words)}."] if words else []
+    ends = [reach[p].candidate for p in sorted(reach)]
+    return [say("why", "frontier", f"The clean region: {'; '.join(words)}.", ends)] if words else []
 
 
-def _effect(
-    walk: Sequence[Summary], best: Summary, verdict: Verdict, setting: Setting
-) -> list[str]:
-    kind = setting.kind
-    sentences = []
-    effect = {s.candidate: 1.0 - s.metrics["ssim"].mean for s in walk if "ssim" in s.metrics}
-    own = effect.get(best.candidate, math.nan)
+def _effect(told: _Told) -> list[Sentence]:
+    kind, verdict, pick = told.kind, told.verdict, told.pick
+    said = []
+    effect = {s.candidate: 1.0 - s.metrics["ssim"].mean for s in told.walk if "ssim" in s.metrics}
+    own = effect.get(pick.candidate, math.nan)
     if math.isfinite(own):
         preposition = "at" if kind == "strength" else "for"
-        name = f"{preposition} {best.candidate.heading(kind)}"
-        text = f"Effect on the picture (1 - SSIM): {number(own)} {name}"
+        named = [pick.candidate]
+        text = f"Effect on the picture (1 - SSIM): {number(own)} {preposition} "
+        text += told.name(pick.candidate)
         clean = verdict.strongest_clean
-        if clean and clean != best.candidate and math.isfinite(effect.get(clean, math.nan)):
-            text += f", {number(effect[clean])} {preposition} {clean.heading(kind)}"
-        sentences.append(f"{text}.")
+        if clean and clean != pick.candidate and math.isfinite(effect.get(clean, math.nan)):
+            text += f", {number(effect[clean])} {preposition} {told.name(clean)}"
+            named.append(clean)
+        said.append(say("why", "effect", f"{text}.", named, effect=own))
     if verdict.plateau and verdict.zone:
-        first, last = verdict.zone[0].heading(kind), verdict.zone[-1].heading(kind)
-        goes = f"{first} to {last}" if first != last else first
-        text = f"Goldilocks zone: {goes}"
+        text = f"Goldilocks zone: {told.span(verdict.zone)}"
         line = [
             s
-            for s in sorted(walk, key=lambda s: _along(s.candidate, kind))
-            if kind == "epochs" or s.candidate.strength == best.candidate.strength
+            for s in sorted(told.walk, key=lambda s: _along(s.candidate, kind))
+            if kind == "epochs" or s.candidate.strength == pick.candidate.strength
         ]
-        if line[0].candidate.place < verdict.zone[0].place:
-            text += f"; before {first} there is less than 90 % of the effect (undertrained)"
-        if line[-1].candidate.place > verdict.zone[-1].place:
-            text += f"; after {last} it is broken (overtrained)"
-        elif verdict.plateau == verdict.zone[-1]:
+        if line[0].candidate.place < verdict.plateau.place:
+            text += f"; before {told.name(verdict.plateau)} there is less than 90 % of the effect"
+            text += " (undertrained)"
+        last = line[-1]
+        ends = [s for s in line if s.state == "broken"]
+        if ends:
+            text += f"; from {told.name(ends[0].candidate)} on it is broken (overtrained)"
+        elif verdict.plateau == last.candidate:
             text += "; the effect still grows at the last epoch"
-            if _noticed(walk, setting):
+            if _noticed(told):
                 text += ", but there are signs of over-cooking"
             else:
                 text += ", so longer training may do more"
         else:
             text += "; no breakdown closes it"
-        sentences.append(f"{text}.")
-    return sentences
+        said.append(say("why", "zone", f"{text}.", verdict.zone))
+    return said
 
 
-def _noticed(walk: Sequence[Summary], setting: Setting) -> list[tuple[Summary, list[str]]]:
+def _noticed(told: _Told) -> list[tuple[Summary, list[str]]]:
     """Where the ranked metric sees no damage but signs of over-cooking are there; mildest first."""
     noticed = []
-    for s in walk:
-        worse = s.diff_control.mean if setting.better == "lower" else -s.diff_control.mean
-        if s.state == "broken" or worse > setting.margin:
+    for s in told.walk:
+        worse = s.diff_control.mean if told.setting.better == "lower" else -s.diff_control.mean
+        if s.state == "broken" or worse > told.setting.margin:
             continue  # the metric sees it too
         if s.rank is None or s.candidate.strength == 0:
             continue
-        words = signs_seen(s, setting.likeness)
+        words = signs_seen(s, told.setting.likeness)
         if words:
             noticed.append((s, words))
-    return sorted(noticed, key=lambda item: _size(item[0].candidate, setting.kind))
+    return sorted(noticed, key=lambda item: _size(item[0].candidate, told.kind))
 
 
-def _second_opinion(walk: Sequence[Summary], setting: Setting) -> list[str]:
-    noticed = _noticed(walk, setting)
+def _second_opinion(told: _Told) -> list[Sentence]:
+    noticed = _noticed(told)
     if not noticed:
         return []
     s, words = noticed[0]
-    metric = metric_name(setting.rank_by)
-    text = f"{metric} sees no damage at {s.candidate.heading(setting.kind)}, but {listed(words)}."
+    text = f"{told.metric} sees no damage at {told.name(s.candidate)}, but {listed(words)}."
     others = [o.candidate for o, _ in noticed[1:]]
     if others:
         show = "shows" if len(others) == 1 else "show"
-        text += f" {_capital(span(others, walk, setting.kind))} {show} such signs as well."
-    return [f"{text} Look at the pictures before you trust the number."]
+        text += f" {_capital(told.span(others))} {show} such signs as well."
+    text += " Look at the pictures before you trust the number."
+    return [say("caution", "second_opinion", text, [s.candidate, *others])]
 
 
 def signs_seen(summary: Summary, likeness_of_controls: float) -> list[str]:
@@ -399,63 +581,84 @@ def _size(candidate: Candidate, kind: Kind) -> tuple[float, float]:
     return (strength, candidate.place) if kind == "strength" else (candidate.place, strength)
 
 
-def _undefined(walk: Sequence[Summary], setting: Setting) -> list[str]:
-    hit = [s for s in walk if "have no score" in s.reason]
+def _undefined(told: _Told) -> list[Sentence]:
     return [
-        f"{_capital(s.candidate.heading(setting.kind))}: {s.reason}; such a {UNITS[setting.kind]} "
-        "counts as broken and ranks after those without such pictures."
-        for s in hit
+        say(
+            "caution",
+            "unscored",
+            f"{_capital(told.name(s.candidate))}: {s.reason}; such a {UNITS[told.kind]} counts as "
+            "broken and ranks after those without such pictures.",
+            [s.candidate],
+            pictures=s.unscored,
+        )
+        for s in told.walk
+        if s.unscored
     ]
 
 
-def _few_cases(setting: Setting) -> list[str]:
-    if setting.cases == 1:
-        return [
-            "With one case there is no interval: nothing says that another prompt or seed would "
-            "give the same answer. Use at least 6 prompts."
-        ]
-    if setting.units == 2:
-        return [
-            "Two cases give intervals so wide that they rule out almost nothing. "
-            "Use at least 6 prompts."
-        ]
-    if setting.prompts < setting.units and setting.prompts > 1:
-        return [
-            f"With {setting.prompts} prompts the intervals speak of other seeds more than of "
-            "other prompts. Use at least 6 prompts."
-        ]
+def _few_cases(setting: Setting) -> list[Sentence]:
+    prompts, cases = setting.prompts, setting.cases
+    if setting.units < 2:
+        return []
     if setting.prompts == 1:
-        return ["All cases share one prompt: the intervals say nothing about other prompts."]
-    return []
+        text = "All cases share one prompt: nothing is known of other prompts."
+        return [say("caution", "one_prompt", text, prompts=prompts, cases=cases)]
+    if setting.prompts == 2:
+        text = "Two prompts rule out almost nothing"
+    elif setting.prompts < PROMPTS:
+        text = f"{_capital(number_word(setting.prompts))} prompts tell only large differences"
+    else:
+        return []
+    more = ", and more seeds do not stand in for prompts" * (setting.cases > setting.prompts)
+    return [
+        say(
+            "caution",
+            "few_prompts",
+            f"{text}{more}. Use at least {PROMPTS}.",
+            prompts=prompts,
+            cases=cases,
+        )
+    ]
 
 
-def _missing(walk: Sequence[Summary], setting: Setting) -> list[str]:
-    short = [s for s in walk if s.rank is not None and "missing, ranked as" in s.reason]
+def number_word(count: int) -> str:
+    """3 to 5 in words."""
+    return {3: "three", 4: "four", 5: "five"}.get(count, str(count))
+
+
+def _missing(told: _Told) -> list[Sentence]:
+    short = [s.candidate for s in told.walk if s.rank is not None and s.missing > s.unscored]
     if not short:
         return []
-    names = span([s.candidate for s in short], walk, setting.kind)
-    return [
-        f"{_capital(names)} {'lacks' if len(short) == 1 else 'lack'} some cases. Differences use "
-        "the cases that both sides have, and ranks use means adjusted to all cases."
-    ]
-
-
-def _failed(summaries: Sequence[Summary], setting: Setting) -> list[str]:
-    failed = [s for s in summaries if s.rank is None]
-    names = [_capital(s.candidate.heading(setting.kind)) for s in failed]
-    return [
-        f"{name} could not be ranked: {s.reason.rstrip('.')}."
-        for name, s in zip(names, failed, strict=True)
-    ]
-
-
-def _no_answer(summaries: Sequence[Summary], setting: Setting) -> str:
-    if not summaries:
-        return "Nothing could be ranked: there are no pictures."
-    return (
-        f"Nothing could be ranked: {metric_name(setting.rank_by)} is known for none of the "
-        f"{_plural(setting.kind)}."
+    text = (
+        f"{_capital(told.span(short))} {'lacks' if len(short) == 1 else 'lack'} some cases. "
+        "Differences use the cases that both sides have, and ranks use means adjusted to all cases."
     )
+    return [say("caution", "missing", text, short)]
+
+
+def _failed(summaries: Sequence[Summary], setting: Setting) -> list[Sentence]:
+    return [
+        say(
+            "caution",
+            "failed",
+            f"{_capital(s.candidate.heading(setting.kind))} could not be ranked: "
+            f"{s.reason.rstrip('.')}.",
+            [s.candidate],
+        )
+        for s in summaries
+        if s.rank is None
+    ]
+
+
+def _no_answer(summaries: Sequence[Summary], setting: Setting) -> Sentence:
+    text = "Nothing could be ranked: there are no pictures."
+    if summaries:
+        text = (
+            f"Nothing could be ranked: {metric_name(setting.rank_by)} is known for none of the "
+            f"{_plural(setting.kind)}."
+        )
+    return say("answer", "nothing_ranked", text)
 
 
 def _percent(share: float) -> str:
@@ -464,6 +667,10 @@ def _percent(share: float) -> str:
 
 def _plural(kind: Kind) -> str:
     return {"strength": "strengths", "epochs": "epochs", "plane": "settings"}[kind]
+
+
+def _is(chosen: Sequence[object]) -> str:
+    return "is" if len(chosen) == 1 else "are"
 
 
 def _capital(text: str) -> str:

@@ -29,7 +29,7 @@ from machine import browser
 from PIL import Image, ImageEnhance
 from skimage import data
 
-from analysers.study import Candidate, Interval, Score, Study, Summary, Verdict
+from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
 from reports import html, tables
 
 SCROLL = """
@@ -105,10 +105,12 @@ def build(folder: Path, settings: int, cases: int, distinct: int) -> Study:
             best=i == 0,
             contender=i < 5,
             safe=i < settings // 2,
+            beyond=i >= settings // 2,
         )
         for i, c in enumerate(candidates)
     )
-    verdict = Verdict("Use 0.0: a constructed study.", best=candidates[0])
+    answer = Sentence("answer", "use", "Use 0.0: a constructed study.", (candidates[0],))
+    verdict = Verdict(candidates[0], candidates[0], sentences=(answer,))
     return Study(
         "strength", "bench", "brisque", "lower", ("ssim", "brisque"), tuple(scores), summaries,
         verdict,

@@ -157,9 +157,8 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
     addresses = _addresses(study, folder, single_file)
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    headline, rest = _split(study.verdict.answer)
     by_candidate = {s.candidate: s for s in study.summaries}
-    best = study.verdict.best
+    best = study.verdict.pick
     index = {c: i for i, c in enumerate(table.candidates)}
     width, height = _size(table, folder)
     failed = [s for s in study.scores if s.status != "ok" or s.reason]
@@ -179,9 +178,9 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
             "epochs": "Which checkpoint?",
             "plane": "Which checkpoint, at which strength?",
         }[study.kind],
-        headline=headline,
-        rest=rest,
-        sentences=study.verdict.sentences,
+        headline=study.verdict.headline,
+        rest=" ".join(study.verdict.texts("answer")[1:]),
+        sentences=study.verdict.arguments,
         warnings=study.verdict.warnings,
         facts=tuple(_facts(study, by_candidate)),
         pick=best.heading(study.kind) if best else "",
@@ -235,18 +234,6 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _split(answer: str) -> tuple[str, str]:
-    """The answer's head and the rest: "Use 0.6" of "Use 0.6: lowest ...", else its first sentence.
-
-    "0.6." does not end at its decimal point.
-    """
-    match = re.match(r"(.{1,48}?):\s+(.+)", answer, flags=re.S)
-    if match and not re.search(r"[.!?;]\s", match.group(1)):
-        return match.group(1), match.group(2)[0].upper() + match.group(2)[1:]
-    match = re.match(r"(.{1,90}?[.!?])\s+(.+)", answer, flags=re.S)
-    return (match.group(1), match.group(2)) if match else (answer, "")
-
-
 def _addresses(study: Study, folder: Path, single_file: bool) -> dict[str, str]:
     """Each picture's path in the study -> what the page's `src` says ("" when unreadable)."""
     paths = list(dict.fromkeys(p for s in study.scores for p in (s.image, s.control) if p))
@@ -276,19 +263,19 @@ def _counts(table: pictures.Table) -> str:
 def _facts(study: Study, by_candidate: Mapping[Candidate, Summary]) -> list[Fact]:
     verdict = study.verdict
     facts = []
-    if verdict.best is not None and verdict.best in by_candidate:
-        summary = by_candidate[verdict.best]
+    if verdict.pick is not None and verdict.pick in by_candidate:
+        summary = by_candidate[verdict.pick]
         facts.append(
             Fact(
-                "Best",
-                verdict.best.heading(study.kind),
+                "Recommended" if verdict.recommended else "Ranked first",
+                verdict.pick.heading(study.kind),
                 f"{label(study.rank_by)} {interval_text(summary.metrics.get(study.rank_by), 1)}",
                 "accent",
             )
         )
         moved = plots.effect(summary.metrics.get("ssim"))
-        if math.isfinite(summary.p_best):
-            facts.append(Fact("Confidence", confidence(summary.p_best), _share(summary.p_best)))
+        if verdict.confidence != "none":
+            facts.append(Fact("Confidence", verdict.confidence, _company(study)))
         if math.isfinite(moved.mean):
             facts.append(Fact("Effect", f"{moved.mean:.2f}", "1 − SSIM to the control"))
     if verdict.plateau and study.kind == "epochs":
@@ -303,20 +290,14 @@ def _facts(study: Study, by_candidate: Mapping[Candidate, Summary]) -> list[Fact
     return facts
 
 
-def confidence(p_best: float) -> str:
-    """How sure the ranking is of its first place, in a word."""
-    for bound, word in ((0.95, "high"), (0.75, "good"), (0.5, "moderate"), (0.0, "low")):
-        if p_best >= bound:
-            return word
-    return "low"
-
-
-def _share(probability: float) -> str:
-    return f"first in {100 * probability:.0f} % of resamplings"
+def _company(study: Study) -> str:
+    """With how many others the recommended is level."""
+    others = len(study.verdict.level) - 1
+    return f"level with {others} other{'s' * (others != 1)}" if others else "no other is level"
 
 
 def _pairs(study: Study, table: pictures.Table, folder: Path, single_file: bool) -> list[Pair]:
-    best = study.verdict.best
+    best = study.verdict.pick
     assert best is not None
     found = []
     # One case of each prompt before a second seed of any.
@@ -380,9 +361,9 @@ def _rows(study: Study, columns: Sequence[str], index: Mapping[Candidate, int]) 
                 p_best="" if not math.isfinite(summary.p_best) else f"{summary.p_best:.0%}",
                 notes=", ".join(notes(study, summary)),
                 tone="best"
-                if summary.best
+                if candidate == study.verdict.pick
                 else "breaks"
-                if summary.breaks or summary.rank is None
+                if summary.beyond or summary.rank is None
                 else "",
                 index=index.get(candidate, -1),
             )
@@ -473,10 +454,10 @@ def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> d
         "rank": summary.rank if summary else None,
         "mean": _finite(mean),
         "effect": _finite(1 - ssim),
-        "best": bool(summary and summary.best),
+        "best": candidate == study.verdict.pick,
         "contender": bool(summary and (summary.contender or summary.best)),
         "safe": summary.safe if summary else None,
-        "unsure": bool(summary and summary.state == "unsure"),
+        "breaks": bool(summary and summary.beyond),
         "notes": ", ".join(notes(study, summary)) if summary else "",
     }
 

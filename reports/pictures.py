@@ -151,7 +151,7 @@ def write_contact_sheet(
 
     table = arrange(study)
     rows = table.cases[:cases]
-    columns = _spread(table.candidates, settings, study.verdict.best)
+    columns = _spread(table.candidates, settings, study.verdict.pick)
     if not rows or not columns:
         raise UserError("There are no pictures for a contact sheet: nothing was rendered or found.")
     width, height = _tile(table, folder, edge)
@@ -166,7 +166,7 @@ def write_contact_sheet(
     small, _ = _fonts(13)
     for j, column in enumerate([None, *columns]):
         left = gap + j * (width + gap)
-        picked = column is not None and column == study.verdict.best
+        picked = column is not None and column == study.verdict.pick
         text = "control" if column is None else one_line(column.heading(study.kind))
         if picked:
             text = "▸ " + text
@@ -219,8 +219,8 @@ def write_animation(
     table = arrange(study)
     rows = table.cases[:cases]
     columns: list[Candidate] = list(table.candidates)
-    if study.kind == "plane" and study.verdict.best is not None:
-        place = study.verdict.best.place
+    if study.kind == "plane" and study.verdict.pick is not None:
+        place = study.verdict.pick.place
         columns = [c for c in columns if c.place == place]
     if not rows or not columns:
         raise UserError("There are no pictures for an animation: nothing was rendered or found.")
@@ -239,7 +239,7 @@ def write_animation(
             if tile is not None:
                 tile = tile.resize(_inside(tile.size, (width, height)))
                 frame.paste(tile, ((i % across) * width, (i // across) * height))
-        picked = column is not None and column == study.verdict.best
+        picked = column is not None and column == study.verdict.pick
         text = "without the LoRA" if column is None else one_line(column.heading(study.kind))
         text += "   ◂ pick" if picked else ""
         face = bold if picked else font

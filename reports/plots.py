@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared, declared_by_summary
@@ -180,7 +180,7 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
 
 def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
     """Quality against effect; the Pareto front joins the settings that none beats in both."""
-    metric = study.rank_by
+    metric, pick = study.rank_by, study.verdict.pick
     points = []
     for summary in summaries:
         quality = summary.metrics.get(metric, Interval(math.nan))
@@ -201,7 +201,9 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
         labelled = _uncrowded(
             [(m.mean, q.mean) for _, m, q in points],
             [_short(name, 24) for name in names],
-            sorted(range(len(points)), key=lambda i: (not points[i][0].best, i not in front)),
+            sorted(
+                range(len(points)), key=lambda i: (points[i][0].candidate != pick, i not in front)
+            ),
         )
         for i, (summary, moved, quality) in enumerate(points):
             axis.plot(
@@ -212,23 +214,24 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 [moved.mean] * 2, [quality.low, quality.high], color=MUTED, lw=0.8, alpha=0.45,
                 zorder=1,
             )  # fmt: skip
-            broken = summary.breaks
+            broken = summary.beyond
             axis.plot(
                 moved.mean, quality.mean, ls="none", zorder=3,
                 marker="X" if broken else "o", ms=7 if broken else 6.5, mew=1.4,
                 mec=BREAKS if broken else ACCENT,
-                mfc=PAPER if not (broken or summary.contender or summary.best)
+                mfc=PAPER if not (broken or summary.contender or summary.candidate == pick)
                 else BREAKS if broken else ACCENT,
             )  # fmt: skip
-            if summary.best:
+            if summary.candidate == pick:
                 axis.plot(
                     moved.mean, quality.mean, "o", ms=13, mfc="none", mec=ACCENT, mew=1.6, zorder=2
                 )
             if i in labelled:
                 axis.annotate(
                     _short(names[i], 24), (moved.mean, quality.mean), xytext=(9, 6),
-                    textcoords="offset points", zorder=4, color=INK if summary.best else MUTED,
-                    fontweight="bold" if summary.best else "normal",
+                    textcoords="offset points", zorder=4,
+                    color=INK if summary.candidate == pick else MUTED,
+                    fontweight="bold" if summary.candidate == pick else "normal",
                 )  # fmt: skip
         axis.set_xlabel("effect (1 − SSIM): how far from the control →")
         axis.set_ylabel(label(metric) + (" (lower is better)" if study.better == "lower" else ""))
@@ -407,10 +410,10 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
                 here = at.get((places[j], strengths[i]))
                 if here is None or not math.isfinite(value):
                     continue
-                if here.breaks:
+                if here.beyond:
                     axis.plot(j, i, "x", color="#ffffff", ms=9, mew=2.6)
                     axis.plot(j, i, "x", color="#8a2500", ms=8, mew=1.4)
-                if here.best:
+                if here.candidate == study.verdict.pick:
                     axis.plot(j, i, "*", ms=17, mfc="#ffffff", mec="#101010", mew=1.2, zorder=6)
             axis.set_yticks(range(len(strengths)), [strength_text(s) for s in strengths])
             _ticks(axis, list(range(len(places))), [names[p] for p in places], 14 if wide else 7)
@@ -420,7 +423,7 @@ def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
         rows = tuple(
             (strength_text(s), *(_text(v) for v in matrix[i])) for i, s in enumerate(strengths)
         )
-        caption = "Star: the pick. Cross: broken, or beyond the breakdown."
+        caption = f"Star: {_pick_word(study)}. Cross: broken, or beyond the breakdown."
         if metric == study.rank_by:
             caption += " White lines join settings of equal effect (1 − SSIM)."
         plots.append(
@@ -443,7 +446,7 @@ def equal_effect(study: Study) -> list[tuple[str, str]]:
     Linear interpolation of the mean effect between neighbouring strengths; checkpoints that do not
     reach that effect within the strengths tried are left out.
     """
-    best = next((s for s in study.summaries if s.best), None)
+    best = next((s for s in study.summaries if s.candidate == study.verdict.pick), None)
     if study.kind != "plane" or best is None or "ssim" not in best.metrics:
         return []
     target = 1 - best.metrics["ssim"].mean
@@ -621,19 +624,19 @@ def _band(
 def _shade(
     study: Study, axis: Axes, summaries: Sequence[Summary], xs: Sequence[float], *, words: bool
 ) -> None:
-    """The clean range up to the strongest clean setting, and everything from the breakdown on."""
+    """Runs of settings that are all clean (epochs: the zone), and all from the breakdown on."""
     verdict = study.verdict
-    at = {s.candidate: x for s, x in zip(summaries, xs, strict=True)}
-    clean = [at[c] for c in verdict.zone if c in at]
-    word = "clean"
-    if study.kind == "epochs" and clean:
-        word = "Goldilocks zone"
-    elif verdict.strongest_clean in at:
-        clean = [min(xs), at[verdict.strongest_clean]]
+    zone = study.kind == "epochs" and bool(verdict.zone)
+    pad = 0.25 if study.kind == "epochs" else 0.0
     spans: list[tuple[float, float, str, str, str | None]] = []
-    if clean and max(clean) >= min(clean):
-        pad = 0.25 if study.kind == "epochs" else 0.0
-        spans.append((min(clean) - pad, max(clean) + pad, CLEAN, word, None))
+    if zone or verdict.strongest_clean:
+        chosen = [s.candidate in verdict.zone if zone else s.safe is True for s in summaries]
+        runs = _runs(chosen, xs)
+        widest = max(runs, key=lambda run: run[1] - run[0], default=None)
+        for run in runs:
+            word = "Goldilocks zone" if zone else "clean"
+            spans.append((run[0] - pad, run[1] + pad, CLEAN, word if run is widest else "", None))
+    at = {s.candidate: x for s, x in zip(summaries, xs, strict=True)}
     if verdict.breakdown in at:
         spans.append((at[verdict.breakdown], max(xs), BREAKS, "breaks", "///"))
     room = (max(xs) - min(xs)) or 1.0
@@ -653,6 +656,16 @@ def _shade(
             )  # fmt: skip
 
 
+def _runs(chosen: Sequence[bool], xs: Sequence[float]) -> list[tuple[float, float]]:
+    """First and last x of each stretch of neighbours that are all chosen."""
+    line = sorted(zip(xs, chosen, strict=True))
+    return [
+        (group[0][0], group[-1][0])
+        for kept, found in groupby(line, key=lambda item: item[1])
+        if kept and (group := list(found))
+    ]
+
+
 def _mark_pick(
     study: Study,
     axis: Axes,
@@ -663,15 +676,20 @@ def _mark_pick(
     words: bool,
 ) -> None:
     for summary, x, interval in zip(summaries, xs, intervals, strict=True):
-        if summary.best and math.isfinite(interval.mean):
+        if summary.candidate == study.verdict.pick and math.isfinite(interval.mean):
             axis.axvline(x, color=ACCENT, lw=1, ls=(0, (1, 2)), zorder=1)
             axis.plot(x, interval.mean, "o", ms=12, mfc="none", mec=ACCENT, mew=1.8, zorder=4)
             if words:
                 axis.annotate(
-                    "pick: " + _short(_head(study, summary), 24),
+                    f"{_pick_word(study)}: {_short(_head(study, summary), 24)}",
                     (x, interval.mean), xytext=(0, -22), textcoords="offset points", ha="center",
                     color=ACCENT, fontweight="bold", zorder=5,
                 )  # fmt: skip
+
+
+def _pick_word(study: Study) -> str:
+    """What the marked setting is: recommended, or only first in the ranking."""
+    return "pick" if study.verdict.recommended else "ranked first"
 
 
 def _shading_words(study: Study) -> str:
@@ -680,7 +698,7 @@ def _shading_words(study: Study) -> str:
     if study.kind == "epochs" and verdict.zone:
         words.append("the Goldilocks zone, with most of the effect and still clean")
     elif verdict.strongest_clean:
-        words.append("the clean range")
+        words.append("what is clean")
     if verdict.breakdown:
         words.append("where it breaks")
     return f" Shaded: {' and '.join(words)}." if words else ""

@@ -62,10 +62,11 @@ SUMMARY_FIRST = (
     "p_best",
     "safe",
     "contender",
+    "recommended",
 )
 INTEGERS = ("epoch", "step", "seed", "rank", "n")
 TEXTS = ("checkpoint", "prompt", "image", "control", "status", "reason", "role", "case", "state")
-BOOLEANS = ("tied", "best", "safe", "contender")
+BOOLEANS = ("tied", "best", "safe", "contender", "recommended")
 
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _GUARDED = re.compile(r"^'+[=+\-@\t\r]")
@@ -119,6 +120,7 @@ def summary_frame(study: Study) -> pd.DataFrame:
             "n": summary.n,
             "tied": summary.tied,
             "best": summary.best,
+            "recommended": summary.candidate == study.verdict.recommended,
             "diff_best_low": summary.diff_best.low,
             "diff_best_high": summary.diff_best.high,
             "diff_control_low": summary.diff_control.low,
@@ -167,8 +169,8 @@ def csv_text(frame: pd.DataFrame) -> str:
 def markdown(study: Study) -> str:
     """A summary to paste into a model card: the answer, its evidence, the ranked table."""
     lines = [f"## {_md(study.title) or 'LoRA study'}", "", f"**{_md(study.verdict.answer)}**", ""]
-    if study.verdict.sentences:
-        lines += [" ".join(_md(s) for s in study.verdict.sentences), ""]
+    if study.verdict.arguments:
+        lines += [" ".join(_md(s) for s in study.verdict.arguments), ""]
     lines += [f"> ⚠ {_md(w)}\n" for w in study.verdict.warnings]
     metric = study.rank_by
     shown = [metric] + [m for m in ("brisque", "ssim") if m != metric and m in study.metrics]
@@ -187,7 +189,7 @@ def markdown(study: Study) -> str:
             ),
             _md("; ".join(notes(study, summary))),
         ]
-        if summary.best:
+        if summary.candidate == study.verdict.pick:
             cells = [f"**{cell}**" if cell else cell for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
     direction = "lower" if study.better == "lower" else "higher"
@@ -265,14 +267,17 @@ _BRIEF_KEY = {
 
 
 def notes(study: Study, summary: Summary) -> list[str]:
-    """What is to be said about a candidate, most important first: "best", "tied", "breaks" ..."""
+    """What is to be said about a candidate, most important first: "recommended", "clean" ..."""
     verdict = study.verdict
     found = []
+    extreme = "lowest" if study.better == "lower" else "highest"
+    if verdict.recommended == summary.candidate:
+        found.append("recommended")
     if summary.best:
-        found.append("best")
+        found.append(f"{extreme} {label(study.rank_by)}")
     elif summary.tied:
         found.append("tied with the best")
-    elif summary.contender and summary.state != "broken":
+    elif summary.contender and summary.state != "broken" and verdict.confidence != "none":
         found.append("cannot be told from the best")
     if verdict.strongest_clean == summary.candidate and study.kind == "strength":
         found.append("strongest that is still clean")
@@ -280,11 +285,14 @@ def notes(study: Study, summary: Summary) -> list[str]:
         found.append("breaks from here")
     elif summary.safe is True:
         found.append("clean")
-    elif summary.state == "unsure":
+    elif summary.unscored:
+        pass  # its reason says it
+    elif summary.state == "broken":
+        found.append("worse than the control")
+    elif summary.beyond:
+        found.append("beyond the breakdown")
+    elif summary.state == "unsure" and "one_case" not in verdict.why:
         found.append("neither clean nor broken for certain")
-    elif summary.safe is False:
-        broken = summary.state == "broken"
-        found.append("worse than the control" if broken else "beyond the breakdown")
     if verdict.plateau == summary.candidate and study.kind == "epochs":
         found.append("effect has levelled off")
     if summary.reason:

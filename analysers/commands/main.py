@@ -163,12 +163,15 @@ def _judge_pictures(
 def _write_weight(study: Study, plan: RenderPlan) -> None:
     from generation.loras.card import write_recommended_weight
 
-    best = study.verdict.best
-    if best is None or best.strength is None:
-        raise UserError("--write-weight: no strength came out best, so none was written.")
-    path = next(c.path for c in plan.checkpoints if c.tensor_hash == best.tensor_hash)
-    written = write_recommended_weight(path, best.strength)
-    click.echo(f"Recommended weight {best.strength} written to {written}", err=True)
+    pick = study.verdict.recommended
+    if pick is None or pick.strength is None:
+        raise UserError(
+            f"--write-weight: no weight was written. {study.verdict.headline} "
+            "Give more --prompts, or other --strengths."
+        )
+    path = next(c.path for c in plan.checkpoints if c.tensor_hash == pick.tensor_hash)
+    written = write_recommended_weight(path, pick.strength)
+    click.echo(f"Recommended weight {pick.strength} written to {written}", err=True)
 
 
 def _plan(kind: Kind, o: dict[str, Any]) -> Any:

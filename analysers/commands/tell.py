@@ -89,7 +89,7 @@ def _tell(study: Study, report: Path) -> None:
     click.echo(tables.terminal_table(study, width))
     click.echo()
     click.echo(click.style(study.verdict.answer, bold=True))
-    for sentence in study.verdict.sentences:
+    for sentence in study.verdict.arguments:
         click.echo(sentence)
     if study.verdict.warnings:
         click.echo()

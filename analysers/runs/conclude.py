@@ -15,7 +15,7 @@ from analysers.metrics.metric import declared
 from analysers.runs.evidence import kind_of_picture, unrelated
 from analysers.runs.evidence import trust as trust_evidence
 from analysers.runs.request import Options
-from analysers.study import Candidate, Kind, Score, Study, from_json, to_json
+from analysers.study import FORMAT, Candidate, Kind, Score, Study, from_json, to_json
 from generation.errors import UserError
 from generation.files import read_utf8, write_text
 from generation.loras.inspection import LoraInfo
@@ -28,7 +28,7 @@ def load_study(run: Path) -> Study:
     """The finished study in a run folder; UserError if there is none."""
     path = run / "study.json"
     try:
-        return from_json(read_utf8(path, MOST_STUDY))
+        study = from_json(read_utf8(path, MOST_STUDY))
     except OSError as error:
         raise UserError(
             f"--report-only: {run} holds no study.json; name the folder of a finished run."
@@ -37,6 +37,7 @@ def load_study(run: Path) -> Study:
         raise UserError(
             f"--report-only: {path} cannot be read ({error}); run the study again."
         ) from error
+    return study if study.format == FORMAT else ranking.decide_again(study)
 
 
 def conclude(

@@ -218,7 +218,7 @@
       const c = candidates[item.setting];
       text.append(bdi(c.heading));
       if (c.best) target.classList.add("best");
-      const mark = c.best ? "best" : c.safe === false && !c.unsure ? "breaks" : c.contender ? "contender" : "";
+      const mark = c.best ? "best" : c.breaks ? "breaks" : c.contender ? "contender" : "";
       if (mark) target.append(make("span", { className: "mark", textContent: mark }));
       target.title = visible(c.heading) + (c.notes ? ": " + visible(c.notes) : "");
     } else if (item.case !== undefined) {

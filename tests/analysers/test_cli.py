@@ -303,9 +303,20 @@ def test_the_best_strength_is_noted_where_the_webui_reads_it(tmp_path: Path) -> 
         lora, "--model", "demo", "--prompt", "a cat", "--seeds", "1", "--strengths", "0.5,1",
         "--out", tmp_path / "run", "--write-weight", *QUICK,
     )  # fmt: skip
+    assert result.exit_code == 2 and "One picture cannot decide." in result.output
+    assert not (tmp_path / "my.json").exists()
+    result = strength(
+        lora, "--model", "demo", "--prompt", "a cat", "--prompt", "a dog", "--prompt", "a bird",
+        "--seeds", "1", "--strengths", "0.5,1", "--out", tmp_path / "run", "--write-weight", *QUICK,
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
-    best = rows(tmp_path / "run" / "summary.csv")[0]["strength"]
-    assert json.loads((tmp_path / "my.json").read_text())["preferred weight"] == float(best)
+    (best,) = (
+        r
+        for r in rows(tmp_path / "run" / "summary.csv")
+        if r["recommended"].lower() in ("true", "1", "yes")
+    )
+    weight = json.loads((tmp_path / "my.json").read_text())["preferred weight"]
+    assert weight == float(best["strength"])
 
 
 def test_the_weight_is_noted_beside_the_checkpoint_that_won(tmp_path: Path) -> None:
@@ -318,14 +329,16 @@ def test_the_weight_is_noted_beside_the_checkpoint_that_won(tmp_path: Path) -> N
             tmp_path / "train" / name / "pytorch_lora_weights.safetensors",
         )
     result = epochs(
-        tmp_path / "train", "--model", "demo", "--prompt", "a cat", "--seeds", "1",
-        "--strengths", "0.5,1", "--out", tmp_path / "run", "--write-weight", *QUICK,
+        tmp_path / "train", "--model", "demo", "--prompt", "a cat", "--prompt", "a dog",
+        "--prompt", "a bird", "--seeds", "1", "--strengths", "0.5,1",
+        "--out", tmp_path / "run", "--write-weight", *QUICK,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     ranked = rows(tmp_path / "run" / "summary.csv")
     assert {Path(row["checkpoint"]).parent.name for row in ranked} == set(names.values())
     (card,) = (tmp_path / "train").rglob("pytorch_lora_weights.json")
-    assert card.parent.name == Path(ranked[0]["checkpoint"]).parent.name
+    (best,) = (row for row in ranked if row["recommended"].lower() in ("true", "1", "yes"))
+    assert card.parent.name == Path(best["checkpoint"]).parent.name
 
 
 def test_epochs_times_strengths_with_one_unusable_checkpoint(tmp_path: Path) -> None:

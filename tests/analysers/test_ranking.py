@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysers import scores as tables
 from analysers.ranking import decide
 from analysers.scores import tabulate
 from analysers.study import Candidate, Score
@@ -76,16 +77,18 @@ def by(summaries):
 # --- part 1: best and ties
 
 
-def test_one_case_is_the_ancestors_rule():
+def test_one_case_ranks_by_the_ancestors_rule_and_decides_nothing():
     rows = [row(strength(s), 0, v) for s, v in (("0.2", 30), ("0.4", 21.3), ("0.6", 24))]
     summaries, verdict = decide(rows, kind="strength")
     assert [str(s.candidate.strength) for s in summaries] == ["0.4", "0.6", "0.2"]
     assert [s.rank for s in summaries] == [1, 2, 3]
     assert verdict.best == strength("0.4")
-    assert verdict.answer == "Use 0.4: lowest BRISQUE (21.3) on the only case."
+    assert verdict.headline == "One picture cannot decide." and verdict.why == ("one_case",)
+    assert "On it 0.4 has the lowest BRISQUE (21.3)" in verdict.answer
+    assert "At least 6 prompts with 2 seeds each would tell" in verdict.answer
+    assert verdict.recommended is None and verdict.confidence == "none" and not verdict.level
     assert math.isnan(summaries[1].diff_best.low) and math.isnan(summaries[0].p_best)
     assert all(s.contender for s in summaries)  # nothing can be ruled out
-    assert "no interval" in verdict.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -109,10 +112,7 @@ def test_two_identical_epochs_the_earlier_wins_and_it_is_said():
     rows = [row(epoch(e), 0, 20.0) for e in (3, 2)] + [row(epoch(1), 0, 22.0)]
     summaries, verdict = decide(rows, kind="epochs")
     assert verdict.best == epoch(2)
-    assert verdict.answer == (
-        "Use epoch 2: epoch 2 and epoch 3 tie for the lowest BRISQUE (20.0) on the only case, "
-        "and the earliest epoch wins."
-    )
+    assert "On it epoch 2 and epoch 3 tie for the lowest BRISQUE (20.0)" in verdict.answer
 
 
 def test_negative_strengths_tie_by_size():
@@ -238,11 +238,11 @@ def test_what_is_near_the_best_cannot_be_told_from_it():
 @pytest.mark.parametrize(
     "kept, words",
     [
-        (("0.4", "0.6", "0.8"), "It cannot be told from 0.4 to 0.8."),
-        (("0.6", "0.8", "1.0"), "It cannot be told from 0.8 and 1.0."),
-        (("0.4", "0.6", "0.8", "1.2"), "It cannot be told from 0.4 to 0.8 and 1.2."),
-        (("0.2", "0.6"), "It cannot be told from 0.2."),
-        (("0.6",), "Every other strength is worse beyond the noise."),
+        (("0.4", "0.6", "0.8"), "Strengths 0.4 to 0.8 tie on quality; 0.8 has the most clean"),
+        (("0.6", "0.8", "1.0"), "Strengths 0.6 to 1.0 tie on quality; 1.0 has the most clean"),
+        (("0.4", "0.6", "0.8", "1.2"), "Strengths 0.4 to 0.8 and 1.2 tie on quality; 1.2 has"),
+        (("0.2", "0.6"), "Strengths 0.2 and 0.6 tie on quality; 0.6 has the most clean effect."),
+        (("0.6",), "Use 0.6. It has the lowest mean BRISQUE"),
     ],
 )
 def test_contenders_in_words(kept, words):
@@ -255,8 +255,8 @@ def test_contenders_in_words(kept, words):
 def test_noise_alone_leaves_all_in_the_race():
     flat = dict.fromkeys(STRENGTHS, 0.0)
     _, verdict = decide(sweep(flat, spread=4.0, seed=5), kind="strength")
-    assert len(verdict.contenders) == 7
-    assert "from any other strength: BRISQUE does not decide here." in verdict.answer
+    assert len(verdict.contenders) == 7 and verdict.confidence in ("low", "moderate")
+    assert "BRISQUE does not decide here." in " ".join(verdict.arguments)
 
 
 def test_no_difference_below_the_noise_floor_is_called_one():
@@ -264,12 +264,12 @@ def test_no_difference_below_the_noise_floor_is_called_one():
     assert not by(decide(rows, kind="strength")[0])[strength("0.6")].contender
     summaries, verdict = decide(rows, kind="strength", noise_floor={"brisque": 1.0, "ssim": 0.001})
     assert by(summaries)[strength("0.6")].contender
-    assert any("no smaller difference is called one" in s for s in verdict.sentences)
+    assert any("no smaller difference is called one" in s for s in verdict.arguments)
 
 
 def test_two_cases_say_how_little_they_know():
     _, verdict = decide(sweep(STRENGTHS, cases=2, spread=2.0), kind="strength")
-    assert any("Two cases" in w for w in verdict.warnings)
+    assert any("Two prompts rule out almost nothing" in w for w in verdict.warnings)
 
 
 # --- part 3: the safe range
@@ -278,7 +278,7 @@ def test_two_cases_say_how_little_they_know():
 def test_the_strongest_clean_strength_and_the_breakdown():
     summaries, verdict = decide(sweep(STRENGTHS), kind="strength")
     assert verdict.strongest_clean == strength("1.0") and verdict.breakdown == strength("1.2")
-    assert verdict.answer.endswith("Strongest that is still clean: 1.0; it breaks at 1.2.")
+    assert verdict.answer.endswith("Strongest that is still clean: 1.0. It breaks at 1.2.")
     assert [by(summaries)[c].safe for c in STRENGTHS] == [True] * 5 + [False] * 2
 
 
@@ -288,14 +288,14 @@ def test_nothing_beyond_a_breakdown_is_safe_even_if_the_metric_recovers():
     last = by(summaries)[strength("1.6")]
     assert last.state == "clean" and last.safe is False
     assert verdict.strongest_clean != strength("1.6") and verdict.breakdown == strength("1.2")
-    assert any("lies beyond the breakdown" in s for s in verdict.sentences)
+    assert any("lies beyond the breakdown" in s for s in verdict.arguments)
 
 
 def test_noise_is_not_called_a_breakdown():
     flat = dict.fromkeys(STRENGTHS, 0.0)
     summaries, verdict = decide(sweep(flat, cases=6, spread=12.0, seed=1), kind="strength")
     assert {s.state for s in summaries} <= {"unsure", "clean"} and verdict.breakdown is None
-    assert any("neither clean nor broken" in s for s in verdict.sentences)
+    assert any("neither clean nor broken" in s for s in verdict.arguments)
 
 
 def test_both_directions_are_walked_from_zero():
@@ -311,8 +311,9 @@ def test_both_directions_are_walked_from_zero():
 def test_best_without_the_lora_is_said_so():
     curve = {strength("0.0"): 0, strength("0.4"): 3, strength("0.8"): 9}
     _, verdict = decide(sweep(curve), kind="strength")
-    assert verdict.answer.startswith("Use 0.0, that is, leave the LoRA out:")
-    assert "Of the strengths that use the LoRA, 0.4 comes first." in verdict.sentences
+    assert verdict.best == strength("0.0") and verdict.recommended == strength("0.4")
+    assert "best_without_lora" in verdict.why
+    assert verdict.answer.startswith("Use 0.4. 0.0 has the lowest mean BRISQUE")
 
 
 def test_without_controls_nothing_is_called_safe():
@@ -352,7 +353,7 @@ def test_each_candidate_may_have_a_control_of_its_own():
         "0.4": 1.0,
         "0.6": 21.0,
     }
-    assert verdict.breakdown == strength("0.6")
+    assert verdict.breakdown is None and verdict.recommended is None  # one case
 
 
 # --- part 4: effect, plateau, zone, and the plane
@@ -365,7 +366,7 @@ def test_the_goldilocks_zone_runs_from_plateau_to_breakdown():
     assert verdict.plateau == epoch(4)
     assert verdict.zone == (epoch(4), epoch(5), epoch(6))
     assert verdict.strongest_clean == epoch(6)
-    text = " ".join(verdict.sentences)
+    text = " ".join(verdict.arguments)
     assert "Goldilocks zone: epoch 4 to epoch 6" in text
     assert "undertrained" in text and "overtrained" in text
 
@@ -378,7 +379,9 @@ def test_an_effect_that_still_grows_is_mentioned():
         for r in sweep({epoch(i): -i for i in range(1, 6)})
     ]
     _, verdict = decide(rows, kind="epochs")
-    assert verdict.plateau == epoch(5) and "longer training may do more" in verdict.sentences[-1]
+    assert verdict.plateau == epoch(5) and "longer training may do more" in " ".join(
+        verdict.arguments
+    )
 
 
 def test_on_the_plane_safety_needs_all_that_is_milder():
@@ -391,7 +394,7 @@ def test_on_the_plane_safety_needs_all_that_is_milder():
     for a, s in found.items():
         milder = [found[b].state for b in found if b.place <= a.place and b.strength <= a.strength]
         assert s.safe == ("broken" not in milder and s.state == "clean")
-    assert any("The clean region: " in s for s in verdict.sentences)
+    assert any("The clean region: " in s for s in verdict.arguments)
 
 
 # --- the second opinion
@@ -419,7 +422,7 @@ def test_the_signs_contradict_a_metric_that_likes_the_wreck():
         "and prompts have begun to look alike. 1.4 shows such signs as well."
     )
     assert verdict.answer.endswith(
-        "But from 1.2 on there are signs of over-cooking: look before you publish."
+        "From 1.2 on there are signs of over-cooking: look before you publish."
     )
     worst = by(summaries)[strength("1.4")].metrics
     assert worst["rms_contrast_ratio"].mean == pytest.approx(1.4)
@@ -433,6 +436,57 @@ def test_no_contradiction_where_the_metric_sees_the_damage():
 
 
 # --- whatever comes
+
+
+CLAIMS = {
+    "strongest_clean": lambda s, first: s.safe if first else s.state == "unsure",
+    "breakdown": lambda s, first: s.state == "broken",
+    "breakdown_by": lambda s, first: s.state == "broken",
+    "all_broken": lambda s, first: s.state == "broken",
+    "unsure": lambda s, first: s.state == "unsure" and not s.beyond,
+    "recovers": lambda s, first: s.state == "clean" and s.beyond,
+    "frontier": lambda s, first: s.safe,
+    "zone": lambda s, first: s.state in ("", "clean") and not s.beyond,
+    "best_beyond": lambda s, first: s.best and s.beyond if first else s.state == "broken",
+    "use": lambda s, first: s.rank is not None and not s.beyond,
+    "most_effect": lambda s, first: not s.beyond and (s.state == "clean" or not first),
+    "lowest_of_level": lambda s, first: not s.beyond,
+    "failed": lambda s, first: s.rank is None,
+    "unscored": lambda s, first: s.unscored and s.state == "broken",
+    "missing": lambda s, first: s.missing > 0,
+}
+"""What a sentence of each code says of the candidates it names."""
+
+
+UNNAMED = ("lowest", "most_effect", "lowest_of_level", "level", "frontier", "undecided")
+"""Codes of sentences that need not name each of their candidates."""
+
+
+def agrees(summaries, verdict, kind):
+    """The recommendation and every sentence agree with the states."""
+    found = by(summaries)
+    for sentence in verdict.sentences:
+        for place, candidate in enumerate(sentence.candidates):
+            claim = CLAIMS.get(sentence.code, lambda s, first: True)
+            assert claim(found[candidate], place == 0), sentence
+            if sentence.code not in UNNAMED:
+                names = [candidate.heading(k) for k in ("strength", "epochs", "plane")]
+                spans = " to " in sentence.text or ";" in sentence.text or " at " in sentence.text
+                assert spans or any(n.lower() in sentence.text.lower() for n in names), sentence
+    pick = verdict.recommended
+    if pick is None:
+        none = {"one_case", "all_broken", "no_lora"}
+        assert verdict.best is None or none & set(verdict.why)
+        assert verdict.confidence == "none"
+        return
+    assert pick in verdict.level and pick.strength != 0
+    assert not any(found[c].beyond for c in verdict.level)
+    assert verdict.breakdown != pick
+    if verdict.breakdown:
+        assert not tables.before(verdict.breakdown, pick, kind)
+    reasons = {"best_beyond", "best_without_lora"}
+    assert pick in verdict.contenders or reasons & set(verdict.why)
+    assert verdict.confidence != "high" or verdict.level == (pick,)
 
 
 @st.composite
@@ -458,6 +512,20 @@ def any_rows(draw):
     return rows
 
 
+@given(any_rows(), st.sampled_from(["strength", "epochs", "plane"]))
+@settings(max_examples=40, deadline=None)
+def test_one_case_claims_neither_clean_nor_broken_ground(rows, kind):
+    rows = [r for r in rows if r.case == "p00_s1"]
+    summaries, verdict = decide(rows, kind=kind, resamples=200)
+    assert verdict.recommended is verdict.breakdown is verdict.strongest_clean is None
+    assert not verdict.zone and verdict.confidence == "none"
+    assert not any(s.safe or s.state == "clean" for s in summaries)
+    assert all(s.unscored for s in summaries if s.state == "broken")
+    if any(s.rank is not None and s.candidate.strength != 0 for s in summaries):
+        assert verdict.headline == "One picture cannot decide."
+    assert not any("clean" in s.text or "breaks at" in s.text for s in verdict.sentences)
+
+
 @given(any_rows(), st.sampled_from(["strength", "epochs", "plane"]), st.randoms())
 @settings(max_examples=60, deadline=None)
 def test_any_study_has_a_sound_verdict(rows, kind, order):
@@ -468,18 +536,23 @@ def test_any_study_has_a_sound_verdict(rows, kind, order):
     assert {s.candidate for s in summaries} == {r.candidate for r in rows if r.candidate}
     assert [s.candidate for s in summaries if s.best] == ([verdict.best] if ranks else [])
     if ranks:
-        assert verdict.best in verdict.contenders and verdict.answer.startswith("Use ")
+        assert verdict.best in verdict.contenders
         share = sum(s.p_best for s in summaries if math.isfinite(s.p_best))
         assert share == pytest.approx(1.0) or share == 0
     for s in summaries:
         assert not (s.safe and s.state != "clean")
         for interval in (s.diff_best, s.diff_control, *s.metrics.values()):
             assert math.isnan(interval.low) or interval.low <= interval.mean <= interval.high
-    for text in (verdict.answer, *verdict.sentences, *verdict.warnings):
+    for text in (s.text for s in verdict.sentences):
         assert text.endswith((".", "?")) and "nan" not in text and "None" not in text
+    agrees(summaries, verdict, kind)
     shuffled = list(rows)
     order.shuffle(shuffled)
     assert decide(shuffled, kind=kind, resamples=200)[1] == verdict
+    lost = Score(epoch(9, "1.9"), "p00_s1", "prompt 0", 1, "", "", {}, "failed", "out of memory")
+    again = decide([*rows, lost], kind=kind, resamples=200)[1]
+    if any(r.case == "p00_s1" and r.candidate for r in rows):
+        assert replace(again, sentences=()) == replace(verdict, sentences=())
 
 
 def test_prompts_that_pictures_do_not_tell_are_known_by_the_names_of_the_cases() -> None:

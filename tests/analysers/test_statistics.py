@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysers.statistics import (
+    Bounds,
     clusters,
     differences_from_best,
     fill_missing,
+    freedoms,
     intervals,
+    largest_t,
     probability_of_best,
     resample_counts,
     row_means,
+    surely_above,
 )
 
 
@@ -27,9 +31,63 @@ def study(seed: int, rows: int = 5, prompts: int = 8, seeds: int = 3) -> tuple:
     return level + rng.normal(0, 2, (rows, len(groups))), groups
 
 
-def test_prompts_are_the_units_where_there_are_six():
+def test_prompts_are_the_units():
     assert clusters(np.repeat(np.arange(6), 2)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert clusters(np.repeat(np.arange(5), 2)).tolist() == list(range(10))
+    assert clusters(np.repeat(np.arange(2), 3)).tolist() == [0, 0, 0, 1, 1, 1]
+    assert clusters(np.zeros(3)).tolist() == [0, 1, 2]  # one prompt: its seeds
+    table = np.zeros((2, 6))
+    table[1, :4] = math.nan
+    assert freedoms(table, np.repeat(np.arange(3), 2)).tolist() == [2, 0]
+
+
+def test_few_units_have_students_interval():
+    sample = np.random.Generator(np.random.PCG64(2)).normal(3.0, 2.0, (5, 4))
+    bounds = intervals(sample, np.arange(4))
+    half = stats.t.ppf(0.975, 3) * sample.std(axis=1, ddof=1) / 2
+    assert bounds.high - bounds.mean == pytest.approx(half)
+    assert bounds.mean - bounds.low == pytest.approx(half)
+
+
+@pytest.mark.parametrize(
+    "count, published", [(1, 1.64), (2, 1.92), (3, 2.06), (4, 2.16), (5, 2.23), (9, 2.42)]
+)
+def test_the_largest_t_is_dunnetts(count, published):
+    """Dunnett 1955, table 1a (one-sided 5 %), at infinite degrees of freedom."""
+    assert largest_t(count, 100_000, 0.05) == pytest.approx(published, abs=0.006)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 30])
+def test_the_largest_of_one_t_is_students_and_of_many_below_bonferronis(freedom):
+    assert largest_t(1, freedom, 0.025) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-5)
+    many = largest_t(12, freedom, 0.025)
+    assert stats.t.ppf(0.975, freedom) < many < stats.t.ppf(1 - 0.025 / 12, freedom)
+
+
+def test_from_the_strongest_down_nothing_is_paid_for_the_others():
+    """Ten rows at t just above Student's: found along a line, not found each alone."""
+    high = np.full(10, 5.0)
+    low = 5.0 - 4.9
+    bounds = Bounds(high, np.full(10, low), high + 4.9)
+    freedom = np.full(10, 5)
+    assert surely_above(bounds, freedom, [range(10)]).all()
+    assert not surely_above(bounds, freedom, [[i] for i in range(10)]).any()
+    bounds.low[9] = -1.0  # the strongest recovers: the rest is counted
+    assert not surely_above(bounds, freedom, [range(10)]).any()
+    bounds.low[4] = 4.5
+    assert np.flatnonzero(surely_above(bounds, freedom, [range(10)])).tolist() == [4]
+
+
+@pytest.mark.parametrize("cases, candidates", [(3, 8), (3, 40), (6, 8), (6, 40)])
+def test_of_flat_sweeps_few_have_anything_surely_above(cases, candidates):
+    """A small version of benchmarks/answers.py, without the margin that breakdowns also take."""
+    wrong = []
+    for number in range(300):
+        rng = np.random.Generator(np.random.PCG64([11, number]))
+        table = rng.normal(0, 4, (candidates, cases)) - rng.normal(0, 4, cases)
+        bounds = intervals(table, np.arange(cases), resamples=400)
+        freedom = freedoms(table, np.arange(cases))
+        wrong.append(surely_above(bounds, freedom, [range(candidates)]).any())
+    assert np.mean(wrong) <= 0.05 + 0.025  # two standard errors of 300 studies
 
 
 def test_resamples_are_the_same_on_every_machine():

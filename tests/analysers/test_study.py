@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysers.ranking import decide
+from analysers.ranking import decide, decide_again
 from analysers.study import Candidate, Score, Study, from_json, to_json
 from generation.cells import strength_text
 
@@ -75,8 +75,15 @@ def test_the_first_format_is_read_with_its_summaries_named_anew():
     data["summaries"][0]["metrics"] |= {
         name: {"mean": 1.0 + i, "low": None, "high": 2.0} for i, name in enumerate(old)
     }
+    del data["verdict"]["recommended"], data["verdict"]["level"], data["verdict"]["why"]
+    del data["verdict"]["confidence"]
+    data["verdict"] |= {"answer": "Use 0.6: breaks at 0.5.", "sentences": ["So."], "warnings": []}
     read = from_json(json.dumps(data))
-    assert read.format == 2
+    assert read.format == 1 and not read.verdict.sentences
+    today = decide_again(read)
+    assert today.format == 2 and today.verdict.recommended == finished().verdict.recommended
+    assert today.verdict.answer == finished().verdict.answer
+    assert "earlier version" in today.verdict.warnings[0]
     found = {
         k: v.mean for k, v in read.summaries[0].metrics.items() if k not in ("ssim", "brisque")
     }

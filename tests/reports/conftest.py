@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 from skimage import data
 
 from analysers.metrics.metric import declared
-from analysers.study import Candidate, Interval, Score, Study, Summary, Verdict
+from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
@@ -113,24 +113,33 @@ def build_study(
                 Interval(float(means[i]) - 27, float(means[i]) - 29, float(means[i]) - 25),
                 p_best=0.7 if rank == 1 else 0.1 if rank < 4 else 0.0,
                 tied=rank == 1, best=rank == 1, contender=difference < 1.5, safe=amounts[i] <= 1,
+                beyond=amounts[i] > 1, state="clean" if amounts[i] <= 1 else "broken",
             )
         )  # fmt: skip
     best = candidates[order[0]]
     clean = [c for c, a in zip(candidates, amounts, strict=True) if a <= 1]
     broken = [c for c, a in zip(candidates, amounts, strict=True) if a > 1]
     what = best.heading(kind)  # type: ignore[arg-type]
-    verdict = Verdict(
-        answer=f"Use {what}. It cannot be told from its neighbours; "
-        f"strongest that is still clean: {clean[-1].heading(kind) if clean else '–'}; "  # type: ignore[arg-type]
-        f"breaks at {broken[0].heading(kind) if broken else '–'}.",  # type: ignore[arg-type]
-        sentences=(
+    said = [
+        Sentence("answer", "use", f"Use {what}.", (best,)),
+        Sentence("answer", "lowest", "It has the lowest mean BRISQUE.", (best,)),
+        Sentence(
+            "why",
+            "control",
             "Over 8 pictures its mean BRISQUE is 3.1 below the control's (1.2 to 4.9).",
-            "It has the lowest mean in 7 of 10 resamplings of the prompts.",
         ),
-        warnings=("1 setting lost 2 pictures: the picture could not be decoded.",)
-        if failed
-        else (),
+        Sentence("why", "probability", "It would come first in about 70 % of studies."),
+    ]
+    if failed:
+        text = "1 setting lost 2 pictures: the picture could not be decoded."
+        said.append(Sentence("caution", "found", text))
+    verdict = Verdict(
         best=best,
+        recommended=best,
+        level=tuple(s.candidate for s in summaries if s.contender),
+        why=("most_effect",),
+        confidence="moderate",
+        sentences=tuple(said),
         contenders=tuple(s.candidate for s in summaries if s.contender),
         strongest_clean=clean[-1] if clean else None,
         breakdown=broken[0] if broken else None,

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysers.study import Candidate, Interval, Score, Study, Summary, Verdict
+from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
 from reports import html, votes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,7 +184,7 @@ def plane(plane_study: tuple[Study, Path]) -> Path:
 def test_the_answer_comes_first_with_its_pictures(page: Page, report: Path) -> None:
     page.open(report)
     assert page.find("h1").text == "Use 0.6."
-    assert "strongest that is still clean: 1.0" in page.find(".rest").text
+    assert "It has the lowest mean BRISQUE." in page.find(".rest").text
     assert "1 setting lost 2 pictures" in page.find(".warnings").text
     page.wait("[...document.querySelectorAll('.showcase img')].every((i) => i.naturalWidth > 0)")
     assert page.js("document.querySelectorAll('.showcase img').length") == 8
@@ -569,8 +569,10 @@ def hostile_study(folder: Path) -> Study:
     return Study(
         "epochs", nasty, "brisque", "lower", ("ssim", "brisque", INJECTIONS[2]),
         tuple(scores), summaries,
-        Verdict(nasty + ". " + INJECTIONS[1], tuple(INJECTIONS[:-1]), tuple(INJECTIONS[:-1]),
-                candidates[0], tuple(candidates), candidates[3], candidates[6]),
+        Verdict(candidates[0], candidates[0], contenders=tuple(candidates),
+                strongest_clean=candidates[3], breakdown=candidates[6],
+                sentences=tuple(Sentence(role, "found", text) for text in INJECTIONS[:-1]
+                                for role in ("answer", "why", "caution"))),
         evidence={"trust": {t[:80]: [{t[:80]: t[:80], "x": t[:80]}] for t in INJECTIONS},
                   "weights": {"rows": [{"label": t[:80], t[:60]: 1.5, "norm": 2.0}
                                        for t in INJECTIONS]}},
@@ -689,7 +691,7 @@ def test_ten_thousand_cells_scroll_without_blanks(page: Page, tmp_path: Path) ->
         for i, c in enumerate(candidates)
     )
     study = Study("strength", "big", "brisque", "lower", ("ssim", "brisque"), tuple(scores),
-                  summaries, Verdict("Use 0.0.", best=candidates[0]))  # fmt: skip
+                  summaries, Verdict(candidates[0], candidates[0]))  # fmt: skip
     page.open(html.write_report(study, tmp_path))
     page.js("document.getElementById('grid').scrollIntoView({behavior: 'instant'})")
     for x, y in ((0, 0), (5000, 7000), (1e6, 1e6), (300, 0), (9000, 9000)):
@@ -720,7 +722,7 @@ def test_a_study_with_nothing_in_it_still_has_a_page(page: Page, tmp_path: Path)
         "strength", "", "brisque", "lower", ("ssim", "brisque"),
         (Score(failed, "p0", "a", 1, "", "", {}, "failed", "no picture"),),
         (Summary(failed, None, 0, {}, reason="nothing was scored"),),
-        Verdict("Nothing could be ranked."),
+        Verdict(sentences=(Sentence("answer", "none", "Nothing could be ranked."),)),
     )  # fmt: skip
     page.open(html.write_report(study, tmp_path))
     assert page.find("h1").text == "Nothing could be ranked."

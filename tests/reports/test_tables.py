@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysers.study import Candidate, Interval, Score, Study, Summary, Verdict
+from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
 from reports import tables
 
 HOSTILE = [
@@ -45,7 +45,7 @@ def hostile_study() -> Study:
     )
     summary = Summary(candidate, None, 0, {"brisque": Interval(math.nan)}, reason="=no pictures")
     return Study(
-        "strength", "t", "brisque", "lower", ("ssim", "brisque"), rows, (summary,), Verdict("-")
+        "strength", "t", "brisque", "lower", ("ssim", "brisque"), rows, (summary,), Verdict()
     )
 
 
@@ -145,7 +145,10 @@ def test_markdown_escapes_markup(strength_study: tuple[Study, Path]) -> None:
     study = dataclasses.replace(
         strength_study[0],
         title="<img src=x onerror=alert(1)> | *bold*",
-        verdict=dataclasses.replace(strength_study[0].verdict, answer="Use 0.6 | [x](http://y)"),
+        verdict=dataclasses.replace(
+            strength_study[0].verdict,
+            sentences=(Sentence("answer", "use", "Use 0.6 | [x](http://y)"),),
+        ),
     )
     text = tables.markdown(study)
     assert "<img" not in text.replace("\\<", "") and "[x](" not in text
