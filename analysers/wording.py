@@ -360,9 +360,12 @@ def _signs(told: _Told) -> list[Sentence]:
     noticed = [s.candidate for s, _ in _noticed(told)]
     if told.verdict.pick not in noticed and told.verdict.strongest_clean not in noticed:
         return []
-    first = told.name(noticed[0])
-    onward = f"From {first} on" if len(noticed) > 1 else f"At {first}"
-    text = f"{onward} there are signs of over-cooking: look before you publish."
+    text = (
+        f"At {told.span(noticed)} there are signs of over-cooking: look before you publish."
+        if told.kind == "strength"
+        else f"{_capital(told.span(noticed))} {_show(noticed)} signs of over-cooking: "
+        "look before you publish."
+    )
     return [say("answer", "signs", text, noticed)]
 
 
@@ -553,8 +556,7 @@ def _second_opinion(told: _Told) -> list[Sentence]:
     text = f"{told.metric} sees no damage at {told.name(s.candidate)}, but {listed(words)}."
     others = [o.candidate for o, _ in noticed[1:]]
     if others:
-        show = "shows" if len(others) == 1 else "show"
-        text += f" {_capital(told.span(others))} {show} such signs as well."
+        text += f" {_capital(told.span(others))} {_show(others)} such signs as well."
     text += " Look at the pictures before you trust the number."
     return [say("caution", "second_opinion", text, [s.candidate, *others])]
 
@@ -671,6 +673,10 @@ def _plural(kind: Kind) -> str:
 
 def _is(chosen: Sequence[object]) -> str:
     return "is" if len(chosen) == 1 else "are"
+
+
+def _show(chosen: Sequence[object]) -> str:
+    return "shows" if len(chosen) == 1 else "show"
 
 
 def _capital(text: str) -> str:

@@ -11,8 +11,8 @@ posterisation or blur.
 Ours: the breakdown of `analysers.ranking.decide`. The ancestors only name the picture with the
 lowest BRISQUE (ties within 0.01 to the lower strength); the next strength is taken for their
 breakdown. Printed as shares of studies: the breakdown found `exact`ly and within `one step`, called
-`early` (by more than a step), `late` (likewise) or `none` at all; and whether the pick (`pick
-clean`) and our strongest clean strength (`clean is clean`) lie below the true breakdown.
+`early` (by more than a step), `late` (likewise) or `none` at all; and whether what is recommended
+(the ancestors: their pick; `pick clean`) and our strongest clean strength (`clean is clean`) lie below the true breakdown.
 
 With --rules, other definitions of the breakdown are compared instead, at several margins: `upper`,
 the first strength whose interval's upper end exceeds the margin; `mean`; `lower`; and `ours`, mean
@@ -69,7 +69,7 @@ PHOTOGRAPHS = (
 )
 STRENGTHS = tuple(Decimal(k) / 5 for k in range(1, 11))
 TRUE_BREAKDOWNS = (3, 5, 7)  # number of clean strengths before it: 0.8, 1.2, 1.6
-CASES = (20, 12, 6, 1)
+CASES = (20, 12, 6, 3, 1)
 SUBSETS = 20
 GROWTHS = {"steep": 1.0, "slow": 0.5}
 
@@ -186,7 +186,10 @@ def judge(
     best = STRENGTHS.index(verdict.best.strength) if verdict.best else -1
     end = len(STRENGTHS)
     place = STRENGTHS.index(verdict.breakdown.strength) if verdict.breakdown else end
-    ours = _compared(place, true, best)
+    pick = verdict.recommended
+    ours = _compared(place, true, STRENGTHS.index(pick.strength) if pick else end)
+    if pick is None:
+        del ours["pick clean"]
     strongest = verdict.strongest_clean
     if strongest is not None:
         ours["clean is clean"] = float(STRENGTHS.index(strongest.strength) < true)

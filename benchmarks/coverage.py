@@ -63,10 +63,11 @@ class Row:
 def rows() -> list[Row]:
     """Required rows first, then seeds within prompts, then residuals that are not normal."""
     plain = [Row(s, spread, n) for s in SHAPES for spread in (1.0, 4.0) for n in (6, 12, 24)]
-    nested = [Row(s, 4.0, k, 4, shared=2.0) for s in SHAPES for k in (3, 6, 12)]
+    nested = [Row(s, 4.0, k, 4, shared=2.0) for s in SHAPES for k in (3, 4, 6, 12)]
+    nested += [Row(s, 4.0, k, 8, shared=2.0) for s in ("U", "flat") for k in (2, 3)]
     noises = ("skewed", "heavy tails")
     other = [Row(s, 4.0, n, noise=x) for x in noises for s in ("U", "flat") for n in (12, 24)]
-    few = [Row("U", 4.0, n) for n in (2, 3)]
+    few = [Row(s, 4.0, n) for s in ("U", "flat") for n in (2, 3, 4)]
     return [*plain, *nested, *other, *few]
 
 

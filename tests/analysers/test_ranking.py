@@ -422,7 +422,7 @@ def test_the_signs_contradict_a_metric_that_likes_the_wreck():
         "and prompts have begun to look alike. 1.4 shows such signs as well."
     )
     assert verdict.answer.endswith(
-        "From 1.2 on there are signs of over-cooking: look before you publish."
+        "At 1.2 and 1.4 there are signs of over-cooking: look before you publish."
     )
     worst = by(summaries)[strength("1.4")].metrics
     assert worst["rms_contrast_ratio"].mean == pytest.approx(1.4)
