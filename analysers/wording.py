@@ -201,16 +201,18 @@ def _headline(told: _Told) -> Sentence:
     verdict, name = told.verdict, told.name(told.pick.candidate)
     if "alone" in verdict.why:
         return say("answer", "use", f"Use {name}.", [told.pick.candidate])
-    text = f"{several(verdict.level, told.walk, told.kind)} tie on quality; {name} has the "
-    if "most_effect" in verdict.why:
-        text += (
-            "most clean effect."
-            if "signs" not in verdict.why
-            else ("most effect without signs of over-cooking.")
-        )
-        return say("answer", "most_effect", text, [told.pick.candidate, *verdict.level])
-    text += f"{_extreme(told)} {told.metric}."
-    return say("answer", "lowest_of_level", text, [told.pick.candidate, *verdict.level])
+    if "most_effect" not in verdict.why:
+        text = f"{several(verdict.level, told.walk, told.kind)} tie on quality; {name} has the "
+        text += f"{_extreme(told)} {told.metric}."
+        return say("answer", "lowest_of_level", text, [told.pick.candidate, *verdict.level])
+    clean = [c for c in verdict.level if told.of[c].state == "clean"]
+    if len(clean) == 1:
+        text = f"Use {name}: of those that tie on quality, only it is shown to be clean."
+    else:
+        text = f"{several(clean, told.walk, told.kind)} tie on quality; {name} has the "
+        signs = "signs" in verdict.why
+        text += "most effect without signs of over-cooking." if signs else "most clean effect."
+    return say("answer", "most_effect", text, [told.pick.candidate, *clean])
 
 
 def _lowest(told: _Told) -> list[Sentence]:
@@ -256,11 +258,6 @@ def _lowest(told: _Told) -> list[Sentence]:
         text += f", but {name} leaves the LoRA out"
         return [say("answer", "best_without_lora", f"{text}.", named, **values)]
     return [say("answer", "best_level", f"{text}, within the noise.", named, **values)]
-
-
-def best_rivals(told: _Told) -> list[Summary]:
-    """Other candidates that cannot be told from the best."""
-    return [s for s in told.ranked if s.contender and s is not told.best]
 
 
 def reaches(broken: Summary, other: Summary, kind: Kind) -> bool:
@@ -398,9 +395,10 @@ def _evidence(told: _Told) -> list[Sentence]:
     if kind == "plane" and len(verdict.level) > 2:
         text = f"Level in quality: {told.span(verdict.level)}."
         said.append(say("why", "level", text, verdict.level))
-    if len(best_rivals(told)) == len(told.ranked) - 1 > 0 and told.setting.units >= 2:
-        text = f"No {UNITS[kind]} can be told from the best: {told.metric} does not decide here."
-        said.append(say("why", "undecided", text, verdict.contenders))
+    using = [s for s in told.ranked if s.candidate.strength != 0]
+    if len(verdict.level) == len(using) > 1:
+        text = f"No {UNITS[kind]} can be told from another: {told.metric} does not decide here."
+        said.append(say("why", "undecided", text, verdict.level))
     if math.isfinite(best.p_best) and len(told.ranked) > 1:
         rival = max(told.ranked, key=lambda s: s.p_best if math.isfinite(s.p_best) else -1.0)
         text = f"With other prompts of this kind {told.name(best.candidate)} would come first in "

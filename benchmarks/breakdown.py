@@ -12,7 +12,8 @@ Ours: the breakdown of `analysers.ranking.decide`. The ancestors only name the p
 lowest BRISQUE (ties within 0.01 to the lower strength); the next strength is taken for their
 breakdown. Printed as shares of studies: the breakdown found `exact`ly and within `one step`, called
 `early` (by more than a step), `late` (likewise) or `none` at all; and whether what is recommended
-(the ancestors: their pick; `pick clean`) and our strongest clean strength (`clean is clean`) lie below the true breakdown.
+(the ancestors: their pick; `pick clean`) and our strongest clean strength (`clean is clean`) lie
+below the true breakdown.
 
 With --rules, other definitions of the breakdown are compared instead, at several margins: `upper`,
 the first strength whose interval's upper end exceeds the margin; `mean`; `lower`; and `ours`, mean

@@ -449,10 +449,12 @@ CLAIMS = {
     "zone": lambda s, first: s.state in ("", "clean") and not s.beyond,
     "best_beyond": lambda s, first: s.best and s.beyond if first else s.state == "broken",
     "use": lambda s, first: s.rank is not None and not s.beyond,
-    "most_effect": lambda s, first: not s.beyond and (s.state == "clean" or not first),
+    "most_effect": lambda s, first: s.state == "clean" and not s.beyond,
     "lowest_of_level": lambda s, first: not s.beyond,
     "failed": lambda s, first: s.rank is None,
     "unscored": lambda s, first: s.unscored and s.state == "broken",
+    "undecided": lambda s, first: not s.beyond,
+    "level": lambda s, first: not s.beyond,
     "missing": lambda s, first: s.missing > 0,
 }
 """What a sentence of each code says of the candidates it names."""
