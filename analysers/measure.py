@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from analysers.metrics.metric import ALWAYS, Declaration, Metric, Sample, load_metric
 from analysers.study import Status
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.executors import Executor
 from generation.files import open_file
 
@@ -127,7 +127,7 @@ def measure(
     if here and renderer is None:
         raise UserError(
             f'The metric "{here[0]}" asks the model that rendered the pictures; leave it out of '
-            "--metrics for pictures that were made elsewhere."
+            f"{named('metrics')} for pictures that were made elsewhere."
         )
     kept = _Cache(cache, declared)
     at_hand: list[_Work] = []

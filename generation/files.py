@@ -73,7 +73,7 @@ def read_json(path: str | Path, most: int = MOST_TEXT) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def make_folder(path: Path, option: str = "--out") -> Path:
+def make_folder(path: Path, field: str = "out") -> Path:
     """The folder, made if it is missing. Raises UserError if it cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def make_folder(path: Path, option: str = "--out") -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"{option}: cannot write to {path} ({error.strerror}); choose another folder."
+            f"cannot write to {path} ({error.strerror}); choose another folder.", field=field
         ) from error
     return path
 

@@ -32,7 +32,9 @@ def parse_strengths(text: str) -> tuple[Decimal, ...]:
         values.update(_range(part.strip(), text))
     beyond = [v for v in values if abs(v) > STRONGEST]
     if beyond:
-        raise UserError(f"--strengths: {beyond[0]} is no usable strength; stay within -100 to 100.")
+        raise UserError(
+            f"{beyond[0]} is no usable strength; stay within -100 to 100.", field="strengths"
+        )
     return tuple(sorted(values))
 
 
@@ -46,9 +48,13 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         except ValueError:
             low, high = 1, 0
         if len(ends) > 2 or high < low or low < 0 or high >= 2**63:
-            raise UserError(f"--seeds: cannot read {text!r}; write 1:4 for 1 to 4, or 7,11,42.")
+            raise UserError(
+                f"cannot read {text!r}; write 1:4 for 1 to 4, or 7,11,42.", field="seeds"
+            )
         if high - low >= MOST_VALUES:
-            raise UserError(f"--seeds: {part.strip()} asks for {high - low + 1} seeds; give fewer.")
+            raise UserError(
+                f"{part.strip()} asks for {high - low + 1} seeds; give fewer.", field="seeds"
+            )
         seeds.update(dict.fromkeys(range(low, high + 1)))
     return tuple(seeds)
 
@@ -78,11 +84,12 @@ _FLAGS = {
 }
 
 
-def parse_prompt(line: str, where: str = "--prompt") -> PromptLine:
+def parse_prompt(line: str, where: str = "") -> PromptLine:
     """A prompt with the per-line flags of kohya's sample-prompt files.
 
     Known flags: `--n` negative, `--d` seed, `--w` `--h` size in pixels, `--s` steps, `--l`
-    guidance scale, `--ss` sampler. Raises UserError for an unknown flag or a bad value.
+    guidance scale, `--ss` sampler. `where` is the file and line, if there are any. Raises UserError
+    for an unknown flag or a bad value.
     """
     text, *flags = re.split(r"\s+--(?=[A-Za-z])", " " + line.strip())
     options: dict[str, object] = {}
@@ -90,13 +97,17 @@ def parse_prompt(line: str, where: str = "--prompt") -> PromptLine:
         name, _, value = flag.partition(" ")
         if name not in _FLAGS:
             known = ", ".join("--" + f for f in _FLAGS)
-            raise UserError(f"{where}: --{name} is not a prompt flag here; known are {known}.")
+            raise _bad_flag(f"--{name} is not a prompt flag here; known are {known}.", where)
         field, kind = _FLAGS[name]
         try:
             options[field] = kind(value.strip())
         except ValueError:
-            raise UserError(f"{where}: --{name} {value.strip()!r} is not a number.") from None
+            raise _bad_flag(f"--{name} {value.strip()!r} is not a number.", where) from None
     return PromptLine(text.strip(), **options)  # type: ignore[arg-type]
+
+
+def _bad_flag(sentence: str, where: str) -> UserError:
+    return UserError(f"{where}: {sentence}") if where else UserError(sentence, field="prompt")
 
 
 def read_prompts(path: Path) -> tuple[PromptLine, ...]:
@@ -104,7 +115,9 @@ def read_prompts(path: Path) -> tuple[PromptLine, ...]:
     try:
         text = read_utf8(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompts: cannot read {path} as UTF-8 text ({_why(error)}).") from error
+        raise UserError(
+            f"cannot read {path} as UTF-8 text ({_why(error)}).", field="prompts"
+        ) from error
     lines = [line.strip() for line in text.splitlines()]
     prompts = tuple(
         parse_prompt(line, f"{path}, line {number}")
@@ -112,7 +125,7 @@ def read_prompts(path: Path) -> tuple[PromptLine, ...]:
         if line and not line.startswith("#")
     )
     if not prompts:
-        raise UserError(f"--prompts: {path} has no prompt; write one prompt a line.")
+        raise UserError(f"{path} has no prompt; write one prompt a line.", field="prompts")
     return prompts
 
 
@@ -169,18 +182,20 @@ def _range(part: str, text: str) -> list[Decimal]:
     low, high, step = (Decimal(group) for group in stepped[0].groups())
     if step <= 0 or high < low:
         raise UserError(
-            f"--strengths: {part} never arrives; write low:high:step with a positive step, "
-            "such as 0.2:1.4:0.2."
+            f"{part} never arrives; write low:high:step with a positive step, such as 0.2:1.4:0.2.",
+            field="strengths",
         )
     if (high - low) / step > MOST_VALUES:
-        raise UserError(f"--strengths: {part} asks for too many strengths; use a larger step.")
+        raise UserError(
+            f"{part} asks for too many strengths; use a larger step.", field="strengths"
+        )
     return [low + i * step for i in range(int((high - low) / step) + 1)]
 
 
 def _unreadable(text: str) -> UserError:
     return UserError(
-        f"--strengths: cannot read {text!r}; write a range such as 0.2:1.4:0.2 or a list such as "
-        "0.6,0.8,1.0."
+        f"cannot read {text!r}; write a range such as 0.2:1.4:0.2 or a list such as 0.6,0.8,1.0.",
+        field="strengths",
     )
 
 

@@ -125,7 +125,7 @@ def write_report(
         if size > pictures.ANNOUNCE_ABOVE and announce:
             announce(
                 f"The single-file report will take about {size / 1e6:.0f} MB; "
-                "leave out --single-file to keep the pictures beside a small page."
+                "pictures kept beside the page would leave it small."
             )
     path = folder / name
     text = render(build(study, folder, single_file=single_file))

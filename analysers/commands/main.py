@@ -20,7 +20,7 @@ from analysers.commands.options import (
     weighted,
 )
 from analysers.commands.tell import count, describe, finish, list_prompts, rendered
-from generation.errors import UserError
+from generation.errors import UserError, named
 
 if TYPE_CHECKING:
     from analysers.runs.events import Progress
@@ -166,8 +166,9 @@ def _write_weight(study: Study, plan: RenderPlan) -> None:
     pick = study.verdict.recommended
     if pick is None or pick.strength is None:
         raise UserError(
-            f"--write-weight: no weight was written. {study.verdict.headline} "
-            "Give more --prompts, or other --strengths."
+            f"no weight was written. {study.verdict.headline} Give more {named('prompts')}, or "
+            f"other {named('strengths')}.",
+            field="write_weight",
         )
     path = next(c.path for c in plan.checkpoints if c.tensor_hash == pick.tensor_hash)
     written = write_recommended_weight(path, pick.strength)

@@ -122,7 +122,7 @@ def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             if options["debug"]:
                 raise
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {error.told(flag)}", err=True)
             sys.exit(USAGE)
         except KeyboardInterrupt:
             if options["debug"]:
@@ -150,6 +150,12 @@ def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def flag(field: str) -> str:
+    """How the running command spells a field of the request: "low_vram" -> "--low-vram"."""
+    options = {option.name: option.opts[0] for option in click.get_current_context().command.params}
+    return options.get(field) or "--" + field.replace("_", "-")
+
+
 def typed(name: str) -> str:
     """The option's value if the user typed it, else ""."""
     context = click.get_current_context()
@@ -165,7 +171,7 @@ def weighted(text: str) -> tuple[Path, Decimal]:
         return Path(text), Decimal(1)
     value = decimal_within(weight, 100)
     if value is None:
-        raise UserError(f"--with: cannot read {text!r}; write LORA.safetensors:0.8.")
+        raise UserError(f"cannot read {text!r}; write LORA.safetensors:0.8.", field="fixed")
     return Path(path), value
 
 
@@ -177,8 +183,9 @@ def part_strengths(unet: float | None, te: str) -> dict[str, Decimal]:
         value = decimal_within(text, 10)
         if value is None:
             raise UserError(
-                f"--te-strength: cannot read {te!r}; write 0.5 for all text encoders, or 1,0.5 for "
-                "the first and the second."
+                f"cannot read {te!r}; write 0.5 for all text encoders, or 1,0.5 for the first and "
+                "the second.",
+                field="te_strength",
             )
         part = "text" if len(factors) == 1 else f"te{number}" if number > 1 else "te"
         found[part] = value
@@ -192,4 +199,6 @@ def size(text: str) -> tuple[int | None, int | None]:
     try:
         return int(width), int(height or width)
     except ValueError:
-        raise UserError(f"--size: cannot read {text!r}; write 768x512, or 768 for both.") from None
+        raise UserError(
+            f"cannot read {text!r}; write 768x512, or 768 for both.", field="size"
+        ) from None

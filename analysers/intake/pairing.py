@@ -18,7 +18,7 @@ from typing import Literal
 from analysers.intake.cases import Key, case_key, case_names, differences
 from analysers.intake.controls import match_controls, zero_as_control
 from analysers.intake.found import Found, as_control, facts_of, order, scan
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.pictures.pixels import read_size
 from generation.pictures.readers.grids import cut_grid
 from generation.pictures.readers.names import LOOKED_FOR, parse_name
@@ -54,15 +54,20 @@ def find_pictures(
     Files are not decoded here, so a damaged picture is found out when it is scored. Raises
     UserError if a path does not exist or if no usable picture is found.
     """
-    for path, option in ((folder, "--images"), (controls, "--controls")):
+    for path, field in ((folder, "images"), (controls, "controls")):
         if path is not None and not path.is_dir():
             why = "is not a folder" if path.exists() else "does not exist"
-            raise UserError(f"{option}: {path} {why}; name the folder with the pictures.")
+            raise UserError(f"{path} {why}; name the folder with the pictures.", field=field)
     if controls is not None and controls.resolve() == folder.resolve():
-        raise UserError("--controls: this is the folder of --images itself; leave the option out.")
+        raise UserError(
+            f"this is the folder of {named('images')} itself; leave the option out.",
+            field="controls",
+        )
     if control is not None and not control.is_file():
         why = "is not a file" if control.exists() else "does not exist"
-        raise UserError(f"--control: {control} {why}; name the picture made without the LoRA.")
+        raise UserError(
+            f"{control} {why}; name the picture made without the LoRA.", field="control"
+        )
 
     notes: list[str] = []
     rejected: list[Rejected] = []

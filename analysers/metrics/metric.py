@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysers.metrics.luma import luma
-from generation.errors import UserError
+from generation.errors import UserError, named
 
 Better = Literal["higher", "lower"] | None
 Need = Literal["control", "prompt", "references", "renderer"]
@@ -228,7 +228,7 @@ def load_metric(name: str) -> Metric:
         except Exception as error:
             raise UserError(
                 f'The metric "{base}" from {entry.value} cannot be imported ({error}); '
-                "reinstall the package that provides it, or leave it out of --metrics."
+                f"reinstall the package that provides it, or leave it out of {named('metrics')}."
             ) from error
     else:
         raise UserError(f'There is no metric "{base}"; known are {", ".join(metric_names())}.')

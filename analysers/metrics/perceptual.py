@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysers.metrics.metric import Declaration, Declared, Metric, Sample
-from generation.errors import UserError, first_line
+from generation.errors import UserError, first_line, named
 
 CLIP_DEFAULT = "openai/clip-vit-base-patch32"
 
@@ -102,7 +102,7 @@ class PiqNetwork(Declared):
                 f'The metric "{self.name}" needs {" and ".join(missing)} in '
                 f'{self._files()[0].parent}; run python -c "import piq; piq.{self.loss}()" once '
                 f"where there is a network and copy the files, or leave {self.name} out "
-                "of --metrics."
+                f"of {named('metrics')}."
             )
         try:
             _ = self._network
@@ -174,7 +174,7 @@ class ClipScore(Declared):
                 raise UserError(
                     f'The CLIP weights "{source}" are neither a folder nor in the Hugging Face '
                     "cache; download them (hf download ID) and name them as clip:FOLDER or "
-                    "clip:ID, or leave clip out of --metrics."
+                    f"clip:ID, or leave clip out of {named('metrics')}."
                 )
         try:
             _ = self._loaded
@@ -253,5 +253,5 @@ def _need(package: str, metric: str, extra: str = "metrics") -> None:
     if find_spec(package) is None:
         raise UserError(
             f'The metric "{metric}" needs {package}: pip install "lora-analysers[{extra}]", or '
-            f"leave {metric} out of --metrics."
+            f"leave {metric} out of {named('metrics')}."
         )

@@ -31,11 +31,11 @@ def load_study(run: Path) -> Study:
         study = from_json(read_utf8(path, MOST_STUDY))
     except OSError as error:
         raise UserError(
-            f"--report-only: {run} holds no study.json; name the folder of a finished run."
+            f"{run} holds no study.json; name the folder of a finished run.", field="report_only"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--report-only: {path} cannot be read ({error}); run the study again."
+            f"{path} cannot be read ({error}); run the study again.", field="report_only"
         ) from error
     return study if study.format == FORMAT else ranking.decide_again(study)
 

@@ -12,7 +12,7 @@ import sample_data
 from analysers.study import Kind
 from generation import plan as grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.loras import blocks
 from generation.loras.checkpoints import find_checkpoints
 from generation.loras.inspection import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
@@ -141,7 +141,7 @@ def plan_study(
     if kind == "strength" and len(found.checkpoints) > 1:
         raise UserError(
             f"analyse-strength takes one LoRA, got {len(found.checkpoints)}; "
-            "use analyse-epochs with --strengths to compare checkpoints."
+            f"use analyse-epochs with {named('strengths')} to compare checkpoints."
         )
     if kind == "epochs" and len(strengths) > 1:
         kind = "plane"
@@ -149,7 +149,9 @@ def plan_study(
     family = FAMILY_NAMES.get(first.family or "", "")
     if not model:
         asks = f"it asks for {family or 'a base model that its metadata does not name'}"
-        raise UserError(f"--model is missing: name the base model of {first.path.name}; {asks}.")
+        raise UserError(
+            f"{named('model')} is missing: name the base model of {first.path.name}; {asks}."
+        )
     engine = import_engine()
     base: BaseModel = engine.find_model(
         str(sample_data.PATH / "model") if model == DEMO_MODEL else model,
@@ -161,19 +163,23 @@ def plan_study(
     for info in (first, *(inspect(checkpoint.path) for checkpoint, _ in fixed)):
         if info.family and info.family != base.family:
             raise UserError(
-                f"{info.path.name} is made for {FAMILY_NAMES[info.family]} and --model {model} is "
-                f"{FAMILY_NAMES[base.family]}; name a base model of its family."
+                f"{info.path.name} is made for {FAMILY_NAMES[info.family]} and "
+                f"{named('model')} {model} is {FAMILY_NAMES[base.family]}; name a base "
+                "model of its family."
             )
     if not traits.negative and (negative or any(line.negative for line in prompts)):
         raise UserError(
-            f"--negative: {FAMILY_NAMES[base.family]} takes no negative prompt; leave it out."
+            f"{FAMILY_NAMES[base.family]} takes no negative prompt; leave it out.", field="negative"
         )
     if clip_skip and base.family == "flux":
-        raise UserError("--clip-skip: FLUX.1 reads no layer that could be skipped; leave it out.")
+        raise UserError(
+            "FLUX.1 reads no layer that could be skipped; leave it out.", field="clip_skip"
+        )
     if extra := (part_strengths or {}).keys() - {"unet", "text", *traits.encoders}:
         raise UserError(
-            f"--te-strength: {FAMILY_NAMES[base.family]} has {len(traits.encoders)} text "
-            f"encoder(s), not {', '.join(sorted(extra))}; give one factor for all, or one for each."
+            f"{FAMILY_NAMES[base.family]} has {len(traits.encoders)} text encoder(s), not "
+            f"{', '.join(sorted(extra))}; give one factor for all, or one for each.",
+            field="te_strength",
         )
     lines = tuple(prompts) or _default_prompts(first)
     natural = first.resolution or (base.width, base.height)
@@ -206,8 +212,9 @@ def plan_study(
     sides = settings.width, settings.height
     if any(side % traits.multiple for side in sides) or min(sides) < 64:
         raise UserError(
-            f"--size: {settings.width}x{settings.height} cannot be rendered; "
-            f"both sides must be multiples of {traits.multiple} and at least 64."
+            f"{settings.width}x{settings.height} cannot be rendered; "
+            f"both sides must be multiples of {traits.multiple} and at least 64.",
+            field="size",
         )
     cases = grid.cases(lines, seeds, negative)
     texts = [text for case in cases for text in (case.prompt, case.negative)]
@@ -257,7 +264,7 @@ def _fixed(path: Path) -> Checkpoint:
     info = inspect(path)
     if info.unsupported:
         raise UserError(
-            f"--with: {path.name} cannot be applied: it holds {', '.join(info.unsupported)}."
+            f"{path.name} cannot be applied: it holds {', '.join(info.unsupported)}.", field="fixed"
         )
     return Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
 
@@ -266,8 +273,8 @@ def _default_prompts(info: LoraInfo) -> tuple[grid.PromptLine, ...]:
     """Six prompts around the trigger word that the training metadata tells."""
     if not info.trigger_words:
         raise UserError(
-            "--prompts is missing, and the LoRA's metadata names no trigger word to make prompts "
-            "from; write one prompt a line into a text file."
+            f"{named('prompts')} is missing, and the LoRA's metadata names no trigger word to make "
+            "prompts from; write one prompt a line into a text file."
         )
     word = info.trigger_words[0]
     scenes = (
@@ -286,8 +293,9 @@ def _agreed(lines: Sequence[grid.PromptLine], field_name: str) -> Any:
     values = {getattr(line, field_name) for line in lines} - {None}
     if len(values) > 1:
         raise UserError(
-            f"--prompts: the lines disagree on {field_name} ({', '.join(map(str, values))}); "
-            "a study needs one for all."
+            f"the lines disagree on {field_name} ({', '.join(map(str, values))}); "
+            "a study needs one for all.",
+            field="prompts",
         )
     return next(iter(values), None)
 

@@ -42,4 +42,6 @@ class Options:
         for name in self.all_metrics:
             load_metric(name).check()
         if declared(self.rank_by).better is None:
-            raise UserError(f"--rank-by: {self.rank_by} describes a picture and cannot rank it.")
+            raise UserError(
+                f"{self.rank_by} describes a picture and cannot rank it.", field="rank_by"
+            )

@@ -134,8 +134,9 @@ class BlockWeights:
         if (self.listed and self.listed != there) or (not self.listed and not named <= there):
             what = "its list" if self.listed else ", ".join(sorted(named - there))
             raise UserError(
-                f"--block-weights: {what} does not fit this model, whose blocks are "
-                f"{_spans(sorted(there))}; name blocks that it has, such as {min(there)}=0."
+                f"{what} does not fit this model, whose blocks are "
+                f"{_spans(sorted(there))}; name blocks that it has, such as {min(there)}=0.",
+                field="block_weights",
             )
         weights = {block: self.of_block(block) for block in {*blocks.values()}}
         return {key: weights[block] for key, block in blocks.items()}
@@ -158,17 +159,19 @@ def parse(text: str, family: str) -> BlockWeights:
     if len(items) == 1 and re.fullmatch(r"[A-Z]\S*", plain):
         known = ", ".join([*_EVERYWHERE, *layout.presets])
         raise UserError(
-            f"--block-weights: {text.strip()!r} is no named list of {FAMILY_NAMES[family]}; known "
-            f"are {known}; a block is named with its weight, such as {layout.order[-1]}=0."
+            f"{text.strip()!r} is no named list of {FAMILY_NAMES[family]}; known "
+            f"are {known}; a block is named with its weight, such as {layout.order[-1]}=0.",
+            field="block_weights",
         )
     fitting = [names for names in layout.lists if len(names) == len(items)]
     if not fitting:
         counts = " or ".join(str(len(names)) for names in layout.lists)
         short = layout.lists[0]
         raise UserError(
-            f"--block-weights: got {len(items)} number{'s' * (len(items) != 1)}; for "
+            f"got {len(items)} number{'s' * (len(items) != 1)}; for "
             f"{FAMILY_NAMES[family]} give {counts}: "
-            f"{', '.join(short[:3])}, ... {short[-1]}, or name blocks: {short[-1]}=0."
+            f"{', '.join(short[:3])}, ... {short[-1]}, or name blocks: {short[-1]}=0.",
+            field="block_weights",
         )
     numbers = [_number(item) for item in items]
     whole = fitting[0] if family == "sd3" else layout.order
@@ -276,8 +279,9 @@ def _named(items: list[str], family: str, layout: _Layout) -> BlockWeights:
         name, equals, number = item.partition("=")
         if not equals:
             raise UserError(
-                f"--block-weights: {item!r} has no weight; write either numbers only or blocks "
-                f"with their weights, such as {layout.order[-1]}=0."
+                f"{item!r} has no weight; write either numbers only or blocks "
+                f"with their weights, such as {layout.order[-1]}=0.",
+                field="block_weights",
             )
         weight = _number(number)
         names = _expand(name, family, layout)
@@ -296,8 +300,9 @@ def _expand(name: str, family: str, layout: _Layout) -> tuple[str, ...]:
     if None in ends:
         kinds = ", ".join(dict.fromkeys([*layout.kinds.values(), "ALL"]))
         raise UserError(
-            f"--block-weights: {FAMILY_NAMES[family]} has no block {name!r}; its blocks are "
-            f"{_spans(layout.order)}, and {kinds} stand for all of a kind."
+            f"{FAMILY_NAMES[family]} has no block {name!r}; its blocks are "
+            f"{_spans(layout.order)}, and {kinds} stand for all of a kind.",
+            field="block_weights",
         )
     if not dash:
         return (str(ends[0]),)
@@ -316,8 +321,8 @@ def _number(text: str) -> Decimal:
     value = decimal_within(text, LARGEST)
     if value is None:
         raise UserError(
-            f"--block-weights: cannot read {text!r} as a weight; write a number from -{LARGEST} "
-            f"to {LARGEST}."
+            f"cannot read {text!r} as a weight; write a number from -{LARGEST} to {LARGEST}.",
+            field="block_weights",
         )
     return value
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from generation.cells import Checkpoint
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.files import read_utf8
 from generation.loras import inspection as lora
 from generation.loras.names import (
@@ -192,7 +192,7 @@ def _runs_of(
     """The runs in a folder, each with its readable checkpoints."""
     files, pickles = _candidates(folder, ema)
     if ema and not files:
-        raise UserError(f"{_show(folder)} holds no EMA weights; leave out --ema.")
+        raise UserError(f"{_show(folder)} holds no EMA weights; leave out {named('ema')}.")
     found = []
     for path in files:
         try:
@@ -473,7 +473,7 @@ def _choose(runs: Sequence[_Run], name: str | None, where: Path) -> _Run:
         if run.doubt:
             raise UserError(
                 f"{_show(where)}: the numbers in {_few(run)} may be places in training or "
-                f"{run.doubt}, and nothing in the files says which; --name "
+                f"{run.doubt}, and nothing in the files says which; {named('name')} "
                 f"{shlex.quote(lora.one_line(run.name))} takes them as places, or name the files "
                 "in order."
             )
@@ -482,11 +482,11 @@ def _choose(runs: Sequence[_Run], name: str | None, where: Path) -> _Run:
     if {"high", "low"} <= halves:
         raise UserError(
             f"{_show(where)} holds the high-noise and the low-noise half of a LoRA for a model of "
-            f"two (Wan 2.2): {_listed(runs)}; choose one half with --name."
+            f"two (Wan 2.2): {_listed(runs)}; choose one half with {named('name')}."
         )
     raise UserError(
-        f"{_show(where)} holds several LoRAs: {_listed(runs)}; choose one with --name, or name the "
-        "files of one training in order."
+        f"{_show(where)} holds several LoRAs: {_listed(runs)}; choose one with "
+        f"{named('name')}, or name the files of one training in order."
     )
 
 
@@ -558,7 +558,7 @@ def _ordered(run: _Run, warnings: list[str], folder: Path | None) -> CheckpointL
     trouble = trouble or _undecided(members, drafts, steps)
     if trouble and folder is not None:
         raise UserError(
-            f"{_show(folder)}: {trouble}; choose files with --name, or name them in order."
+            f"{_show(folder)}: {trouble}; choose files with {named('name')}, or name them in order."
         )
     if trouble:
         warnings.append(f"Taken in the order of naming: {trouble}.")
@@ -674,13 +674,13 @@ def _position(item: _Found, numbers_are_steps: bool) -> tuple[int | None, int | 
 
 
 def _warn_of_renaming(item: _Found, checkpoint: Checkpoint, warnings: list[str]) -> None:
-    for what, named, told in (
+    for what, by_name, told in (
         ("step", item.place.step, checkpoint.step),
         ("epoch", item.place.epoch, checkpoint.epoch),
     ):
-        if named is not None and told is not None and named != told:
+        if by_name is not None and told is not None and by_name != told:
             warnings.append(
-                f"{checkpoint.name} is {what} {named} by its name but {told} by its metadata; "
+                f"{checkpoint.name} is {what} {by_name} by its name but {told} by its metadata; "
                 "the metadata were believed."
             )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.files import read_utf8
 from generation.loras.container import (
     Header,
@@ -487,7 +487,7 @@ def _describe_no_lora(header: Header) -> str:
     if any_starts("control_model.", "controlnet_", "input_hint_block."):
         kind = "a ControlNet"
     elif any_starts("model.diffusion_model.", "first_stage_model.", "cond_stage_model."):
-        kind = "a whole model checkpoint; it belongs in --model"
+        kind = f"a whole model checkpoint; it belongs in {named('model')}"
     elif any_starts("string_to_param", "emb_params") or set(keys) <= {"clip_l", "clip_g", "t5xxl"}:
         kind = "a textual inversion embedding"
     elif any_starts("image_proj", "ip_adapter"):
@@ -497,7 +497,9 @@ def _describe_no_lora(header: Header) -> str:
     elif any_starts("text_model.", "encoder.layers."):
         kind = "the weights of a text encoder"
     elif any_starts("conv_in.", "down_blocks.", "transformer_blocks.", "double_blocks."):
-        kind = "the weights of a UNet or transformer; the folder above it belongs in --model"
+        kind = (
+            f"the weights of a UNet or transformer; the folder above it belongs in {named('model')}"
+        )
     else:
         kind = f"safetensors of an unknown kind (its first key is {shorten(keys[0], 60)})"
     return f"{name} is not a LoRA but {kind}."
@@ -518,5 +520,5 @@ def require_family(info: LoraInfo, family: str, model: str) -> None:
         raise UserError(
             f"{name} was trained on {FAMILY_NAMES[info.family]}, but {one_line(model)} is "
             f"{FAMILY_NAMES.get(family, family)}; give a {FAMILY_NAMES[info.family]} model with "
-            "--model."
+            f"{named('model')}."
         )

@@ -39,7 +39,7 @@ def test_lists_of_the_usual_lengths_are_read_and_others_refused(family: str) -> 
         weights = parse(" " + ones(count).replace(",", " , "), family)
         assert weights.text == ones(count) and len(weights.entries) == count
     for count in {1, 16, 17, 26, 12, 21, 27, 57} - {*COUNTS[family]}:
-        with pytest.raises(UserError, match=r"--block-weights: got \d+ numbers?; for .* give"):
+        with pytest.raises(UserError, match=r"block_weights: got \d+ numbers?; for .* give"):
             parse(ones(count), family)
 
 
@@ -47,7 +47,7 @@ def test_the_refusal_of_a_list_says_what_to_give() -> None:
     with pytest.raises(UserError) as caught:
         parse(ones(16), "sdxl")
     assert str(caught.value) == (
-        "--block-weights: got 16 numbers; for Stable Diffusion XL give 12 or 20: BASE, IN04, "
+        "block_weights: got 16 numbers; for Stable Diffusion XL give 12 or 20: BASE, IN04, "
         "IN05, ... OUT05, or name blocks: OUT05=0."
     )
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(text: str, family: str, 
     with pytest.raises(UserError) as caught:
         parse(text, family)
     sentence = str(caught.value)
-    assert sentence.startswith("--block-weights: ") and says in sentence
+    assert sentence.startswith("block_weights: ") and says in sentence
     assert "\n" not in sentence and sentence.endswith(".")
 
 

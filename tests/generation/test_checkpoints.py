@@ -348,7 +348,7 @@ def test_several_runs_are_listed_and_one_can_be_named(tmp_path):
         for epoch in (1, 2):
             metadata = kohya(epoch, epoch * 10, name, session=name)
             write(tmp_path / f"{name}-{epoch:06d}.safetensors", hash(name) % 97 + epoch, metadata)
-    with pytest.raises(UserError, match=r"cat \(2\), dog \(2\); choose one with --name"):
+    with pytest.raises(UserError, match=r"cat \(2\), dog \(2\); choose one with name"):
         find_checkpoints([tmp_path])
     assert [c.name for c in find_checkpoints([tmp_path], name="CAT").checkpoints] == [
         "cat-000001",
@@ -498,7 +498,7 @@ def test_two_runs_whose_names_end_in_numbers(tmp_path, names, said):
 def test_what_names_alone_leave_open_is_refused_in_a_sentence(tmp_path, names, words):
     with pytest.raises(UserError, match=words) as problem:
         find_checkpoints([folder_of(tmp_path, *names)])
-    assert "\n" not in str(problem.value) and "--name" in str(problem.value)
+    assert "\n" not in str(problem.value) and "name" in str(problem.value)
     # Naming the files says the order, and the list says so.
     files = [tmp_path / f"{name}.safetensors" for name in reversed(names)]
     found = find_checkpoints(files)

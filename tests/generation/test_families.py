@@ -143,7 +143,7 @@ def test_prediction_type_and_scheduler_are_the_models_own(
     one, two = (open_engine(m, sampler="euler").render(CASES[:1]) for m in (v, epsilon))
     assert not np.array_equal(one, two)
     file, _ = tiny_checkpoint("sd2")
-    with pytest.raises(UserError, match="--prediction-type v_prediction"):
+    with pytest.raises(UserError, match="prediction_type v_prediction"):
         find_model(str(file))
     assert find_model(str(file), prediction_type="v_prediction").width == 768
     assert find_model(str(file), prediction_type="epsilon").width == 512
@@ -155,7 +155,7 @@ def test_flow_matching_models_keep_their_scheduler(family: str, tiny_model: Tiny
     assert scheduler_record(model, "euler")["class"] == "FlowMatchEulerDiscreteScheduler"
     with pytest.raises(UserError, match="dpmpp_2m does not fit .* flow matching"):
         scheduler_record(model, "dpmpp_2m")
-    with pytest.raises(UserError, match="--prediction-type"):
+    with pytest.raises(UserError, match="prediction_type"):
         find_model(str(tiny_model(family)), prediction_type="epsilon")
 
 
@@ -195,8 +195,8 @@ def test_flux_takes_what_it_has_and_schnell_four_steps_without_guidance(
         )  # fmt: skip
         assert (plan.settings.steps, plan.settings.guidance_scale) == (steps, guidance)
     for option, sentence in (
-        ("negative", "--negative: FLUX.1"),
-        ("clip_skip", "--clip-skip: FLUX"),
+        ("negative", "negative: FLUX.1"),
+        ("clip_skip", "clip_skip: FLUX"),
     ):
         with pytest.raises(UserError, match=sentence):
             plan_study(
@@ -248,12 +248,12 @@ def test_models_that_cannot_be_used_are_refused_in_one_sentence(
     file, config = tiny_checkpoint("sd1")
     with pytest.raises(UserError, match="is a LoRA, not a base model"):
         find_model(str(sample_data.PATH / "lora" / "pstr.safetensors"))
-    with pytest.raises(UserError, match="--model-config: .* is not Stable Diffusion 1.x"):
+    with pytest.raises(UserError, match="model_config: .* is not Stable Diffusion 1.x"):
         find_model(str(file), config=tiny_model("sdxl"))
-    with pytest.raises(UserError, match="--model-config is for single checkpoints"):
+    with pytest.raises(UserError, match="model_config is for single checkpoints"):
         find_model(str(tiny_model("sd1")), config=config)
     flux, _ = tiny_checkpoint("flux")
-    with pytest.raises(UserError, match="--model-config FOLDER"):
+    with pytest.raises(UserError, match="model_config FOLDER"):
         find_model(str(flux))
     weights = load_file(file)
     inpaint = dict(weights)
@@ -268,7 +268,7 @@ def test_models_that_cannot_be_used_are_refused_in_one_sentence(
         find_model(str(tmp_path / "no_text.safetensors"))
     no_vae = {k: v for k, v in weights.items() if not k.startswith("first_stage")}
     save_file(no_vae, tmp_path / "no_vae.safetensors")
-    with pytest.raises(UserError, match="--model-config FOLDER"):
+    with pytest.raises(UserError, match="model_config FOLDER"):
         open_engine(find_model(str(tmp_path / "no_vae.safetensors"), config=config))
     (tmp_path / "page.safetensors").write_text("<!doctype html><html></html>")
     with pytest.raises(UserError, match="web page"):

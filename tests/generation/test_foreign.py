@@ -173,7 +173,7 @@ def test_pipes_and_broken_links(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "strength_0.2.png")
     (tmp_path / "strength_0.3.png").symlink_to(tmp_path / "gone.png")
     assert strengths(find_pictures(tmp_path, axis="strength")) == ["0.1", "0.3"]
-    with pytest.raises(UserError, match="the folder of --images itself"):
+    with pytest.raises(UserError, match="the folder of images itself"):
         find_pictures(tmp_path, axis="strength", controls=tmp_path)
 
 
@@ -250,13 +250,13 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
     make(tmp_path, "holiday.png")
     with pytest.raises(UserError, match=r"no usable pictures.*holiday\.png: neither"):
         find_pictures(tmp_path, axis="strength")
-    with pytest.raises(UserError, match="--images: .* does not exist"):
+    with pytest.raises(UserError, match="images: .* does not exist"):
         find_pictures(tmp_path / "x", axis="strength")
-    with pytest.raises(UserError, match="--images: .* is not a folder"):
+    with pytest.raises(UserError, match="images: .* is not a folder"):
         find_pictures(tmp_path / "holiday.png", axis="strength")
-    with pytest.raises(UserError, match="--control: .* does not exist"):
+    with pytest.raises(UserError, match="control: .* does not exist"):
         find_pictures(tmp_path, axis="strength", control=tmp_path / "x.png")
-    with pytest.raises(UserError, match="--controls: .* does not exist"):
+    with pytest.raises(UserError, match="controls: .* does not exist"):
         find_pictures(tmp_path, axis="strength", controls=tmp_path / "x")
 
 

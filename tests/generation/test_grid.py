@@ -34,7 +34,7 @@ def test_strengths_are_read_in_decimal(text: str, expected: str) -> None:
     "text", ["", "a", "1:0:1", "0:1:0", "0:1", "0:1:-1", "nan", "1e3", "0:9:0.0001", "101", "1,,2"]
 )
 def test_nonsense_strengths_are_one_sentence_with_the_option(text: str) -> None:
-    with pytest.raises(UserError, match="--strengths") as caught:
+    with pytest.raises(UserError, match="strengths") as caught:
         grid.parse_strengths(text)
     assert "\n" not in str(caught.value)
 
@@ -55,7 +55,7 @@ def test_seeds() -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "4:1", "-1", "1:2:3", "1:99999", str(2**64)])
 def test_nonsense_seeds(text: str) -> None:
-    with pytest.raises(UserError, match="--seeds"):
+    with pytest.raises(UserError, match="seeds"):
         grid.parse_seeds(text)
 
 

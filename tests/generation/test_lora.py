@@ -424,7 +424,7 @@ def test_metadata_that_is_no_text_is_kept_as_text(tmp_path):
         (
             kohya(width=768),
             "sdxl",
-            ["trained on Stable Diffusion 1.x", "base.safetensors", "--model"],
+            ["trained on Stable Diffusion 1.x", "base.safetensors", "with model"],
         ),
         (FORMATS["oft"][0], "sd1", ["OFT", "cannot be applied"]),
         (kohya() | {"bundle_emb.x.string_to_param.*": (2, 2)}, "sd1", ["bundled embeddings"]),

@@ -258,7 +258,7 @@ def test_clip_skip_is_for_prompt_and_negative_prompt(name: str, pipes: Pipes) ->
 @pytest.mark.parametrize("name", WITH_UNET)
 def test_clip_skip_that_leaves_nothing_is_refused(name: str, pipes: Pipes) -> None:
     for prompt in ("a cat", LONG):
-        with pytest.raises(UserError, match="--clip-skip: 2 .* 2 layers"):
+        with pytest.raises(UserError, match="clip_skip: 2 .* 2 layers"):
             encode(pipes(name), prompt, skip=2)
 
 
@@ -766,10 +766,10 @@ def test_many_brackets_do_not_take_long() -> None:
 @pytest.mark.parametrize(
     ("tag", "remedy"),
     [
-        ("<lora:pastel:0.8>", "--with pastel.safetensors:0.8"),
-        ("<LoRA:pastel:0.8:0.5>", "--with pastel.safetensors:0.8"),
-        ("<lyco:pastel>", "--with pastel.safetensors:1"),
-        ("<lora:pastel_v1.2:te=0.5:unet=0.7>", "--with pastel_v1.2.safetensors:1"),
+        ("<lora:pastel:0.8>", "fixed pastel.safetensors:0.8"),
+        ("<LoRA:pastel:0.8:0.5>", "fixed pastel.safetensors:0.8"),
+        ("<lyco:pastel>", "fixed pastel.safetensors:1"),
+        ("<lora:pastel_v1.2:te=0.5:unet=0.7>", "fixed pastel_v1.2.safetensors:1"),
         ("<hypernet:pastel:1>", "hypernetworks cannot be applied"),
     ],
 )

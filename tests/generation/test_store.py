@@ -135,7 +135,7 @@ def test_text_is_written_whole(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="--out"):
+    with pytest.raises(UserError, match="out"):
         make_folder(tmp_path / "file" / "run")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from generation.errors import UserError, first_line
+from generation.errors import UserError, first_line, named
 
 
 def choose_device(wanted: str = "auto") -> str:
@@ -24,14 +24,16 @@ def choose_device(wanted: str = "auto") -> str:
         found = next(name for name, usable in there.items() if usable)
         if found == "cpu" and any(Path("/proc/driver/nvidia/gpus").glob("*")):
             raise UserError(
-                f"--device: there is an NVIDIA GPU, but torch cannot use it ({_cuda_problem()}); "
-                "update its driver or install the torch that fits it, or give --device cpu."
+                f"there is an NVIDIA GPU, but torch cannot use it ({_cuda_problem()}); "
+                "update its driver or install the torch that fits it, or give "
+                f"{named('device')} cpu.",
+                field="device",
             )
         return found
     if not there.get(wanted.partition(":")[0], False):
         usable = ", ".join(name for name, found in there.items() if found)
         why = f" ({_cuda_problem()})" if wanted.startswith("cuda") else ""
-        raise UserError(f"--device: {wanted} cannot be used here{why}; usable are {usable}.")
+        raise UserError(f"{wanted} cannot be used here{why}; usable are {usable}.", field="device")
     return wanted
 
 

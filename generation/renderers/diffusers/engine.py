@@ -27,7 +27,7 @@ import torch
 import transformers
 
 from generation.cells import Case, Cell, Checkpoint
-from generation.errors import UserError, first_line
+from generation.errors import UserError, first_line, named
 from generation.loras import deltas
 from generation.loras.blocks import BlockWeights
 from generation.renderers.diffusers import batches, prompts
@@ -494,11 +494,13 @@ class Engine:
         except (RuntimeError, MemoryError) as error:
             if _out_of_memory(error):
                 raise UserError(
-                    f"--device: {self.device} has too little memory for {self.model.name}; try "
-                    "--low-vram, --dtype float16 or --device cpu."
+                    f"{self.device} has too little memory for {self.model.name}; try "
+                    f"{named('low_vram')}, {named('dtype')} float16 or {named('device')} cpu.",
+                    field="device",
                 ) from error
             raise UserError(
-                f"--device: {self.device} cannot be used ({first_line(error)}); try --device cpu."
+                f"{self.device} cannot be used ({first_line(error)}); try {named('device')} cpu.",
+                field="device",
             ) from error
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from generation.errors import UserError, first_line
+from generation.errors import UserError, first_line, named
 from generation.files import read_json
 from generation.loras.inspection import FAMILY_NAMES, Header, read_header, sha256
 
@@ -100,20 +100,21 @@ def find_model(
     if path.is_file():
         return _single_file(name, path, config, prediction_type)
     if path.suffix in {".safetensors", ".ckpt", ".pt"}:
-        raise UserError(f"--model: {name} does not exist; check the path.")
+        raise UserError(f"{name} does not exist; check the path.", field="model")
     if config is not None:
-        raise UserError(f"--model-config is for single checkpoints, and {name} is none.")
+        raise UserError(f"{named('model_config')} is for single checkpoints, and {name} is none.")
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise UserError(
-                f"--model: {name} has no model_index.json; name a diffusers pipeline folder or a "
-                ".safetensors checkpoint."
+                f"{name} has no model_index.json; name a diffusers pipeline folder or a "
+                ".safetensors checkpoint.",
+                field="model",
             )
         folder = path
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         folder = _from_hub(name)
     else:
-        raise UserError(f"--model: there is no folder or file {name}; check the path.")
+        raise UserError(f"there is no folder or file {name}; check the path.", field="model")
     family = folder_family(folder, name)
     width, height = _folder_size(folder, family)
     scheduler = _scheduler_config(folder, prediction_type)
@@ -123,7 +124,7 @@ def find_model(
     return BaseModel(name, folder, family, width, height, digest, scheduler, few_steps=few)
 
 
-def folder_family(folder: Path, name: str = "") -> str:
+def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
     """The family of a diffusers folder, as `lora.LoraInfo.family` names it."""
     try:
         kind = str(read_json(folder / "model_index.json")["_class_name"])
@@ -133,14 +134,16 @@ def folder_family(folder: Path, name: str = "") -> str:
             return "sd2" if width == 1024 else "sd1"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--model: {name or folder} is no complete diffusers folder "
-            f"({first_line(error)}); download it again."
+            f"{name or folder} is no complete diffusers folder "
+            f"({first_line(error)}); download it again.",
+            field=field,
         ) from error
     if not families:
         known = ", ".join(FAMILY_NAMES[family] for family in FAMILIES)
         raise UserError(
-            f"--model: {name or folder} is a {kind}, which cannot be rendered here; use a "
-            f"text-to-image model of {known}."
+            f"{name or folder} is a {kind}, which cannot be rendered here; use a "
+            f"text-to-image model of {known}.",
+            field=field,
         )
     return families[0]
 
@@ -192,10 +195,10 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
         remedy = (
             "is it a complete diffusers folder with safetensors weights?"
             if model.config is None
-            else "parts that the checkpoint lacks must lie in --model-config FOLDER."
+            else f"parts that the checkpoint lacks must lie in {named('model_config')} FOLDER."
         )
         raise UserError(
-            f"--model: {model.name} cannot be loaded ({first_line(error)}); {remedy}"
+            f"{model.name} cannot be loaded ({first_line(error)}); {remedy}", field="model"
         ) from error
 
 
@@ -212,19 +215,23 @@ def _single_file(
     if config is None:
         if FAMILIES[family].flow:
             raise UserError(
-                f"--model: {name} is {FAMILY_NAMES[family]} without configurations; add "
-                "--model-config FOLDER, a diffusers folder of that family with its text encoders."
+                f"{name} is {FAMILY_NAMES[family]} without configurations; add "
+                f"{named('model_config')} FOLDER, a diffusers folder of that family with its text "
+                "encoders.",
+                field="model",
             )
         if family == "sd2" and prediction is None:
             raise UserError(
-                f"--model: {name} does not say what it predicts; add --prediction-type "
-                "v_prediction (768-pixel models) or epsilon (512-pixel models)."
+                f"{name} does not say what it predicts; add {named('prediction_type')} "
+                "v_prediction (768-pixel models) or epsilon (512-pixel models).",
+                field="model",
             )
         config = CONFIGS / family
-    elif folder_family(config, f"--model-config {config}") != family:
+    elif folder_family(config, field="model_config") != family:
         raise UserError(
-            f"--model-config: {config} is not {FAMILY_NAMES[family]}, which {name} is; name a "
-            "diffusers folder of its family."
+            f"{config} is not {FAMILY_NAMES[family]}, which {name} is; name a "
+            "diffusers folder of its family.",
+            field="model_config",
         )
     width, height = _folder_size(config, family)
     if config == CONFIGS / "sd2" and prediction == "epsilon":
@@ -257,25 +264,28 @@ def checkpoint_family(header: Header) -> str:
     if first is None:
         lora = any("lora" in key or "hada_" in key or "lokr_" in key for key in keys)
         raise UserError(
-            f"--model: {name} is "
+            f"{name} is "
             + ("a LoRA, not a base model" if lora else "no checkpoint of a known layout")
-            + "; name a base model: a checkpoint, a diffusers folder or a hub id."
+            + "; name a base model: a checkpoint, a diffusers folder or a hub id.",
+            field="model",
         )
     if first.shape[1] != 4:
         raise UserError(
-            f"--model: {name} takes {first.shape[1]} input channels (an inpainting or depth "
-            "model); name its text-to-image model."
+            f"{name} takes {first.shape[1]} input channels (an inpainting or depth "
+            "model); name its text-to-image model.",
+            field="model",
         )
     if "conditioner.embedders.1" in text:
         return "sdxl"
     if "conditioner.embedders.0" in text:
-        raise UserError(f"--model: {name} is an SDXL refiner; name the SDXL base model.")
+        raise UserError(f"{name} is an SDXL refiner; name the SDXL base model.", field="model")
     if "cond_stage_model.model" in text:
         return "sd2"
     if "cond_stage_model.transformer" in text:
         return "sd1"
     raise UserError(
-        f"--model: {name} holds no text encoder; name a whole checkpoint or a diffusers folder."
+        f"{name} holds no text encoder; name a whole checkpoint or a diffusers folder.",
+        field="model",
     )
 
 
@@ -342,7 +352,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(diffusers.DiffusionPipeline.download(name))
     except Exception as error:
-        raise UserError(f"--model: {name} {hub_problem(error)}") from error
+        raise UserError(f"{name} {hub_problem(error)}", field="model") from error
 
 
 def _is_complete(folder: Path) -> bool:
@@ -404,8 +414,8 @@ def _folder_size(folder: Path, family: str) -> tuple[int, int]:
         side = int(latent) * 2 ** (len(_config(folder, "vae")["block_out_channels"]) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--model: {folder} is no complete diffusers folder ({first_line(error)}); "
-            "download it again."
+            f"{folder} is no complete diffusers folder ({first_line(error)}); download it again.",
+            field="model",
         ) from error
     return side, side
 
@@ -415,12 +425,14 @@ def _scheduler_config(folder: Path, prediction_type: str | None) -> Mapping[str,
     try:
         config = dict(read_json(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"--model: {path} cannot be read ({first_line(error)}).") from error
+        raise UserError(f"{path} cannot be read ({first_line(error)}).", field="model") from error
     if prediction_type is not None:
         if prediction_type not in PREDICTION_TYPES:
             known = " or ".join(PREDICTION_TYPES)
-            raise UserError(f"--prediction-type: {prediction_type} is unknown; say {known}.")
+            raise UserError(f"{prediction_type} is unknown; say {known}.", field="prediction_type")
         if "flow" in str(config.get("_class_name", "")).lower():
-            raise UserError("--prediction-type: flow-matching models have none; leave it out.")
+            raise UserError(
+                "flow-matching models have none; leave it out.", field="prediction_type"
+            )
         config["prediction_type"] = prediction_type
     return config

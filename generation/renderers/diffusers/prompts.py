@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from generation.errors import UserError
+from generation.errors import UserError, named
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ def check(prompts: Iterable[str], family: str) -> list[str]:
     weighted = edited = composed = ""
     for prompt in prompts:
         if (tag := _TAG.search(prompt)) is not None:
-            raise UserError(_tag_problem(tag))
+            raise _tag_problem(tag)
         if family not in CHUNKED:
             weighted = weighted or (prompt if _has_weights(prompt) else "")
         edited = edited or (prompt if _is_edited(prompt) else "")
@@ -94,15 +94,16 @@ def _shown(prompt: str) -> str:
     return prompt if len(prompt) <= 80 else prompt[:77] + "..."
 
 
-def _tag_problem(tag: re.Match[str]) -> str:
+def _tag_problem(tag: re.Match[str]) -> UserError:
     text, kind, name = tag[0], tag[1].lower(), tag[2].strip()
     if kind == "hypernet":
-        return f"--prompts: remove {text}; hypernetworks cannot be applied here."
+        return UserError(f"remove {text}; hypernetworks cannot be applied here.", field="prompts")
     numbers = re.findall(r":\s*([+-]?\d*\.?\d+)\s*(?=[:>])", text)
     file = f"{name or 'LORA'}.safetensors"
-    return (
-        f"--prompts: remove {text}; the LoRA under study is applied without a tag, and another "
-        f"one is given as --with {file}:{numbers[0] if numbers else 1}."
+    return UserError(
+        f"remove {text}; the LoRA under study is applied without a tag, and another "
+        f"one is given as {named('fixed')} {file}:{numbers[0] if numbers else 1}.",
+        field="prompts",
     )
 
 
@@ -265,8 +266,9 @@ def embeddings(
         layers = min(encoder.config.num_hidden_layers for _, encoder in _parts(pipe))
         if clip_skip >= layers:
             raise UserError(
-                f"--clip-skip: {clip_skip} leaves nothing of this model's text encoder, which has "
-                f"{layers} layers; give less."
+                f"{clip_skip} leaves nothing of this model's text encoder, which has "
+                f"{layers} layers; give less.",
+                field="clip_skip",
             )
     if family not in CHUNKED:
         texts = _unescaped(prompt), _unescaped(negative)
@@ -283,8 +285,9 @@ def embeddings(
         hidden, pooled = _long(pipe, family, parts, count, device, clip_skip)
         if not _is_plain(parts) and not hidden.isfinite().all():
             raise UserError(
-                f"--prompts: the attention weights leave nothing of {_shown(text)!r}; give weights "
-                "nearer to 1."
+                f"the attention weights leave nothing of {_shown(text)!r}; give weights "
+                "nearer to 1.",
+                field="prompts",
             )
         found[f"{twin}prompt_embeds"] = hidden
         if pooled is not None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from generation.cells import Cell
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.executors import ProcessPool, worker_number
 from generation.pictures.store import Store
 
@@ -37,8 +37,8 @@ BATCHES_A_TASK = 4
 """What a device's process takes at once: long enough to overlap writing, short enough to share."""
 
 NOT_FINITE = (
-    "the model painted no finite picture (its numbers overflowed); try --dtype bfloat16 or "
-    "float32, or another --strengths"
+    "the model painted no finite picture (its numbers overflowed); try another dtype (bfloat16, "
+    "float32) or other strengths"
 )
 
 
@@ -171,8 +171,9 @@ def _render_here(
                     engine.prepare(queue)
             except MemoryError:
                 raise UserError(
-                    f"--device: {store.settings.device} has too little memory to switch weights; "
-                    "try --low-vram."
+                    f"{store.settings.device} has too little memory to switch weights; "
+                    f"try {named('low_vram')}.",
+                    field="device",
                 ) from None
             while queue:
                 chunk = engine.batch(queue)
@@ -211,8 +212,10 @@ def _halve(engine: Engine, store: Store) -> None:
     if engine.batch_size == 1:
         settings = store.settings
         raise UserError(
-            f"--device: {settings.device} has too little memory for one picture of "
-            f"{settings.width}x{settings.height}; lower --size or try --low-vram."
+            f"{settings.device} has too little memory for one picture of "
+            f"{settings.width}x{settings.height}; "
+            f"lower {named('size')} or try {named('low_vram')}.",
+            field="device",
         ) from None
     engine.batch_size //= 2
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.loras.inspection import FAMILY_NAMES
 from generation.renderers.diffusers.models import BaseModel
 
@@ -71,14 +71,15 @@ def scheduler(name: str, model: BaseModel) -> Any:
     if model.traits.flow:
         if name not in {"", "euler"}:
             raise UserError(
-                f"--sampler: {name} does not fit {FAMILY_NAMES[model.family]}, which is trained "
-                "for flow matching; leave --sampler out."
+                f"{name} does not fit {FAMILY_NAMES[model.family]}, which is trained "
+                f"for flow matching; leave {named('sampler')} out.",
+                field="sampler",
             )
         name = ""
     if not name:
         return getattr(diffusers, own["_class_name"]).from_config(own)
     if name not in SAMPLERS:
-        raise UserError(f"--sampler: {name} is unknown; known are {', '.join(SAMPLERS)}.")
+        raise UserError(f"{name} is unknown; known are {', '.join(SAMPLERS)}.", field="sampler")
     kind, flags = SAMPLERS[name]
     scheduler = getattr(diffusers, kind).from_config(own, **flags)
     wanted = {flag: own[flag] for flag in ("prediction_type", "rescale_betas_zero_snr")
@@ -86,8 +87,9 @@ def scheduler(name: str, model: BaseModel) -> Any:
     ignored = [flag for flag, value in wanted.items() if scheduler.config.get(flag) != value]
     if ignored:
         raise UserError(
-            f"--sampler: {kind} of this diffusers ignores {', '.join(ignored)}, which "
-            f"{name} needs with this model; choose another sampler."
+            f"{kind} of this diffusers ignores {', '.join(ignored)}, which "
+            f"{name} needs with this model; choose another sampler.",
+            field="sampler",
         )
     return scheduler
 
