@@ -213,8 +213,8 @@ def surely_above(
 
     * from the strongest down, each row at the full level until one is not found (a fixed sequence
       needs no correction: Maurer, Hothorn and Lehmacher 1995); lines share the level;
-    * the rest by the largest of as many t values as are left (`largest_t`), step down, since
-      damage may also show only in the middle, where the metric recovers beyond it.
+    * the rest counted, by Holm's step-down test (1979), since damage may also show only in the
+      middle, where the metric recovers beyond it.
     """
     from scipy.special import stdtrit
 
@@ -234,7 +234,7 @@ def surely_above(
             found[i] = True
     left = sorted((i for line in lines for i in line if not found[i]), key=lambda i: (-t[i], i))
     for k, i in enumerate(left):
-        if not t[i] > largest_t(len(left) - k, int(freedom[i]), alpha):
+        if not t[i] > stdtrit(freedom[i], 1 - alpha / (len(left) - k)):
             break
         found[i] = True
     return found
