@@ -13,9 +13,10 @@ from analysers.study import Kind
 from generation import plan as grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
 from generation.errors import UserError, named
+from generation.families import words
 from generation.loras import blocks
 from generation.loras.checkpoints import find_checkpoints
-from generation.loras.inspection import FAMILY_NAMES, LoraInfo, inspect, tensor_hash
+from generation.loras.inspection import LoraInfo, inspect, tensor_hash
 from generation.pictures.store import Layout, Store
 from generation.renderers.diffusers.prompts import check as check_prompts
 
@@ -146,9 +147,8 @@ def plan_study(
     if kind == "epochs" and len(strengths) > 1:
         kind = "plane"
     first = next(iter(infos.values()))
-    family = FAMILY_NAMES.get(first.family or "", "")
     if not model:
-        asks = f"it asks for {family or 'a base model that its metadata does not name'}"
+        asks = f"it asks for {first.family_words or 'a base model that its metadata does not name'}"
         raise UserError(
             f"{named('model')} is missing: name the base model of {first.path.name}; {asks}."
         )
@@ -163,29 +163,29 @@ def plan_study(
     for info in (first, *(inspect(checkpoint.path) for checkpoint, _ in fixed)):
         if info.family and info.family != base.family:
             raise UserError(
-                f"{info.path.name} is made for {FAMILY_NAMES[info.family]} and "
-                f"{named('model')} {model} is {FAMILY_NAMES[base.family]}; name a base "
+                f"{info.path.name} is made for {words(info.family)} and "
+                f"{named('model')} {model} is {words(base.family)}; name a base "
                 "model of its family."
             )
     if not traits.negative and (negative or any(line.negative for line in prompts)):
         raise UserError(
-            f"{FAMILY_NAMES[base.family]} takes no negative prompt; leave it out.", field="negative"
+            f"{words(base.family)} takes no negative prompt; leave it out.", field="negative"
         )
-    if clip_skip and base.family == "flux":
+    if clip_skip and not traits.clip_skip:
         raise UserError(
-            "FLUX.1 reads no layer that could be skipped; leave it out.", field="clip_skip"
+            f"{words(base.family)} reads no layer that could be skipped; leave it out.",
+            field="clip_skip",
         )
     if extra := (part_strengths or {}).keys() - {"unet", "text", *traits.encoders}:
         raise UserError(
-            f"{FAMILY_NAMES[base.family]} has {len(traits.encoders)} text encoder(s), not "
+            f"{words(base.family)} has {len(traits.encoders)} text encoder(s), not "
             f"{', '.join(sorted(extra))}; give one factor for all, or one for each.",
             field="te_strength",
         )
     lines = tuple(prompts) or _default_prompts(first)
     natural = first.resolution or (base.width, base.height)
     chosen_device = engine.choose_device(device)
-    usual = "euler" if traits.flow else "dpmpp_2m_karras"
-    chosen_sampler = _first(sampler, _agreed(lines, "sampler"), usual)
+    chosen_sampler = _first(sampler, _agreed(lines, "sampler"), traits.sampler)
     settings = RenderSettings(
         model=model,
         model_hash=base.digest,

@@ -15,12 +15,13 @@ Inspire pack and this module multiply them by BASE, so that zeros everywhere are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
 from generation.errors import UserError
-from generation.loras.inspection import FAMILY_NAMES
+from generation.families import FAMILIES, words
+from generation.families.family import BlockLists
 from generation.values import decimal_within
 
 LARGEST = Decimal(10)
@@ -30,75 +31,9 @@ Key = tuple[str, str]
 """(part, parameter name) of a weight, part one of unet, transformer, te, te2, te3."""
 
 
-def _blocks(kind: str, *numbers: int) -> tuple[str, ...]:
-    return tuple(f"{kind}{number:02d}" for number in numbers)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """The lists that a family's weights can be given in, shortest first, and its named lists.
-
-    `kinds` are the names, and other spellings of them, that stand for several blocks.
-    """
-
-    lists: tuple[tuple[str, ...], ...]
-    kinds: Mapping[str, str]
-    presets: Mapping[str, str]
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        return self.lists[-1]
-
-
-_SD = _Layout(
-    lists=(
-        ("BASE", *_blocks("IN", 1, 2, 4, 5, 7, 8), "M00", *_blocks("OUT", *range(3, 12))),
-        ("BASE", *_blocks("IN", *range(12)), "M00", *_blocks("OUT", *range(12))),
-    ),
-    kinds={"IN": "IN", "M": "M", "OUT": "OUT"},
-    # DEF_WEIGHT_PRESET of lbw; "SD-..." of the Inspire pack has the same numbers.
-    presets={
-        "INS": "1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0",
-        "IND": "1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0",
-        "INALL": "1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0",
-        "MIDD": "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0",
-        "OUTD": "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0",
-        "OUTS": "1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1",
-        "OUTALL": "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1",
-    },
-)
-_LAYOUTS: Mapping[str, _Layout] = {
-    "sd1": _SD,
-    "sd2": _SD,
-    "sdxl": _Layout(
-        lists=(
-            ("BASE", *_blocks("IN", 4, 5, 7, 8), "M00", *_blocks("OUT", *range(6))),
-            ("BASE", *_blocks("IN", *range(9)), "M00", *_blocks("OUT", *range(9))),
-        ),
-        kinds=_SD.kinds,
-        presets={  # "SDXL-..." of the Inspire pack; lbw has none of 12 numbers
-            "INALL": "1,1,1,1,1,0,0,0,0,0,0,0",
-            "MIDALL": "1,0,0,0,0,1,0,0,0,0,0,0",
-            "OUTALL": "1,0,0,0,0,0,1,1,1,1,1,1",
-        },
-    ),
-    "flux": _Layout(
-        lists=(
-            ("BASE", *_blocks("D", *range(19)), *_blocks("S", *range(38))),
-            ("CLIP", "T5", "IN", *_blocks("D", *range(19)), *_blocks("S", *range(38)), "OUT"),
-        ),
-        kinds={"BASE": "BASE", "D": "D", "DOUBLE": "D", "S": "S", "SINGLE": "S"},
-        presets={},
-    ),
-    "sd3": _Layout(
-        # SD 3 and 3.5 Medium have 24 joint blocks, 3.5 Large has 38.
-        lists=(("BASE", *_blocks("J", *range(24))), ("BASE", *_blocks("J", *range(38)))),
-        kinds={"J": "J", "JOINT": "J"},
-        presets={},
-    ),
-}
 _EVERYWHERE = {"NONE": "ALL=0", "ALL": "ALL=1", "ALL0.5": "ALL=0.5"}
-_NUMBERED = re.compile(r"(IN|M|OUT|D|S|J)(\d\d?)")
+_KINDS = {kind for family in FAMILIES.values() for kind in family.blocks.kinds.values()} - {"BASE"}
+_NUMBERED = re.compile(rf"({'|'.join(sorted(_KINDS))})(\d\d?)")
 
 
 @dataclass(frozen=True)
@@ -150,7 +85,7 @@ def parse(text: str, family: str) -> BlockWeights:
     name: `IN04=0,OUT=0.5,D03-D07=0`, where the last entry that fits a block counts, and blocks that
     are not named have weight 1. Case does not matter. Raises UserError if it cannot be read.
     """
-    layout = _LAYOUTS[family]
+    layout = FAMILIES[family].blocks
     plain = "".join(text.upper().split())
     plain = _EVERYWHERE.get(plain, layout.presets.get(plain, plain))
     items = plain.split(",")
@@ -159,7 +94,7 @@ def parse(text: str, family: str) -> BlockWeights:
     if len(items) == 1 and re.fullmatch(r"[A-Z]\S*", plain):
         known = ", ".join([*_EVERYWHERE, *layout.presets])
         raise UserError(
-            f"{text.strip()!r} is no named list of {FAMILY_NAMES[family]}; known "
+            f"{text.strip()!r} is no named list of {words(family)}; known "
             f"are {known}; a block is named with its weight, such as {layout.order[-1]}=0.",
             field="block_weights",
         )
@@ -169,12 +104,13 @@ def parse(text: str, family: str) -> BlockWeights:
         short = layout.lists[0]
         raise UserError(
             f"got {len(items)} number{'s' * (len(items) != 1)}; for "
-            f"{FAMILY_NAMES[family]} give {counts}: "
+            f"{words(family)} give {counts}: "
             f"{', '.join(short[:3])}, ... {short[-1]}, or name blocks: {short[-1]}=0.",
             field="block_weights",
         )
     numbers = [_number(item) for item in items]
-    whole = fitting[0] if family == "sd3" else layout.order
+    # Models of other sizes are another list where no list names all of them.
+    whole = layout.order if layout.whole else fitting[0]
     return BlockWeights(
         ",".join(_text(number) for number in numbers),
         family,
@@ -190,17 +126,16 @@ def block_names(keys: Iterable[Key], family: str) -> dict[Key, str]:
     All weights of the UNet must be given, because they tell how many layers its blocks have.
     """
     kept = list(keys)
+    lists = FAMILIES[family].blocks
     unet = _unet_blocks(name for part, name in kept if part == "unet")
     found: dict[Key, str] = {}
     for part, name in kept:
         if part == "unet":
             found[part, name] = unet[name]
         elif part == "transformer":
-            found[part, name] = _transformer_block(name, family)
-        elif family == "flux":
-            found[part, name] = "CLIP" if part == "te" else "T5"
+            found[part, name] = _transformer_block(name, lists)
         else:
-            found[part, name] = "BASE"
+            found[part, name] = lists.encoders.get(part, "BASE")
     return found
 
 
@@ -246,14 +181,11 @@ def _unet_blocks(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _transformer_block(name: str, family: str) -> str:
-    match = re.match(r"(single_)?transformer_blocks\.(\d+)\.", name)
-    if match:
-        kind = "S" if match[1] else ("D" if family == "flux" else "J")
-        return f"{kind}{int(match[2]):02d}"
-    if family != "flux":
-        return "BASE"
-    return "OUT" if name.startswith(("norm_out.", "proj_out.")) else "IN"
+def _transformer_block(name: str, lists: BlockLists) -> str:
+    stack, _, rest = name.partition(".")
+    kind = lists.stacks.get(stack, lists.elsewhere)
+    number = rest.partition(".")[0]
+    return f"{kind}{int(number):02d}" if kind in lists.kinds and number.isdecimal() else kind
 
 
 def _kind(block: str) -> str:
@@ -272,7 +204,7 @@ def _spans(blocks: Iterable[str]) -> str:
     return ", ".join(ends)
 
 
-def _named(items: list[str], family: str, layout: _Layout) -> BlockWeights:
+def _named(items: list[str], family: str, layout: BlockLists) -> BlockWeights:
     entries: list[tuple[str, Decimal]] = []
     spelling: list[str] = []
     for item in items:
@@ -291,7 +223,7 @@ def _named(items: list[str], family: str, layout: _Layout) -> BlockWeights:
     return BlockWeights(",".join(spelling), family, tuple(entries), Decimal(1))
 
 
-def _expand(name: str, family: str, layout: _Layout) -> tuple[str, ...]:
+def _expand(name: str, family: str, layout: BlockLists) -> tuple[str, ...]:
     """The block, the kind, or all blocks from one to another, that a name means."""
     first, dash, last = name.partition("-")
     ends = [_block(end, layout) for end in ([first, last] if dash else [first])]
@@ -300,7 +232,7 @@ def _expand(name: str, family: str, layout: _Layout) -> tuple[str, ...]:
     if None in ends:
         kinds = ", ".join(dict.fromkeys([*layout.kinds.values(), "ALL"]))
         raise UserError(
-            f"{FAMILY_NAMES[family]} has no block {name!r}; its blocks are "
+            f"{words(family)} has no block {name!r}; its blocks are "
             f"{_spans(layout.order)}, and {kinds} stand for all of a kind.",
             field="block_weights",
         )
@@ -310,7 +242,7 @@ def _expand(name: str, family: str, layout: _Layout) -> tuple[str, ...]:
     return layout.order[begin : end + 1]
 
 
-def _block(name: str, layout: _Layout) -> str | None:
+def _block(name: str, layout: BlockLists) -> str | None:
     """A block's name as lists have it: IN4 is IN04, MID is M00; None if there is no such block."""
     match = _NUMBERED.fullmatch("M00" if name == "MID" and "M00" in layout.order else name)
     padded = f"{match[1]}{int(match[2]):02d}" if match else name

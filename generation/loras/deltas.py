@@ -13,7 +13,6 @@ https://arxiv.org/abs/2309.14859), and DoRA (Liu et al. 2024, https://arxiv.org/
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generation.errors import UserError
+from generation.families import ALL
+from generation.families.names import Names, Rows
 from generation.loras import inspection as lora
+from generation.loras.keys import update_shape
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-Rows = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,8 @@ class ModuleDelta:
     def shape(self) -> tuple[int, ...]:
         """Shape of the stored update before ``rows``: [out, in, *kernel], or [out, in * kernel]
         where the factors do not tell the kernel."""
-        f = {name: tuple(factor.shape) for name, factor in self.factors.items()}
-        if self.kind == "full":
-            return f["diff"]
-        if self.kind == "lora":
-            kernel = f["mid"][2:] if "mid" in f else f["down"][2:]
-            return (f["up"][0], f["down"][1], *kernel)
-        if self.kind == "loha":
-            if "t1" in f:
-                return (f["w1a"][1], f["w1b"][1], *f["t1"][2:])
-            return (f["w1a"][0], f["w1b"][1])
-        a, c = f["k1"] if "k1" in f else (f["k1a"][0], f["k1b"][1])
-        kernel = ()
-        if "k2" in f:
-            b, d, kernel = f["k2"][0], f["k2"][1], f["k2"][2:]
-        elif "kt2" in f:
-            b, d, kernel = f["k2a"][1], f["k2b"][1], f["kt2"][2:]
-        else:
-            b, d = f["k2a"][0], f["k2b"][1]
-        return (a * b, c * d, *kernel)
+        shapes = {name: tuple(factor.shape) for name, factor in self.factors.items()}
+        return update_shape(self.kind, shapes)
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether the update can be added to a parameter of this shape."""
@@ -308,11 +291,8 @@ def _module(
         "loha": lambda: factors["w1b"].shape[0],
         "lokr": lambda: _kronecker_rank(factors),
     }[kind]()
-    alpha: float | None = None
-    scale = 1.0
-    if rank is not None:
-        stored = float(arrays["alpha"].reshape(-1)[0]) if "alpha" in arrays else None
-        alpha, scale = scales.resolve(stem, rank, stored)
+    stored = float(arrays["alpha"].reshape(-1)[0]) if "alpha" in arrays else None
+    alpha, scale = scales.resolve(stem, rank, stored)
     delta = ModuleDelta(source, part, stem, kind, factors, scale, rank, alpha)
     yield _with_magnitude(delta, arrays, name)
     if "up_bias" in arrays:  # peft's lora_bias: scaled with the product it belongs to
@@ -324,7 +304,7 @@ def _module(
 
 
 def _kronecker_rank(factors: Mapping[str, np.ndarray]) -> int | None:
-    """Alpha counts only where a factor is itself decomposed (LyCORIS, modules/lokr.py)."""
+    """For LyCORIS alpha counts only where a factor is itself decomposed (modules/lokr.py)."""
     for leaf in ("k1b", "k2b"):
         if leaf in factors:
             return int(factors[leaf].shape[0])
@@ -411,7 +391,7 @@ def resolve(
     fused q, k and v become one update each. Raises ``UserError`` naming the first key that finds
     no parameter or one of another shape.
     """
-    index = {part: _Names.of(part, parameters) for part, parameters in targets.items()}
+    index = {part: _names(part, parameters) for part, parameters in targets.items()}
     found: dict[tuple[str, str], ModuleDelta] = {}
     for delta in deltas.values():
         for part, parameter, piece in _place(delta, index):
@@ -424,7 +404,17 @@ def resolve(
     return found
 
 
-def _place(delta: ModuleDelta, index: Mapping[str, _Names]) -> list[tuple[str, str, ModuleDelta]]:
+def _names(part: str, parameters: Mapping[str, Sequence[int]]) -> Names:
+    """The spellings of a part's modules in every family that is rendered."""
+    if part.startswith("te"):
+        return Names.of(parameters)
+    return Names.of(
+        parameters,
+        list(dict.fromkeys(one.aliases for one in ALL.values() if one.aliases and one.rendering)),
+    )
+
+
+def _place(delta: ModuleDelta, index: Mapping[str, Names]) -> list[tuple[str, str, ModuleDelta]]:
     stated, name = lora.split_stem(delta.stem)
     parts = _possible_parts(stated, index)
     misfits = []
@@ -462,15 +452,15 @@ def _place(delta: ModuleDelta, index: Mapping[str, _Names]) -> list[tuple[str, s
 def _made_for(source: Path) -> str:
     """What to try instead, from what the file says about its base."""
     try:
-        family = lora.inspect(source).family
+        made_for = lora.inspect(source).family_words
     except UserError:
-        family = None
-    if family is None:
+        made_for = ""
+    if not made_for:
         return "; it was made for another base model"
-    return f"; the file seems to be made for {lora.FAMILY_NAMES[family]}"
+    return f"; the file seems to be made for {made_for}"
 
 
-def _possible_parts(stated: str, index: Mapping[str, _Names]) -> list[str]:
+def _possible_parts(stated: str, index: Mapping[str, Names]) -> list[str]:
     if not stated:
         return list(index)
     if stated in {"unet", "transformer"}:
@@ -499,246 +489,3 @@ def _cut(
             return None
         placed.append((part, parameter, piece))
     return placed
-
-
-@dataclass(frozen=True)
-class _Names:
-    """All spellings of one part's modules: flat name -> [(module, chunk order)]."""
-
-    parameters: Mapping[str, Sequence[int]]
-    modules: Mapping[str, tuple[str, ...]]
-    swapped: frozenset[str]
-
-    @classmethod
-    def of(cls, part: str, parameters: Mapping[str, Sequence[int]]) -> _Names:
-        names = list(dict.fromkeys(name.rpartition(".")[0] for name in parameters))
-        modules: dict[str, tuple[str, ...]] = {}
-        swapped: set[str] = set()
-        for name in names:
-            modules[_flat(name)] = (name,)
-            if name.startswith("text_model."):
-                modules[_flat(name[len("text_model.") :])] = (name,)
-        aliases: Iterable[tuple[str, tuple[str, ...], bool]] = ()
-        if part == "unet":
-            aliases = _sgm_names(names)
-        elif part == "transformer":
-            aliases = _transformer_names(names)
-        for alias, pieces, swap in aliases:
-            modules.setdefault(_flat(alias), pieces)
-            if swap:
-                swapped.add(_flat(alias))
-        return cls(parameters, modules, frozenset(swapped))
-
-    def find(self, name: str, parameter: str) -> list[tuple[str, Sequence[int], Rows | None]]:
-        """[(parameter name, its shape, rows of the update or None for all)], empty if unknown."""
-        for flat in _spellings(_flat(name)):
-            if flat not in self.modules:
-                continue
-            full = [f"{module}.{parameter}" for module in self.modules[flat]]
-            if any(item not in self.parameters for item in full):
-                continue
-            shapes = [self.parameters[item] for item in full]
-            if flat in self.swapped:
-                half = shapes[0][0] // 2
-                return [(full[0], shapes[0], ((half, 2 * half), (0, half)))]
-            if len(full) == 1:
-                return [(full[0], shapes[0], None)]
-            pieces: list[tuple[str, Sequence[int], Rows | None]] = []
-            at = 0
-            for item, shape in zip(full, shapes, strict=True):
-                pieces.append((item, shape, ((at, at + shape[0]),)))
-                at += shape[0]
-            return pieces
-        return []
-
-
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
-
-
-def _spellings(flat: str) -> Iterator[str]:
-    """The name, then what old diffusers called it (attention processors, to_out without 0)."""
-    flat = flat.replace("_processor_to_", "_to_")
-    yield flat
-    if flat.startswith("text_model_"):
-        yield flat[len("text_model_") :]
-    if flat.endswith("_to_out"):
-        yield flat + "_0"
-    old = re.fullmatch(r"(?:text_model_)?(.+_self_attn)_to_(q|k|v|out)", flat)
-    if old:
-        yield f"{old.group(1)}_{old.group(2)}_proj"
-
-
-# Stability's residual block -> diffusers' (both name the same tensors).
-_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_SGM_SINGLE = {
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-_BLOCK_NAME = re.compile(
-    r"(?P<side>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>resnets|attentions|downsamplers|upsamplers)"
-    r"\.(?P<at>\d+)\.(?P<rest>.+)"
-)
-_MID_NAME = re.compile(r"mid_block\.(?P<kind>resnets|attentions)\.(?P<at>\d+)\.(?P<rest>.+)")
-
-
-def _sgm_names(names: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """Stability's UNet names (input_blocks.4.1...) of diffusers' modules.
-
-    Each residual block, with its attention, is one input or output block; each downsampler is one
-    more; an upsampler sits at the end of the last output block of its level.
-    """
-    found = [match for name in names if (match := _BLOCK_NAME.fullmatch(name))]
-    layers: dict[tuple[str, int], int] = {}
-    attending, sampling = set(), set()
-    for match in found:
-        level = (match["side"], int(match["block"]))
-        layers.setdefault(level, 0)
-        if match["kind"] == "resnets":
-            layers[level] = max(layers[level], int(match["at"]) + 1)
-        elif match["kind"] == "attentions":
-            attending.add(level)
-        else:
-            sampling.add(level)
-    first: dict[tuple[str, int], int] = {}
-    for side, at in (("down", 1), ("up", 0)):
-        for level in sorted(key for key in layers if key[0] == side):
-            first[level] = at
-            at += layers[level] + (side == "down" and level in sampling)
-    for name in names:
-        if name in _SGM_SINGLE:
-            yield _SGM_SINGLE[name], (name,), False
-            continue
-        middle = _MID_NAME.fullmatch(name)
-        match = _BLOCK_NAME.fullmatch(name)
-        if middle:
-            resnet = middle["kind"] == "resnets"
-            rest = _RESNET.get(middle["rest"], "") if resnet else middle["rest"]
-            at = 2 * int(middle["at"]) + (not resnet)
-            if rest:
-                yield f"middle_block.{at}.{rest}", (name,), False
-        elif match:
-            level = (match["side"], int(match["block"]))
-            blocks = "input_blocks" if match["side"] == "down" else "output_blocks"
-            at, rest = first[level] + int(match["at"]), match["rest"]
-            if match["kind"] == "resnets" and rest in _RESNET:
-                yield f"{blocks}.{at}.0.{_RESNET[rest]}", (name,), False
-            elif match["kind"] == "attentions":
-                yield f"{blocks}.{at}.1.{rest}", (name,), False
-            elif match["kind"] == "downsamplers":
-                yield f"{blocks}.{first[level] + layers[level]}.0.op", (name,), False
-            elif match["kind"] == "upsamplers":
-                last = first[level] + layers[level] - 1
-                yield f"{blocks}.{last}.{1 + (level in attending)}.conv", (name,), False
-
-
-_FLUX_DOUBLE = {
-    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "img_attn.proj": ("attn.to_out.0",),
-    "txt_attn.proj": ("attn.to_add_out",),
-    "img_mlp.0": ("ff.net.0.proj",),
-    "img_mlp.2": ("ff.net.2",),
-    "txt_mlp.0": ("ff_context.net.0.proj",),
-    "txt_mlp.2": ("ff_context.net.2",),
-    "img_mod.lin": ("norm1.linear",),
-    "txt_mod.lin": ("norm1_context.linear",),
-    "img_attn.norm.query_norm": ("attn.norm_q",),
-    "img_attn.norm.key_norm": ("attn.norm_k",),
-}
-_FLUX_SINGLE = {
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation.lin": ("norm.linear",),
-}
-_SD3_JOINT = {
-    "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-    "x_block.attn.proj": ("attn.to_out.0",),
-    "context_block.attn.proj": ("attn.to_add_out",),
-    "x_block.attn2.proj": ("attn2.to_out.0",),
-    "x_block.mlp.fc1": ("ff.net.0.proj",),
-    "x_block.mlp.fc2": ("ff.net.2",),
-    "context_block.mlp.fc1": ("ff_context.net.0.proj",),
-    "context_block.mlp.fc2": ("ff_context.net.2",),
-    "x_block.adaLN_modulation.1": ("norm1.linear",),
-    "context_block.adaLN_modulation.1": ("norm1_context.linear",),
-}
-_FLUX_SINGLES = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
-    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-}
-_SD3_SINGLES = {
-    "x_embedder.proj": "pos_embed.proj",
-    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
-    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
-    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
-    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
-}
-
-
-def _transformer_names(names: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """Black Forest Labs' (Flux) or Stability's (SD3) names of diffusers' transformer modules.
-
-    The last entry says that the output's two halves are swapped: Stability and Black Forest Labs
-    store (shift, scale) in the closing modulations, diffusers (scale, shift).
-    """
-    have = set(names)
-    flux = any(name.startswith("single_transformer_blocks.") for name in names)
-    blocks = [
-        int(match.group(1))
-        for name in names
-        if (match := re.match(r"transformer_blocks\.(\d+)\.", name))
-    ]
-    last = max(blocks, default=-1)
-    tables = (
-        (
-            ("double_blocks", "transformer_blocks", _FLUX_DOUBLE),
-            ("single_blocks", "single_transformer_blocks", _FLUX_SINGLE),
-        )
-        if flux
-        else (("joint_blocks", "transformer_blocks", _SD3_JOINT),)
-    )
-    for theirs, ours, table in tables:
-        count = 1 + max(
-            (
-                int(match.group(1))
-                for name in names
-                if (match := re.match(rf"{ours}\.(\d+)\.", name))
-            ),
-            default=-1,
-        )
-        for block in range(count):
-            for key, pieces in table.items():
-                full = tuple(f"{ours}.{block}.{piece}" for piece in pieces)
-                if have.issuperset(full):
-                    # SD3's last block does not update its context, whose modulation is then a
-                    # closing one.
-                    swap = not flux and block == last and key == "context_block.adaLN_modulation.1"
-                    yield f"{theirs}.{block}.{key}", full, swap
-    for theirs, ours in (_FLUX_SINGLES if flux else _SD3_SINGLES).items():
-        if ours in have:
-            yield theirs, (ours,), False
-    if "proj_out" in have:
-        yield "final_layer.linear", ("proj_out",), False
-    if "norm_out.linear" in have:
-        yield "final_layer.adaLN_modulation.1", ("norm_out.linear",), True

@@ -7,15 +7,15 @@ model is loaded.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from generation.errors import UserError, named
-from generation.files import read_utf8
+from generation.families import ALL, words
+from generation.families.recognition import families_of, family_stated
+from generation.loras.adapters import AdapterScales
 from generation.loras.container import (
     Header,
     TensorEntry,
@@ -30,7 +30,15 @@ from generation.loras.container import (
     show,
     tensor_hash,
 )
-from generation.loras.keys import PART_NAMES, algorithm, group_keys, split_key, split_stem
+from generation.loras.keys import (
+    PART_NAMES,
+    algorithm,
+    group_keys,
+    split_key,
+    split_stem,
+    update_shape,
+    without_adapter,
+)
 from generation.loras.training import (
     first_known,
     parse_json,
@@ -44,7 +52,6 @@ from generation.loras.training import (
 )
 
 __all__ = [
-    "FAMILY_NAMES",
     "PART_NAMES",
     "AdapterScales",
     "Header",
@@ -59,7 +66,6 @@ __all__ = [
     "printable",
     "read_header",
     "read_tensors",
-    "require_family",
     "scan",
     "sha256",
     "split_key",
@@ -82,7 +88,10 @@ class LoraInfo:
     diffusers, peft, ai-toolkit, onetrainer, comfyui; ``layout`` says how the keys are spelt
     (kohya, diffusers, peft, comfyui). ``scales`` are the effective alpha / rank, ``None`` in
     ``alphas`` means that the file stores no alpha, so that alpha is taken as rank.
-    ``epoch`` and ``step`` are as stored: kohya's step saves store the epoch from 0.
+    ``family`` is the base family by the shapes of the layers, by metadata where these do not tell,
+    else None; ``families`` are all that have layers of these names and shapes, and
+    ``stated_family`` the one that metadata name. ``epoch`` and ``step`` are as stored: kohya's step
+    saves store the epoch from 0.
     """
 
     path: Path
@@ -103,6 +112,13 @@ class LoraInfo:
     resolution: tuple[int, int] | None
     prediction_type: str | None
     metadata: dict[str, str]
+    families: tuple[str, ...] = ()
+    stated_family: str | None = None
+
+    @property
+    def family_words(self) -> str:
+        """The base in words: "FLUX.1 or Chroma" where their layers are the same; "" if unknown."""
+        return words(self.family) or words(*self.families[:3])
 
     @property
     def alpha_assumed(self) -> bool:
@@ -116,7 +132,7 @@ class LoraInfo:
 
     def summary(self) -> str:
         """One line for people: format, family, rank, alpha, scale, parts."""
-        words = [_FORMAT_NAMES[self.format], FAMILY_NAMES.get(self.family or "", "unknown base")]
+        words = [_FORMAT_NAMES[self.format], self.family_words or "unknown base"]
         if self.ranks:
             words.append("rank " + _span(self.ranks))
             stored = [alpha for alpha in self.alphas if alpha is not None]
@@ -158,13 +174,6 @@ _FORMAT_NAMES = {
     "onetrainer": "OneTrainer LoRA",
     "comfyui": "ComfyUI LoRA",
 }
-FAMILY_NAMES = {
-    "sd1": "Stable Diffusion 1.x",
-    "sd2": "Stable Diffusion 2.x",
-    "sdxl": "Stable Diffusion XL",
-    "sd3": "Stable Diffusion 3",
-    "flux": "FLUX.1",
-}
 
 
 def _span(values: Iterable[float]) -> str:
@@ -195,25 +204,29 @@ def inspect(path: str | Path) -> LoraInfo:
     ranks, shown_alphas, scales = set(), set(), set()
     for stem, leaves in modules.items():
         rank = _rank(leaves, header.tensors)
-        if rank is None:
+        if rank is None and not (adapter.known and "k1" in leaves and "k2" in leaves):
             continue
         alpha, scale = adapter.resolve(stem, rank, alphas.get(stem))
-        ranks.add(rank)
+        ranks |= {rank} if rank is not None else set()
         shown_alphas.add(alpha)
         scales.add(scale)
-    touches = _touched(modules)
+    families = _families(header, modules)
+    stated = _stated_family(header.metadata, adapter.base_model)
     return LoraInfo(
         path=header.path,
         format=_format(header, modules, algorithms),
         layout=_layout(modules),
-        family=_family(header, modules),
-        base_model=first_known(header.metadata, "ss_base_model_version", "modelspec.architecture"),
+        family=_family(families, stated),
+        base_model=first_known(header.metadata, *_BASE_KEYS) or adapter.base_model,
         ranks=tuple(sorted(ranks)),
         alphas=tuple(sorted(shown_alphas, key=lambda a: -math.inf if a is None else a)),
         scales=tuple(sorted(scales)),
         modules=len(modules),
-        touches=touches,
-        unsupported=_unsupported(modules, algorithms, others),
+        touches=_touched(modules),
+        unsupported=(
+            *adapter.refused({leaf for leaves in modules.values() for leaf in leaves}),
+            *_unsupported(modules, algorithms, others),
+        ),
         trainer=trainer(header.metadata),
         epoch=stored_epoch(header.metadata),
         step=stored_step(header.metadata),
@@ -221,6 +234,8 @@ def inspect(path: str | Path) -> LoraInfo:
         resolution=training_resolution(header.metadata),
         prediction_type=prediction_type(header.metadata),
         metadata=header.metadata,
+        families=families,
+        stated_family=stated,
     )
 
 
@@ -238,107 +253,6 @@ def scan(path: str | Path) -> Scan:
         if stem and leaf not in {"alpha", "dora_scale", "magnitude"} and not (array != 0).any():
             zero.add(stem)
     return Scan(tuple(broken), tuple(sorted(zero)), len(modules))
-
-
-@dataclass(frozen=True)
-class _Adapter:
-    """One part's peft configuration: lora_alpha, its exceptions by module name, rsLoRA."""
-
-    alpha: float | None
-    patterns: Mapping[str, tuple[int, float]]
-    root: bool
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> _Adapter:
-        patterns: dict[str, tuple[int, float]] = {}
-        stored = config.get("alpha_pattern")
-        for order, (pattern, value) in enumerate(
-            stored.items() if isinstance(stored, dict) else ()
-        ):
-            number = _finite(value)
-            if number is not None:
-                patterns.setdefault(pattern.replace("\\.", "."), (order, number))
-        return cls(_finite(config.get("lora_alpha")), patterns, config.get("use_rslora") is True)
-
-    def alpha_of(self, name: str) -> float | None:
-        """peft's rule: the first pattern that is the module's name or its end after a dot.
-
-        peft reads patterns as regular expressions; one from a file could hang the program, so
-        only the plain names (or ^names) that trainers write are understood.
-        """
-        pieces = name.split(".")
-        ends = [".".join(pieces[start:]) for start in range(len(pieces))]
-        hits = [self.patterns[end] for end in ["^" + name, *ends] if end in self.patterns]
-        return min(hits)[1] if hits else self.alpha
-
-
-def _finite(value: object) -> float | None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-@dataclass(frozen=True)
-class AdapterScales:
-    """Alphas that stand outside the tensors: peft's ``lora_alpha`` and its patterns, by part."""
-
-    configs: Mapping[str, _Adapter]
-
-    @classmethod
-    def of(cls, header: Header) -> AdapterScales:
-        """From ``lora_adapter_metadata`` (diffusers) or ``adapter_config.json`` beside the file."""
-        stored = parse_json(header.metadata.get("lora_adapter_metadata"))
-        if stored is None and header.path.name == "adapter_model.safetensors":
-            stored = _config_beside(header.path)
-        configs: dict[str, dict[str, Any]] = {}
-        if isinstance(stored, dict):
-            if "lora_alpha" in stored:
-                configs[""] = stored
-            for key, value in stored.items():
-                prefix, _, name = key.partition(".")
-                if prefix in _ADAPTER_PARTS and name:
-                    configs.setdefault(_ADAPTER_PARTS[prefix], {})[name] = value
-        return cls({part: _Adapter.of(config) for part, config in configs.items()})
-
-    def resolve(
-        self, stem: str, rank: int, stored_alpha: float | None
-    ) -> tuple[float | None, float]:
-        """(alpha, effective scale) of a module; alpha None where nothing says, so scale is 1.
-
-        kohya: alpha missing or 0 means alpha = rank (networks/lora.py). peft: alpha / r, or
-        alpha / sqrt(r) with ``use_rslora``.
-        """
-        if stored_alpha is not None:
-            return (stored_alpha, stored_alpha / rank) if stored_alpha else (float(rank), 1.0)
-        part, name = split_stem(stem)
-        part = "unet" if part == "transformer" else part
-        config = self.configs.get(part) or self.configs.get("")
-        alpha = config.alpha_of(name) if config else None
-        if config is None or alpha is None:
-            return None, 1.0
-        return alpha, alpha / (math.sqrt(rank) if config.root else rank)
-
-
-_ADAPTER_PARTS = {
-    "unet": "unet",
-    "transformer": "unet",
-    "text_encoder": "te",
-    "text_encoder_2": "te2",
-    "text_encoder_3": "te3",
-}
-
-
-def _config_beside(path: Path) -> Any:
-    beside = path.with_name("adapter_config.json")
-    try:
-        return parse_json(read_utf8(beside, 10_000_000))
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def _stored_alphas(header: Header, modules: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
@@ -414,66 +328,56 @@ def _unsupported(
     if any("scalar" in leaves for leaves in modules.values()):
         found.append("unfolded LyCORIS scalars")
     others = tuple(others)
+    adapters = {without_adapter(key)[1] for key in others if split_key(key)}
+    adapters |= {without_adapter(key)[1] for leaves in modules.values() for key in leaves.values()}
+    if len(adapters) > 1:
+        found.append(f"several adapters ({', '.join(sorted(map(shorten, adapters - {''}))[:4])})")
     if any(key.startswith("bundle_emb.") for key in others):
         found.append("bundled embeddings")
-    found += [f"unknown key {shorten(key)}" for key in others if not key.startswith("bundle_emb.")]
+    if not found:
+        found = [f"unknown key {shorten(key)}" for key in others]
     return tuple(found[:5])
 
 
-def _family(header: Header, modules: Mapping[str, Mapping[str, str]]) -> str | None:
-    """Base family: by key names and the width of the cross-attention, else by metadata.
+_BASE_KEYS = ("ss_base_model_version", "modelspec.architecture")
 
-    attn2's to_k reads the text embedding: 768 wide in SD 1.x, 1024 in SD 2.x, 2048 in SDXL.
-    """
-    parts = {stem: split_stem(stem) for stem in modules}
+
+def _families(header: Header, modules: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """The families that have layers of the file's names and shapes."""
+    found = []
     for stem, leaves in modules.items():
-        part, name = parts[stem]
-        if part != "unet" or not re.search(r"attn2[._](?:processor[._])?to_[kv]$", name):
+        shapes = {leaf: header.tensors[key].shape for leaf, key in leaves.items()}
+        kind = algorithm(shapes)
+        if kind in {"norm", "incomplete"} or (kind == "full" and "diff" not in shapes):
             continue
-        width = _input_width(leaves, header.tensors)
-        for known, family in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl")):
-            if width == known:
-                return family
-    stated = _stated_family(header.metadata)
-    if stated or first_known(header.metadata, "ss_base_model_version", "modelspec.architecture"):
-        return stated  # None for a base that is none of these, such as chroma or lumina2
-    for _, name in parts.values():
-        if re.match(r"(?:double_blocks|single_blocks|single_transformer_blocks)[._]", name):
-            return "flux"
-        if re.match(r"joint_blocks[._]", name):
-            return "sd3"
-    found = {part for part, _ in parts.values()}
-    if any(re.match(r"transformer_blocks[._]\d+[._]attn[._]", name) for _, name in parts.values()):
-        return "sd3"
-    return "sdxl" if "te2" in found and "transformer" not in found else None
+        try:
+            shape = update_shape(kind, shapes) if kind in _SHAPED else None
+        except (KeyError, IndexError):
+            continue  # damaged; reading it says so
+        found.append((*split_stem(stem), shape))
+    one_encoder = any(stem.startswith("lora_te_") for stem in modules)
+    return families_of(found, one_encoder=one_encoder)
 
 
-def _input_width(leaves: Mapping[str, str], tensors: Mapping[str, TensorEntry]) -> int | None:
-    for leaf in ("down", "w1b", "diff"):
-        if leaf in leaves:
-            shape = tensors[leaves[leaf]].shape
-            return shape[1] if len(shape) > 1 else None
-    if "k1" in leaves or "k1b" in leaves:
-        one = tensors[leaves.get("k1") or leaves["k1b"]].shape
-        two_key = leaves.get("k2") or leaves.get("k2b")
-        if two_key and len(one) > 1 and len(tensors[two_key].shape) > 1:
-            return one[1] * tensors[two_key].shape[1]
-    return None
+_SHAPED = frozenset({"lora", "loha", "lokr", "full"})
 
 
-def _stated_family(metadata: Mapping[str, str]) -> str | None:
-    for key in ("ss_base_model_version", "modelspec.architecture"):
-        text = metadata.get(key, "").lower()
-        if re.search(r"sdxl|diffusion-xl|pony|illustrious", text):
-            return "sdxl"
-        if re.search(r"flux", text):
-            return "flux"
-        if re.search(r"diffusion-3|\bsd_?3", text):
-            return "sd3"
-        if re.search(r"\bsd_?(?:v?2)|diffusion-v2", text):
-            return "sd2"
-        if re.search(r"\bsd_?(?:v?1)|diffusion-v1", text):
-            return "sd1"
+def _family(families: Sequence[str], stated: str | None) -> str | None:
+    """One family of those that the shapes allow, by what metadata state where shapes do not tell.
+
+    Shapes cannot lie, metadata can; but metadata alone tell apart what has the same shapes.
+    """
+    if stated and (not families or stated in families or ALL[stated].like in families):
+        return stated
+    return families[0] if len(families) == 1 else None
+
+
+def _stated_family(metadata: Mapping[str, str], base_model: str | None) -> str | None:
+    """The family that the base model's name in the metadata means."""
+    for text in (*(metadata.get(key) for key in _BASE_KEYS), base_model):
+        family = family_stated(text or "")
+        if family:
+            return family
     return "sd2" if metadata.get("ss_v2") == "True" else None
 
 
@@ -503,22 +407,3 @@ def _describe_no_lora(header: Header) -> str:
     else:
         kind = f"safetensors of an unknown kind (its first key is {shorten(keys[0], 60)})"
     return f"{name} is not a LoRA but {kind}."
-
-
-def require_family(info: LoraInfo, family: str, model: str) -> None:
-    """Refuse a LoRA before anything is loaded where its base family or its kind cannot fit.
-
-    ``family`` is the chosen model's (sd1, sd2, sdxl, sd3, flux), ``model`` its name for people.
-    """
-    name = show(info.path)
-    if info.unsupported:
-        raise UserError(
-            f"{name} holds {', '.join(info.unsupported)}, which cannot be applied; "
-            "use a LoRA, LoCon, LoHa, LoKr, DoRA or full-difference file."
-        )
-    if info.family and info.family != family:
-        raise UserError(
-            f"{name} was trained on {FAMILY_NAMES[info.family]}, but {one_line(model)} is "
-            f"{FAMILY_NAMES.get(family, family)}; give a {FAMILY_NAMES[info.family]} model with "
-            f"{named('model')}."
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 PART_NAMES = {
     "unet": "UNet",
@@ -21,12 +21,12 @@ _LEAVES = {
     ".lora_mid.weight": "mid",
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
-    ".lora_A.default.weight": "down",
-    ".lora_B.default.weight": "up",
     ".lora.down.weight": "down",
     ".lora.up.weight": "up",
     "_lora.down.weight": "down",
     "_lora.up.weight": "up",
+    ".down.weight": "down",  # XLabs, see `_LEAF_PATTERN`
+    ".up.weight": "up",
     ".lora_linear_layer.down.weight": "down",
     ".lora_linear_layer.up.weight": "up",
     ".lora_B.bias": "up_bias",
@@ -37,7 +37,6 @@ _LEAVES = {
     ".dora_scale": "dora_scale",
     ".lora_magnitude_vector": "magnitude",
     ".lora_magnitude_vector.weight": "magnitude",
-    ".lora_magnitude_vector.default.weight": "magnitude",
     ".hada_w1_a": "w1a",
     ".hada_w1_b": "w1b",
     ".hada_w2_a": "w2a",
@@ -63,7 +62,6 @@ _LEAVES = {
     ".oft_blocks": "oft",
     ".oft_diag": "oft",
     ".oft_R.weight": "oft",
-    ".oft_R.default.weight": "oft",
     ".on_input": "ia3",
     ".ia3_l": "ia3",
     ".ia3_l.weight": "ia3",
@@ -71,10 +69,20 @@ _LEAVES = {
     ".reshape_weight": "set",
     ".scalar": "scalar",
 }
+_XLABS = (".down.weight", ".up.weight")
 _LEAF_PATTERN = re.compile(
     "(?:"
-    + "|".join(re.escape(ending) for ending in sorted(_LEAVES, key=len, reverse=True))
+    + "|".join(
+        (r"(?<=_lora[12])" if ending in _XLABS else "") + re.escape(ending)
+        for ending in sorted(_LEAVES, key=len, reverse=True)
+    )
     + r")\Z"
+)
+# peft has the adapter's name in the keys of a whole state: lora_A.my_style.weight, hada_w1_a.dog.
+_ADAPTER_NAME = re.compile(
+    r"(?P<factor>\.(?:lora_[AB]|lora_magnitude_vector|oft_R|hada_w[12]_[ab]|hada_t[12]"
+    r"|lokr_w[12](?:_[ab])?|lokr_t2))\.(?P<adapter>(?!weight\Z|bias\Z)[\w-]+)"
+    r"(?P<rest>\.weight|\.bias|)\Z"
 )
 # Kinds that are only named, never applied: several of their keys share one leaf.
 _MANY = frozenset({"glora", "oft", "ia3", "set"})
@@ -89,10 +97,19 @@ def split_key(key: str) -> tuple[str, str] | None:
     Leaves: down, up, mid, alpha; dora_scale, magnitude; w1a to w2b, t1, t2 (LoHa); k1 to k2b, kt2
     (LoKr); diff, diff_b, w_norm, b_norm, up_bias; glora, oft, ia3, set, scalar (not supported).
     """
+    key = without_adapter(key)[0]
     found = _LEAF_PATTERN.search(key)
     if found is None or found.start() == 0:
         return None
     return key[: found.start()], _LEAVES[found.group()]
+
+
+def without_adapter(key: str) -> tuple[str, str]:
+    """(the key without an adapter's name in it, that name or "")."""
+    named = _ADAPTER_NAME.search(key)
+    if named is None:
+        return key, ""
+    return key[: named.start()] + named["factor"] + named["rest"], named["adapter"]
 
 
 def group_keys(keys: Iterable[str]) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
@@ -138,6 +155,33 @@ def algorithm(leaves: Iterable[str]) -> str:
     if have & {"w_norm", "b_norm"}:
         return "norm"
     return "incomplete"
+
+
+def update_shape(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Shape of the update that factors of these shapes make, by `algorithm` and leaf.
+
+    [out, in, *kernel], or [out, in * kernel] where the factors do not tell the kernel. Raises
+    KeyError or IndexError where a factor is missing or no matrix.
+    """
+    f = shapes
+    if kind in {"full", "norm"}:
+        return next(f[leaf] for leaf in ("diff", "w_norm", "diff_b", "b_norm") if leaf in f)
+    if kind == "lora":
+        kernel = f["mid"][2:] if "mid" in f else f["down"][2:]
+        return (f["up"][0], f["down"][1], *kernel)
+    if kind == "loha":
+        if "t1" in f:
+            return (f["w1a"][1], f["w1b"][1], *f["t1"][2:])
+        return (f["w1a"][0], f["w1b"][1])
+    a, c = f["k1"][:2] if "k1" in f else (f["k1a"][0], f["k1b"][1])
+    kernel = ()
+    if "k2" in f:
+        b, d, kernel = f["k2"][0], f["k2"][1], f["k2"][2:]
+    elif "kt2" in f:
+        b, d, kernel = f["k2a"][1], f["k2b"][1], f["kt2"][2:]
+    else:
+        b, d = f["k2a"][0], f["k2b"][1]
+    return (a * b, c * d, *kernel)
 
 
 # Prefixes of stems -> the part of the model. Longest first where one begins another.

@@ -226,10 +226,10 @@ def to_checkpoint(folder: Path, family: str) -> dict[str, Any]:
 
 
 def _unet_names(weights: dict[str, Any]) -> dict[str, Any]:
-    from generation.loras.deltas import _sgm_names
+    from generation.families.unet import stability_names
 
     modules = sorted({name.rpartition(".")[0] for name in weights})
-    renamed = {ours[0]: theirs for theirs, ours, _ in _sgm_names(modules)}
+    renamed = {ours[0]: theirs for theirs, ours, _ in stability_names(modules)}
     return {
         f"{renamed[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": value
         for name, value in weights.items()
@@ -293,14 +293,14 @@ def _open_clip(weights: dict[str, Any]) -> dict[str, Any]:
 def _sd3_names(weights: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from generation.loras.deltas import _transformer_names
+    from generation.families.sd3 import stability_names
 
     modules = sorted({name.rpartition(".")[0] for name in weights})
     found = {
         "pos_embed": weights["pos_embed.pos_embed"],
         **{f"context_embedder.{x}": weights[f"context_embedder.{x}"] for x in ("weight", "bias")},
     }
-    for theirs, ours, swap in _transformer_names(modules):
+    for theirs, ours, swap in stability_names(modules):
         for leaf in ("weight", "bias"):
             value = torch.cat([weights[f"{name}.{leaf}"] for name in ours])
             if swap:

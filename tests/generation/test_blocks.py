@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 import sample_data
 from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key
 from generation.errors import UserError
-from generation.loras import deltas
+from generation.families import FAMILIES, flux
+from generation.families.unet import stability_names
 from generation.loras.blocks import block_names, parse
-from generation.renderers.diffusers.models import CONFIGS, FAMILIES
+from generation.renderers.diffusers.models import CONFIGS
 
 COUNTS = {"sd1": (17, 26), "sd2": (17, 26), "sdxl": (12, 20), "flux": (58, 61), "sd3": (25, 39)}
 LORA = sample_data.PATH / "lora" / "pstr.safetensors"
@@ -163,7 +164,7 @@ def test_unet_blocks_are_stabilitys(family: str) -> None:
 
     own = dict(unet.named_parameters())
     modules = list(dict.fromkeys(name.rpartition(".")[0] for name in own))
-    alias = {pieces[0]: theirs for theirs, pieces, _ in deltas._sgm_names(modules)}
+    alias = {pieces[0]: theirs for theirs, pieces, _ in stability_names(modules)}
     theirs = {}  # Stability's name -> ours
     for name in own:
         module, _, leaf = name.rpartition(".")
@@ -241,9 +242,9 @@ def test_flux_blocks() -> None:
     assert {name.split(".")[0] for name, block in outside.items() if block == "IN"} == {
         "x_embedder", "context_embedder", "time_text_embed"
     }  # fmt: skip
-    # Black Forest Labs' names, as deltas knows them, number the same blocks.
+    # Black Forest Labs' names, as its LoRAs spell them, number the same blocks.
     modules = list(dict.fromkeys(name.rpartition(".")[0] for _, name in keys))
-    for theirs, pieces, _ in deltas._transformer_names(modules):
+    for theirs, pieces, _ in flux.bfl_names(modules):
         kind, number = (*theirs.split("."), "")[:2]
         blocks = {b for (_, n), b in found.items() if n.rpartition(".")[0] in pieces}
         if kind in {"double_blocks", "single_blocks"}:

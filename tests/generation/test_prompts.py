@@ -19,6 +19,7 @@ import torch  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.errors import UserError  # noqa: E402
+from generation.families import FAMILIES  # noqa: E402
 from generation.renderers.diffusers import prompts  # noqa: E402
 from generation.renderers.diffusers.models import (  # noqa: E402
     CONFIGS,
@@ -32,6 +33,7 @@ Encoded = Mapping[str, torch.Tensor]
 
 WITH_UNET = ["demo", "sd1", "sd2", "sdxl"]
 WITH_T5 = ["sd3", "flux"]
+CHUNKED = [family for family, traits in FAMILIES.items() if traits.chunked]
 LENGTH = 24
 """What the tiny text encoders read at once: 22 tokens of text."""
 
@@ -694,7 +696,7 @@ def test_a_picture_changes_with_the_weight(model_folder: Path) -> None:
 def test_attention_weights_are_told_once(prompt: str) -> None:
     found = [prompts.check(["a cat", prompt, "((another))"], family) for family in WITH_T5]
     assert all(len(told) == 1 and told[0].endswith(": " + prompt) for told in found)
-    assert not any(prompts.check([prompt], family) for family in prompts.CHUNKED)
+    assert not any(prompts.check([prompt], family) for family in CHUNKED)
 
 
 @pytest.mark.parametrize(
@@ -720,7 +722,7 @@ def test_names_and_faces_are_no_weights(prompt: str) -> None:
     ],
 )  # fmt: skip
 def test_prompt_editing_and_alternation_are_told_once(prompt: str) -> None:
-    for family in (*prompts.CHUNKED, *WITH_T5):
+    for family in (*CHUNKED, *WITH_T5):
         found = prompts.check(["a [cat]", prompt, "[another|one]"], family)
         assert [text.endswith("such prompt: " + prompt) for text in found if "editing" in text] == [
             True

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from generation.errors import UserError, first_line, named
+from generation.families import FAMILIES
 
 
 def choose_device(wanted: str = "auto") -> str:
@@ -40,13 +41,13 @@ def choose_device(wanted: str = "auto") -> str:
 def choose_dtype(device: str, wanted: str = "auto", family: str = "") -> str:
     """float32 on the CPU; on a GPU float16, whose rounding is 8 times finer than bfloat16's.
 
-    FLUX.1 was trained in bfloat16, and its activations overflow float16.
+    Families that were trained in bfloat16 overflow float16 and say so.
     """
     if wanted != "auto":
         return wanted
     if device == "cpu":
         return "float32"
-    return "bfloat16" if family == "flux" else "float16"
+    return FAMILIES[family].half if family else "float16"
 
 
 def devices(device: str) -> list[str]:

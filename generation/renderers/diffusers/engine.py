@@ -28,11 +28,12 @@ import transformers
 
 from generation.cells import Case, Cell, Checkpoint
 from generation.errors import UserError, first_line, named
+from generation.families import Rendering
 from generation.loras import deltas
 from generation.loras.blocks import BlockWeights
 from generation.renderers.diffusers import batches, prompts
 from generation.renderers.diffusers.devices import choose_device, choose_dtype, devices
-from generation.renderers.diffusers.models import BaseModel, Family, find_model, load_pipeline
+from generation.renderers.diffusers.models import BaseModel, find_model, load_pipeline
 from generation.renderers.diffusers.rows import RowStrengths
 from generation.renderers.diffusers.samplers import SAMPLERS, scheduler, scheduler_record
 
@@ -121,12 +122,12 @@ class Engine:
         self.clip_skip, self.batch_size = clip_skip, batch_size
         self.low_vram, self.mixed = low_vram, mixed
         self.device = torch.device(device)
-        self.traits: Family = model.traits
+        self.traits: Rendering = model.traits
         self.pipe: Any = load_pipeline(model, getattr(torch, dtype))
         self.pipe.scheduler = scheduler(sampler, model)
         self.pipe.set_progress_bar_config(disable=True)
-        if model.family == "sdxl" and self.pipe.vae.config.force_upcast and dtype == "float16":
-            # SDXL's own VAE overflows float16. Other families' have the flag by default only.
+        if self.traits.vae_overflows and self.pipe.vae.config.force_upcast and dtype == "float16":
+            # Other families' VAEs have the flag by default only.
             self.pipe.vae.to(torch.float32)
         self._parts = {
             part: module
@@ -426,10 +427,8 @@ class Engine:
     def _scaled(self, latents: torch.Tensor) -> Sequence[torch.Tensor]:
         """Each picture's latents as the VAE takes them, in float32."""
         config = self.pipe.vae.config
-        if self.model.family == "flux":
-            latents = self.pipe._unpack_latents(
-                latents, self.height, self.width, self.pipe.vae_scale_factor
-            )
+        if self.traits.unpack is not None:
+            latents = self.traits.unpack(self.pipe, latents, self.height, self.width)
         z = latents.to(torch.float32)
         if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
             mean, std = (

@@ -20,44 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from generation.errors import UserError, first_line, named
+from generation.families import FAMILIES, Rendering, words
 from generation.files import read_json
-from generation.loras.inspection import FAMILY_NAMES, Header, read_header, sha256
+from generation.loras.container import Header, read_header, sha256
 
 CONFIGS = Path(__file__).with_name("configs")
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a family needs: its diffusers pipeline and the settings people start from.
-
-    `multiple` is what both sides of a picture must be divisible by, in pixels; `flow` marks models
-    trained for flow matching, which keep their own scheduler. `encoders` are the text encoders that
-    a LoRA can change, in the pipeline's order.
-    """
-
-    pipeline: str
-    denoiser: str
-    multiple: int
-    guidance_scale: float
-    flow: bool = False
-    negative: bool = True
-    steps: int = 25
-    encoders: tuple[str, ...] = ("te",)
-
-
-FAMILIES: Mapping[str, Family] = {
-    "sd1": Family("StableDiffusionPipeline", "unet", 8, 7.0),
-    "sd2": Family("StableDiffusionPipeline", "unet", 8, 7.0),
-    "sdxl": Family("StableDiffusionXLPipeline", "unet", 8, 7.0, encoders=("te", "te2")),
-    "sd3": Family(
-        "StableDiffusion3Pipeline", "transformer", 16, 5.0, flow=True, encoders=("te", "te2", "te3")
-    ),
-    "flux": Family(
-        "FluxPipeline", "transformer", 16, 3.5, flow=True, negative=False, encoders=("te", "te2")
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -67,8 +36,8 @@ class BaseModel:
     `path` is a diffusers folder or a single checkpoint; `config` is the folder of configurations
     that a single checkpoint needs (None for a folder). `digest` is the SHA-256 of a checkpoint, or
     of a folder's names and contents. `scheduler` is the model's own scheduler configuration.
-    `few_steps` marks a FLUX.1 without a guidance input: schnell, which its model card renders in
-    4 steps without guidance.
+    `few_steps` marks a model of a guided family without a guidance input, such as FLUX.1 schnell,
+    which its model card renders in 4 steps without guidance.
     """
 
     name: str
@@ -82,9 +51,11 @@ class BaseModel:
     few_steps: bool = False
 
     @property
-    def traits(self) -> Family:
+    def traits(self) -> Rendering:
         usual = FAMILIES[self.family]
-        return replace(usual, steps=4, guidance_scale=0.0) if self.few_steps else usual
+        if not self.few_steps:
+            return usual
+        return replace(usual, steps=usual.few_steps, guidance_scale=0.0)
 
 
 def find_model(
@@ -119,9 +90,10 @@ def find_model(
     width, height = _folder_size(folder, family)
     scheduler = _scheduler_config(folder, prediction_type)
     # diffusers takes a missing entry for False too.
-    few = family == "flux" and not _config(folder, "transformer").get("guidance_embeds", False)
+    traits = FAMILIES[family]
+    few = traits.few_steps and not _config(folder, traits.denoiser).get("guidance_embeds", False)
     digest = folder_digest(folder)
-    return BaseModel(name, folder, family, width, height, digest, scheduler, few_steps=few)
+    return BaseModel(name, folder, family, width, height, digest, scheduler, few_steps=bool(few))
 
 
 def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
@@ -139,7 +111,7 @@ def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
             field=field,
         ) from error
     if not families:
-        known = ", ".join(FAMILY_NAMES[family] for family in FAMILIES)
+        known = ", ".join(words(family) for family in FAMILIES)
         raise UserError(
             f"{name or folder} is a {kind}, which cannot be rendered here; use a "
             f"text-to-image model of {known}.",
@@ -179,8 +151,7 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
                 str(model.path), use_safetensors=True, variant="fp16" if half else None, **options
             )
         if model.traits.flow:
-            name = {"sd3": "SD3Transformer2DModel", "flux": "FluxTransformer2DModel"}[model.family]
-            transformer = getattr(diffusers, name).from_single_file(
+            transformer = getattr(diffusers, model.traits.model).from_single_file(
                 str(model.path), config=str(model.config), subfolder="transformer", **options
             )
             return kind.from_pretrained(str(model.config), transformer=transformer, **options)
@@ -215,7 +186,7 @@ def _single_file(
     if config is None:
         if FAMILIES[family].flow:
             raise UserError(
-                f"{name} is {FAMILY_NAMES[family]} without configurations; add "
+                f"{name} is {words(family)} without configurations; add "
                 f"{named('model_config')} FOLDER, a diffusers folder of that family with its text "
                 "encoders.",
                 field="model",
@@ -229,7 +200,7 @@ def _single_file(
         config = CONFIGS / family
     elif folder_family(config, field="model_config") != family:
         raise UserError(
-            f"{config} is not {FAMILY_NAMES[family]}, which {name} is; name a "
+            f"{config} is not {words(family)}, which {name} is; name a "
             "diffusers folder of its family.",
             field="model_config",
         )
@@ -242,9 +213,9 @@ def _single_file(
     digest = sha256(path)
     if config.parent != CONFIGS:
         digest = hashlib.sha256((digest + folder_digest(config)).encode()).hexdigest()
-    # Black Forest Labs' name of the layers, and diffusers'.
-    guided = any("guidance_in." in key or "guidance_embedder." in key for key in header.tensors)
-    few = family == "flux" and not guided
+    traits = FAMILIES[family]
+    guided = any(layer in key for key in header.tensors for layer in traits.guided_by)
+    few = bool(traits.few_steps) and not guided
     return BaseModel(name, path, family, width, height, digest, scheduler, config, few)
 
 

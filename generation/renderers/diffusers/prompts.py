@@ -14,14 +14,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from generation.errors import UserError, named
+from generation.families import FAMILIES
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Piece", "attention", "blocks", "check", "embeddings"]
-
-CHUNKED = frozenset({"sd1", "sd2", "sdxl"})
-"""Families whose UNet attends to CLIP's hidden states, however many there are."""
 
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
 """A1111's word that ends a chunk, with the blanks around it."""
@@ -72,7 +70,7 @@ def check(prompts: Iterable[str], family: str) -> list[str]:
     for prompt in prompts:
         if (tag := _TAG.search(prompt)) is not None:
             raise _tag_problem(tag)
-        if family not in CHUNKED:
+        if not FAMILIES[family].chunked:
             weighted = weighted or (prompt if _has_weights(prompt) else "")
         edited = edited or (prompt if _is_edited(prompt) else "")
         composed = composed or (prompt if _AND.search(prompt) else "")
@@ -220,7 +218,7 @@ def blocks(pipe: Any, family: str, prompt: str, negative: str = "", *, guided: b
 
     Only tokenises. Cases share a batch when this is equal: their embeddings are then as long.
     """
-    if family not in CHUNKED:
+    if not FAMILIES[family].chunked:
         return 1
     texts = [attention(text) for text in ((prompt, negative) if guided else (prompt,))]
     return max(len(_chunks(part[0], text)) for text in texts for part in _parts(pipe))
@@ -262,7 +260,8 @@ def embeddings(
     "Clip skip: 2" is 1 here. Raises UserError if it leaves none, and for weights so large that
     nothing finite is left.
     """
-    if family != "flux":
+    traits = FAMILIES[family]
+    if traits.clip_skip:
         layers = min(encoder.config.num_hidden_layers for _, encoder in _parts(pipe))
         if clip_skip >= layers:
             raise UserError(
@@ -270,16 +269,16 @@ def embeddings(
                 f"{layers} layers; give less.",
                 field="clip_skip",
             )
-    if family not in CHUNKED:
+    if traits.encode is not None:
         texts = _unescaped(prompt), _unescaped(negative)
-        return _short(pipe, family, *texts, device, guided, clip_skip)
+        return dict(traits.encode(pipe, *texts, device, guided, clip_skip))
     count = blocks(pipe, family, prompt, negative, guided=guided)
     read = [attention(text) for text in ((prompt, negative) if guided else (prompt,))]
     # diffusers skips no layers for the negative prompt, and for SD 1.x and 2.x it looks for the
     # final norm where newer transformers have none.
     if count == 1 and not clip_skip and all(_is_plain(parts) for parts in read):
         plain = ["".join(piece.text for piece in parts[0]) for parts in read]
-        return _short(pipe, family, plain[0], plain[-1], device, guided, clip_skip)
+        return _short(pipe, plain[0], plain[-1], device, guided)
     found: dict[str, torch.Tensor] = {}
     for twin, text, parts in zip(("", "negative_"), (prompt, negative), read, strict=False):
         hidden, pooled = _long(pipe, family, parts, count, device, clip_skip)
@@ -306,26 +305,15 @@ def _unescaped(text: str) -> str:
 
 
 def _short(
-    pipe: Any,
-    family: str,
-    prompt: str,
-    negative: str,
-    device: torch.device | str,
-    guided: bool,
-    clip_skip: int,
+    pipe: Any, prompt: str, negative: str, device: torch.device | str, guided: bool
 ) -> dict[str, torch.Tensor]:
     """As diffusers encodes."""
-    common: dict[str, Any] = {"prompt": prompt, "device": device, "num_images_per_prompt": 1}
-    if family == "flux":
-        embeds, pooled, _ = pipe.encode_prompt(**common, prompt_2=None)
-        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
-    if family == "sd3":
-        common |= {"prompt_2": None, "prompt_3": None}
     encoded = pipe.encode_prompt(
-        **common,
+        prompt=prompt,
+        device=device,
+        num_images_per_prompt=1,
         do_classifier_free_guidance=guided,
         negative_prompt=negative,
-        clip_skip=clip_skip or None,
     )
     names = (
         "prompt_embeds",
@@ -351,15 +339,16 @@ def _long(
 
     pooled = None
     by_encoder = []
+    penultimate = FAMILIES[family].penultimate
     for tokenizer, encoder in _parts(pipe):
         chunks = _chunks(tokenizer, parts)
         joined = []
         for chunk in [*chunks, *[[]] * (count - len(chunks))]:
             output = _encode(tokenizer, encoder, [token.id for token in chunk], device)
-            states = _states(encoder, output, clip_skip, family)
+            states = _states(encoder, output, clip_skip, penultimate)
             joined.append(_weighted(states, [token.weight for token in chunk]))
             # Only an encoder with a projection has it, and only SDXL's UNet takes it.
-            if family == "sdxl" and pooled is None:
+            if penultimate and pooled is None:
                 pooled = getattr(output, "text_embeds", None)
         by_encoder.append(torch.cat(joined, dim=1))
     return torch.cat(by_encoder, dim=-1), pooled
@@ -418,12 +407,12 @@ def _encode(tokenizer: Any, encoder: Any, chunk: list[int], device: torch.device
     return encoder(padded, attention_mask=mask, output_hidden_states=True)
 
 
-def _states(encoder: Any, output: Any, clip_skip: int, family: str) -> torch.Tensor:
+def _states(encoder: Any, output: Any, clip_skip: int, penultimate: bool) -> torch.Tensor:
     """The hidden states that the family's UNet was trained on, `clip_skip` layers earlier.
 
     SDXL takes the last layer but one as it is; the others the last, after the final norm.
     """
-    if family == "sdxl":
+    if penultimate:
         states = output.hidden_states[-(clip_skip + 2)]
     elif clip_skip:
         # Older transformers have the layers one module deeper.

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 
 from generation.errors import UserError, named
-from generation.loras.inspection import FAMILY_NAMES
+from generation.families import words
 from generation.renderers.diffusers.models import BaseModel
 
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -71,7 +71,7 @@ def scheduler(name: str, model: BaseModel) -> Any:
     if model.traits.flow:
         if name not in {"", "euler"}:
             raise UserError(
-                f"{name} does not fit {FAMILY_NAMES[model.family]}, which is trained "
+                f"{name} does not fit {words(model.family)}, which is trained "
                 f"for flow matching; leave {named('sampler')} out.",
                 field="sampler",
             )

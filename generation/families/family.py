@@ -1,0 +1,119 @@
+"""What a family is: the layers of its published models, its names for them, how it is rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Layers = Mapping[str, tuple[int, ...]]
+"""Module names, as in diffusers unless said otherwise -> the shape of their weight."""
+
+Aliases = Iterator[tuple[str, tuple[str, ...], bool]]
+"""(another name, diffusers' modules that it fuses, whether the output's two halves are swapped)."""
+
+
+@dataclass(frozen=True)
+class BlockLists:
+    """The lists that block weights can be given in, shortest first, and their named lists.
+
+    `kinds` are the names, and other spellings of them, that stand for several blocks. `stacks` say
+    which blocks a transformer's modules lie in; a name that begins as none of them lies in
+    `elsewhere`. `encoders` are the blocks of text encoders that have one of their own.
+    """
+
+    lists: tuple[tuple[str, ...], ...]
+    kinds: Mapping[str, str]
+    presets: Mapping[str, str] = field(default_factory=dict)
+    stacks: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: str = "BASE"
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = True
+    """Whether the longest list names all blocks of every model of the family."""
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        return self.lists[-1]
+
+
+def blocks(kind: str, *numbers: int) -> tuple[str, ...]:
+    """Names of blocks as lists have them: IN01, IN02."""
+    return tuple(f"{kind}{number:02d}" for number in numbers)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a family is rendered: its diffusers pipeline and the settings people start from.
+
+    `denoiser` is the pipeline's component and the LoRA's part, `model` its class where a single
+    checkpoint holds nothing else. `multiple` is what both sides of a picture must be divisible by,
+    in pixels; `flow` marks models trained for flow matching, which keep their own scheduler.
+    `encoders` are the text encoders that a LoRA can change, in the pipeline's order. `half` is the
+    16-bit format that its numbers fit into; `vae_overflows` says that its VAE does not fit float16.
+
+    `chunked` families read prompts of any length in CLIP's chunks, and A1111's attention weights
+    (`generation.renderers.diffusers.prompts`); the others encode with `encode(pipe, prompt,
+    negative, device, guided, clip_skip)`, which returns the text arguments of the pipeline's call.
+    `penultimate` ones take CLIP's last layer but one, and the second encoder's pooled output.
+    `unpack(pipe, latents, height, width)` makes latents ready for the VAE.
+
+    `guided_by` begin the names of the layers that read a guidance scale: a model of the family
+    without them is distilled to `few_steps` steps without guidance.
+    """
+
+    pipeline: str
+    denoiser: str
+    multiple: int
+    guidance_scale: float
+    blocks: BlockLists
+    model: str = ""
+    flow: bool = False
+    negative: bool = True
+    clip_skip: bool = True
+    steps: int = 25
+    encoders: tuple[str, ...] = ("te",)
+    sampler: str = "dpmpp_2m_karras"
+    half: str = "float16"
+    vae_overflows: bool = False
+    chunked: bool = True
+    penultimate: bool = False
+    encode: Callable[..., Mapping[str, Any]] | None = None
+    unpack: Callable[[Any, Any, int, int], Any] | None = None
+    guided_by: tuple[str, ...] = ()
+    few_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models that LoRAs are made for.
+
+    `models` are the layers of its published denoisers, one entry for each size; a layer that is
+    spelt in two ways may stand twice. `aliases` gives further names of a model's modules, from
+    diffusers' names of them. `encoders` are its text encoders' layers, by the LoRA's part.
+    `stated` finds the family in what metadata say of the base model (lower case). `rendering` is
+    None for a family that is only recognised. `like` is a family that has the same layers, so that
+    only metadata tell the two apart.
+    """
+
+    id: str
+    words: str
+    models: tuple[Layers, ...]
+    stated: str
+    aliases: Callable[[Sequence[str]], Aliases] | None = None
+    encoders: Mapping[str, Layers] = field(default_factory=dict)
+    rendering: Rendering | None = None
+    like: str = ""
+
+
+def stack(name: str, count: int, layers: Layers, first: int = 0) -> Layers:
+    """The layers of `count` equal blocks: {"name.0.layer": shape, ...}."""
+    return {
+        f"{name}.{block}.{layer}": shape
+        for block in range(first, first + count)
+        for layer, shape in layers.items()
+    }
+
+
+def linear(names: str, out: int, inside: int) -> Layers:
+    """Layers of one shape: `linear("to_q to_k", 8, 4)` is {"to_q": (8, 4), "to_k": (8, 4)}."""
+    return {name: (out, inside) for name in names.split()}

@@ -1,0 +1,212 @@
+"""FLUX.1 (dev, schnell, Krea, Kontext: one architecture)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from generation.families.family import (
+    Aliases,
+    BlockLists,
+    Family,
+    Layers,
+    Rendering,
+    blocks,
+    linear,
+    stack,
+)
+from generation.families.text import CLIP_L, T5_XXL
+
+
+def layers(width: int, double: int, single: int) -> Layers:
+    """Double and single blocks without modulations, which FLUX.1, Chroma and kin have alike."""
+    image = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
+    text = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
+    return {
+        **stack(
+            "transformer_blocks",
+            double,
+            {
+                **linear(f"{image} {text}", width, width),
+                **linear("ff.net.0.proj ff_context.net.0.proj", 4 * width, width),
+                **linear("ff.net.2 ff_context.net.2", width, 4 * width),
+            },
+        ),
+        **stack(
+            "single_transformer_blocks",
+            single,
+            {
+                **linear("attn.to_q attn.to_k attn.to_v", width, width),
+                **linear("proj_mlp", 4 * width, width),
+                **linear("proj_out", width, 5 * width),
+            },
+        ),
+        **linear("proj_out", 64, width),
+    }
+
+
+def modulations(width: int, double: int, single: int) -> Layers:
+    """The modulations of those blocks."""
+    both = linear("norm1.linear norm1_context.linear", 6 * width, width)
+    return {
+        **stack("transformer_blocks", double, both),
+        **stack("single_transformer_blocks", single, linear("norm.linear", 3 * width, width)),
+        **linear("norm_out.linear", 2 * width, width),
+    }
+
+
+_DOUBLE = {
+    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "img_attn.proj": ("attn.to_out.0",),
+    "txt_attn.proj": ("attn.to_add_out",),
+    "img_mlp.0": ("ff.net.0.proj",),
+    "img_mlp.2": ("ff.net.2",),
+    "txt_mlp.0": ("ff_context.net.0.proj",),
+    "txt_mlp.2": ("ff_context.net.2",),
+    "img_mod.lin": ("norm1.linear",),
+    "txt_mod.lin": ("norm1_context.linear",),
+    "img_attn.norm.query_norm": ("attn.norm_q",),
+    "img_attn.norm.key_norm": ("attn.norm_k",),
+}
+_SINGLE = {
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+    "linear2": ("proj_out",),
+    "modulation.lin": ("norm.linear",),
+}
+# XLabs' trainer (https://github.com/XLabs-AI/x-flux) names its processors' layers; 1 is the
+# picture's stream, 2 the text's.
+_XLABS_DOUBLE = {
+    "processor.qkv_lora1": _DOUBLE["img_attn.qkv"],
+    "processor.qkv_lora2": _DOUBLE["txt_attn.qkv"],
+    "processor.proj_lora1": _DOUBLE["img_attn.proj"],
+    "processor.proj_lora2": _DOUBLE["txt_attn.proj"],
+}
+_XLABS_SINGLE = {
+    "processor.qkv": _DOUBLE["img_attn.qkv"],
+    "processor.proj": ("proj_out",),
+}
+_SINGLES = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+}
+
+
+def bfl_names(names: Sequence[str]) -> Aliases:
+    """Black Forest Labs' names (double_blocks, single_blocks) of diffusers' modules.
+
+    Black Forest Labs store (shift, scale) in the closing modulation, diffusers (scale, shift).
+    """
+    have = set(names)
+    yield from _in_blocks(names, _DOUBLE, _SINGLE)
+    for alias, ours in _SINGLES.items():
+        if ours in have:
+            yield alias, (ours,), False
+    if "proj_out" in have:
+        yield "final_layer.linear", ("proj_out",), False
+    if "norm_out.linear" in have:
+        yield "final_layer.adaLN_modulation.1", ("norm_out.linear",), True
+
+
+def lora_names(names: Sequence[str]) -> Aliases:
+    """Black Forest Labs' names and those of XLabs' trainer."""
+    yield from bfl_names(names)
+    yield from _in_blocks(names, _XLABS_DOUBLE, _XLABS_SINGLE)
+
+
+def _in_blocks(
+    names: Sequence[str],
+    double: Mapping[str, tuple[str, ...]],
+    single: Mapping[str, tuple[str, ...]],
+) -> Aliases:
+    have = set(names)
+    for theirs, ours, table in (
+        ("double_blocks", "transformer_blocks", double),
+        ("single_blocks", "single_transformer_blocks", single),
+    ):
+        found = (re.match(rf"{ours}\.(\d+)\.", name) for name in names)
+        for block in range(1 + max((int(match[1]) for match in found if match), default=-1)):
+            for key, pieces in table.items():
+                full = tuple(f"{ours}.{block}.{piece}" for piece in pieces)
+                if have.issuperset(full):
+                    yield f"{theirs}.{block}.{key}", full, False
+
+
+def encode(
+    pipe: Any, prompt: str, _negative: str, device: Any, _guided: bool, _clip_skip: int
+) -> Mapping[str, Any]:
+    """As diffusers encodes; T5 sees 512 tokens, CLIP 77; there is no negative prompt."""
+    embeds, pooled, _ = pipe.encode_prompt(
+        prompt=prompt, prompt_2=None, device=device, num_images_per_prompt=1
+    )
+    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+
+def unpack(pipe: Any, latents: Any, height: int, width: int) -> Any:
+    """Latents in patches -> as the VAE takes them."""
+    return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+
+
+_WIDTH = 3072
+FLUX = Family(
+    id="flux",
+    words="FLUX.1",
+    models=(
+        {
+            **layers(_WIDTH, 19, 38),
+            **modulations(_WIDTH, 19, 38),
+            **linear("x_embedder", _WIDTH, 64),
+            **linear("context_embedder", _WIDTH, 4096),
+            **linear("time_text_embed.timestep_embedder.linear_1", _WIDTH, 256),
+            **linear("time_text_embed.timestep_embedder.linear_2", _WIDTH, _WIDTH),
+            **linear("time_text_embed.guidance_embedder.linear_1", _WIDTH, 256),
+            **linear("time_text_embed.guidance_embedder.linear_2", _WIDTH, _WIDTH),
+            **linear("time_text_embed.text_embedder.linear_1", _WIDTH, 768),
+            **linear("time_text_embed.text_embedder.linear_2", _WIDTH, _WIDTH),
+        },
+    ),
+    stated=r"flux(?![._ -]?(?:2|3|v2))",
+    aliases=lora_names,
+    # Flux keeps T5 as its second encoder, and files call it the third.
+    encoders={"te": CLIP_L, "te2": T5_XXL, "te3": T5_XXL},
+    rendering=Rendering(
+        "FluxPipeline",
+        "transformer",
+        16,
+        3.5,
+        BlockLists(
+            lists=(
+                ("BASE", *blocks("D", *range(19)), *blocks("S", *range(38))),
+                ("CLIP", "T5", "IN", *blocks("D", *range(19)), *blocks("S", *range(38)), "OUT"),
+            ),
+            kinds={"BASE": "BASE", "D": "D", "DOUBLE": "D", "S": "S", "SINGLE": "S"},
+            stacks={
+                "transformer_blocks": "D",
+                "single_transformer_blocks": "S",
+                "norm_out": "OUT",
+                "proj_out": "OUT",
+            },
+            elsewhere="IN",
+            encoders={"te": "CLIP", "te2": "T5"},
+        ),
+        model="FluxTransformer2DModel",
+        flow=True,
+        negative=False,
+        clip_skip=False,
+        encoders=("te", "te2"),
+        sampler="euler",
+        half="bfloat16",  # trained in it; its activations overflow float16
+        chunked=False,
+        encode=encode,
+        unpack=unpack,
+        guided_by=("guidance_in.", "guidance_embedder."),
+        few_steps=4,
+    ),
+)

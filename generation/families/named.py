@@ -1,0 +1,562 @@
+"""Families that are recognised and refused in words; nothing here renders them yet.
+
+Their layers are those of diffusers' classes at the published sizes, under diffusers' names and,
+where trainers use others, under the original code's. Each of them becomes a file of its own when it
+can be rendered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from generation.families.family import Aliases, Family, Layers, linear, stack
+from generation.families.flux import bfl_names, layers, modulations
+from generation.families.unet import stability_names, unet
+
+_QKV = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
+_ADDED = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
+
+
+def _fused(names: Sequence[str], theirs: str, ours: str, table: dict[str, str]) -> Aliases:
+    """Aliases `theirs.N.key` of the modules `ours.N.a ours.N.b`, for every N that is there."""
+    have = set(names)
+    blocks = {name.split(".")[1] for name in names if name.startswith(ours + ".")}
+    for block in sorted(blocks):
+        for key, pieces in table.items():
+            full = tuple(f"{ours}.{block}.{piece}" for piece in pieces.split())
+            if have.issuperset(full):
+                yield f"{theirs}.{block}.{key}", full, False
+
+
+# --- kin of FLUX.1 -------------------------------------------------------------------------------
+
+_CHROMA = {
+    **layers(3072, 19, 38),
+    **linear("x_embedder", 3072, 64),
+    **linear("context_embedder", 3072, 4096),
+    **linear("distilled_guidance_layer.in_proj", 5120, 64),
+    **stack(
+        "distilled_guidance_layer.layers",
+        5,
+        linear("linear_1 linear_2 in_layer out_layer", 5120, 5120),
+    ),
+    **linear("distilled_guidance_layer.out_proj", 3072, 5120),
+}
+
+
+def _flux2(width: int, double: int, single: int, context: int) -> Layers:
+    return {
+        **linear("x_embedder", width, 128),
+        **linear("context_embedder", width, context),
+        **stack(
+            "transformer_blocks",
+            double,
+            {
+                **linear(f"{_QKV} {_ADDED}", width, width),
+                **linear("ff.linear_in ff_context.linear_in", 6 * width, width),
+                **linear("ff.linear_out ff_context.linear_out", width, 3 * width),
+            },
+        ),
+        **stack(
+            "single_transformer_blocks",
+            single,
+            {
+                **linear("attn.to_qkv_mlp_proj", 9 * width, width),
+                **linear("attn.to_out", width, 4 * width),
+            },
+        ),
+        **linear("double_stream_modulation_img.linear", 6 * width, width),
+        **linear("double_stream_modulation_txt.linear", 6 * width, width),
+        **linear("single_stream_modulation.linear", 3 * width, width),
+        **linear("norm_out.linear", 2 * width, width),
+        **linear("proj_out", 128, width),
+    }
+
+
+def _flux2_names(names: Sequence[str]) -> Aliases:
+    yield from _fused(
+        names,
+        "double_blocks",
+        "transformer_blocks",
+        {
+            "img_attn.qkv": "attn.to_q attn.to_k attn.to_v",
+            "txt_attn.qkv": "attn.add_q_proj attn.add_k_proj attn.add_v_proj",
+            "img_attn.proj": "attn.to_out.0",
+            "txt_attn.proj": "attn.to_add_out",
+            "img_mlp.0": "ff.linear_in",
+            "img_mlp.2": "ff.linear_out",
+            "txt_mlp.0": "ff_context.linear_in",
+            "txt_mlp.2": "ff_context.linear_out",
+        },
+    )
+    single = {"linear1": "attn.to_qkv_mlp_proj", "linear2": "attn.to_out"}
+    yield from _fused(names, "single_blocks", "single_transformer_blocks", single)
+    for alias, ours in (
+        ("img_in", "x_embedder"),
+        ("txt_in", "context_embedder"),
+        ("double_stream_modulation_img.lin", "double_stream_modulation_img.linear"),
+        ("double_stream_modulation_txt.lin", "double_stream_modulation_txt.linear"),
+        ("single_stream_modulation.lin", "single_stream_modulation.linear"),
+        ("final_layer.linear", "proj_out"),
+        ("final_layer.adaLN_modulation.1", "norm_out.linear"),
+    ):
+        yield alias, (ours,), False
+
+
+def _hunyuan(width: int, double: int, single: int) -> Layers:
+    own = {
+        **linear("img_mlp.fc1 txt_mlp.fc1", 4 * width, width),
+        **linear("img_mlp.fc2 txt_mlp.fc2", width, 4 * width),
+        **linear("img_mod.linear txt_mod.linear", 6 * width, width),
+    }
+    return {
+        **layers(width, double, single),
+        **modulations(width, double, single),
+        **stack("double_blocks", double, own),
+        **stack("single_blocks", single, linear("modulation.linear", 3 * width, width)),
+    }
+
+
+def _hunyuan15(width: int, count: int) -> Layers:
+    return stack(
+        "transformer_blocks",
+        count,
+        {
+            **linear(f"{_QKV} {_ADDED}", width, width),
+            **linear("ff.net.0.proj ff_context.net.0.proj", 4 * width, width),
+            **linear("ff.net.2 ff_context.net.2", width, 4 * width),
+        },
+    )
+
+
+def _krea2(width: int, count: int) -> Layers:
+    few, wide = width // 4, 16384
+    return {
+        **linear("img_in first", width, 64),
+        **stack(
+            "transformer_blocks",
+            count,
+            {
+                **linear("attn.to_q attn.to_gate attn.to_out.0", width, width),
+                **linear("attn.to_k attn.to_v", few, width),
+                **linear("ff.gate ff.up", wide, width),
+                **linear("ff.down", width, wide),
+            },
+        ),
+        **stack(
+            "blocks",
+            count,
+            {
+                **linear("attn.wq attn.gate attn.wo", width, width),
+                **linear("attn.wk attn.wv", few, width),
+                **linear("mlp.gate mlp.up", wide, width),
+                **linear("mlp.down", width, wide),
+            },
+        ),
+    }
+
+
+# --- transformers of other kinds -----------------------------------------------------------------
+
+
+def _qwen(width: int, count: int) -> Layers:
+    return {
+        **linear("img_in", width, 64),
+        **linear("txt_in", width, 3584),
+        **stack(
+            "transformer_blocks",
+            count,
+            {
+                **linear(f"{_QKV} {_ADDED}", width, width),
+                **linear("img_mod.1 txt_mod.1", 6 * width, width),
+                **linear("img_mlp.net.0.proj txt_mlp.net.0.proj", 4 * width, width),
+                **linear("img_mlp.net.2 txt_mlp.net.2", width, 4 * width),
+            },
+        ),
+        **linear("norm_out.linear", 2 * width, width),
+        **linear("proj_out", 64, width),
+    }
+
+
+def _z_image() -> Layers:
+    width, wide = 3840, 10240
+    block = {
+        **linear("attention.to_q attention.to_k attention.to_v attention.to_out.0", width, width),
+        **linear("attention.qkv", 3 * width, width),
+        **linear("attention.out", width, width),
+        **linear("feed_forward.w1 feed_forward.w3", wide, width),
+        **linear("feed_forward.w2", width, wide),
+    }
+    modulated = {**block, **linear("adaLN_modulation.0", 4 * width, 256)}
+    return {
+        **stack("layers", 30, modulated),
+        **stack("noise_refiner", 2, modulated),
+        **stack("context_refiner", 2, block),
+        **linear("cap_embedder.1", width, 2560),
+        **linear("all_x_embedder.2-1 x_embedder", width, 64),
+    }
+
+
+def _lumina2() -> Layers:
+    width, few, wide = 2304, 768, 9216
+    block = {
+        **linear("attn.to_q attn.to_out.0 attention.out", width, width),
+        **linear("attn.to_k attn.to_v", few, width),
+        **linear("attention.qkv", width + 2 * few, width),
+        **linear("feed_forward.linear_1 feed_forward.linear_3", wide, width),
+        **linear("feed_forward.w1 feed_forward.w3", wide, width),
+        **linear("feed_forward.linear_2 feed_forward.w2", width, wide),
+    }
+    modulated = {**block, **linear("norm1.linear adaLN_modulation.1", 4 * width, 1024)}
+    return {
+        **stack("layers", 26, modulated),
+        **stack("noise_refiner", 2, modulated),
+        **stack("context_refiner", 2, block),
+        **linear("cap_embedder.1 time_caption_embed.caption_embedder.1", width, 2304),
+    }
+
+
+def _hidream(width: int = 2560) -> Layers:
+    experts = {
+        f"block.ff_i.{expert}.{layer}": shape
+        for expert, wide in (
+            ("shared_experts", 3584),
+            *((f"experts.{number}", 6912) for number in range(4)),
+        )
+        for layer, shape in {
+            **linear("w1 w3", wide, width),
+            **linear("w2", width, wide),
+        }.items()
+    }
+    both = {
+        **linear("block.attn1.to_q block.attn1.to_k", width, width),
+        **linear("block.attn1.to_v block.attn1.to_out", width, width),
+        **experts,
+    }
+    text = {
+        **linear("block.attn1.to_q_t block.attn1.to_k_t", width, width),
+        **linear("block.attn1.to_v_t block.attn1.to_out_t", width, width),
+        **linear("block.ff_t.w1 block.ff_t.w3", 6912, width),
+        **linear("block.ff_t.w2", width, 6912),
+        **linear("block.adaLN_modulation.1", 12 * width, width),
+    }
+    alone = linear("block.adaLN_modulation.1", 6 * width, width)
+    return {
+        **stack("double_stream_blocks", 16, {**both, **text}),
+        **stack("single_stream_blocks", 32, {**both, **alone}),
+    }
+
+
+def _hunyuan_dit(width: int = 1408) -> Layers:
+    return stack(
+        "blocks",
+        40,
+        {
+            **linear("attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0", width, width),
+            **linear("attn2.to_q attn2.to_out.0 attn1.out_proj attn2.out_proj", width, width),
+            **linear("attn2.to_k attn2.to_v", width, 1024),
+            **linear("attn1.Wqkv", 3 * width, width),
+            **linear("attn2.q_proj", width, width),
+            **linear("attn2.kv_proj", 2 * width, 1024),
+            **linear("ff.net.0.proj mlp.fc1", 6144, width),
+            **linear("ff.net.2 mlp.fc2", width, 6144),
+        },
+    )
+
+
+def _wan(width: int, count: int, wide: int) -> Layers:
+    names = (
+        "attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0 attn2.to_q attn2.to_k attn2.to_v "
+        "attn2.to_out.0 attn2.add_k_proj attn2.add_v_proj self_attn.q self_attn.k self_attn.v "
+        "self_attn.o cross_attn.q cross_attn.k cross_attn.v cross_attn.o cross_attn.k_img "
+        "cross_attn.v_img"
+    )
+    return stack(
+        "blocks",
+        count,
+        {
+            **linear(names, width, width),
+            **linear("ffn.net.0.proj ffn.0", wide, width),
+            **linear("ffn.net.2 ffn.2", width, wide),
+        },
+    )
+
+
+def _crossing(width: int, count: int, context: int, added: Layers | None = None) -> Layers:
+    """Blocks of self-attention, attention to `context`, and four times wider layers."""
+    return stack(
+        "transformer_blocks",
+        count,
+        {
+            **linear("attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0", width, width),
+            **linear("attn2.to_q attn2.to_out.0", width, width),
+            **linear("attn2.to_k attn2.to_v", width, context),
+            **linear("ff.net.0.proj", 4 * width, width),
+            **linear("ff.net.2", width, 4 * width),
+            **(added or {}),
+        },
+    )
+
+
+_LTX2_AUDIO = {
+    **linear("audio_attn1.to_q audio_attn1.to_k audio_attn1.to_v audio_attn1.to_out.0", 2048, 2048),
+    **linear("audio_attn2.to_q audio_attn2.to_k audio_attn2.to_v audio_attn2.to_out.0", 2048, 2048),
+    **linear("audio_to_video_attn.to_k audio_to_video_attn.to_v", 2048, 2048),
+    **linear("audio_to_video_attn.to_q video_to_audio_attn.to_k", 2048, 4096),
+    **linear("video_to_audio_attn.to_v", 2048, 4096),
+    **linear("video_to_audio_attn.to_q video_to_audio_attn.to_out.0", 2048, 2048),
+    **linear("audio_to_video_attn.to_out.0", 4096, 2048),
+    **linear("audio_ff.net.0.proj", 8192, 2048),
+    **linear("audio_ff.net.2", 2048, 8192),
+}
+
+
+def _pixart(width: int = 1152) -> Layers:
+    own = {
+        **linear("attn.qkv", 3 * width, width),
+        **linear("attn.proj cross_attn.q_linear cross_attn.proj", width, width),
+        **linear("cross_attn.kv_linear", 2 * width, width),
+        **linear("mlp.fc1", 4 * width, width),
+        **linear("mlp.fc2", width, 4 * width),
+    }
+    return {**_crossing(width, 28, width), **stack("blocks", 28, own)}
+
+
+def _aura(width: int = 3072, wide: int = 8192) -> Layers:
+    ff = {
+        **linear("ff.linear_1 ff.linear_2", wide, width),
+        **linear("ff.out_projection", width, wide),
+        **linear("norm1.linear", 6 * width, width),
+    }
+    context = {
+        **linear("ff_context.linear_1 ff_context.linear_2", wide, width),
+        **linear("ff_context.out_projection", width, wide),
+        **linear("norm1_context.linear", 6 * width, width),
+    }
+    first = "attn.w1q attn.w1k attn.w1v attn.w1o"
+    second = "attn.w2q attn.w2k attn.w2v attn.w2o"
+    native = {
+        **linear("mlp.c_fc1 mlp.c_fc2", wide, width),
+        **linear("mlp.c_proj", width, wide),
+    }
+    return {
+        **stack(
+            "joint_transformer_blocks",
+            4,
+            {**linear(f"{_QKV} {_ADDED}", width, width), **ff, **context},
+        ),
+        **stack("single_transformer_blocks", 32, {**linear(_QKV, width, width), **ff}),
+        **stack("double_layers", 4, linear(f"{first} {second}", width, width)),
+        **stack("single_layers", 32, {**linear(first, width, width), **native}),
+    }
+
+
+def _cascade(width: int = 2048) -> Layers:
+    """Stage C: residual, timestep and attention blocks in turn, 8 and 24 of each going down."""
+    found: dict[str, tuple[int, ...]] = {}
+    for side, counts in (("down_blocks", (8, 24)), ("up_blocks", (24, 8))):
+        for level, count in enumerate(counts):
+            for at in range(2, 3 * count, 3):
+                block = f"{side}.{level}.{at}"
+                names = (
+                    f"{block}.attention.to_q {block}.attention.to_k {block}.attention.to_v "
+                    f"{block}.attention.to_out.0 {block}.attention.attn.to_q "
+                    f"{block}.attention.attn.to_k {block}.attention.attn.to_v "
+                    f"{block}.attention.attn.out_proj {block}.kv_mapper.1"
+                )
+                found |= linear(names, width, width)
+                found |= linear(f"{side}.{level}.{at - 2}.channelwise.0", 4 * width, width)
+                found |= linear(f"{side}.{level}.{at - 2}.channelwise.4", width, 4 * width)
+    return found
+
+
+def _cosmos(width: int, count: int) -> Layers:
+    small = "norm1.linear_1 norm2.linear_1 norm3.linear_1"
+    large = "norm1.linear_2 norm2.linear_2 norm3.linear_2"
+    own = {
+        **linear("self_attn.q_proj self_attn.k_proj self_attn.v_proj", width, width),
+        **linear("self_attn.output_proj cross_attn.q_proj cross_attn.output_proj", width, width),
+        **linear("cross_attn.k_proj cross_attn.v_proj", width, 1024),
+        **linear("mlp.layer1", 4 * width, width),
+        **linear("mlp.layer2", width, 4 * width),
+        **linear("adaln_modulation_self_attn.1 adaln_modulation_cross_attn.1", 256, width),
+        **linear("adaln_modulation_self_attn.2 adaln_modulation_cross_attn.2", 3 * width, 256),
+        **linear("adaln_modulation_mlp.1", 256, width),
+        **linear("adaln_modulation_mlp.2", 3 * width, 256),
+    }
+    norms = {**linear(small, 256, width), **linear(large, 3 * width, 256)}
+    return {**_crossing(width, count, 1024, norms), **stack("blocks", count, own)}
+
+
+_ANIMA_ADAPTER = {
+    f"{name}.{layer}": shape
+    for name in ("llm_adapter", "text_conditioner")
+    for layer, shape in stack(
+        "blocks",
+        6,
+        {
+            **linear("self_attn.q_proj self_attn.k_proj self_attn.v_proj", 1024, 1024),
+            **linear("self_attn.o_proj cross_attn.q_proj cross_attn.k_proj", 1024, 1024),
+            **linear("cross_attn.v_proj cross_attn.o_proj", 1024, 1024),
+            **linear("mlp.0", 4096, 1024),
+            **linear("mlp.2", 1024, 4096),
+        },
+    ).items()
+}
+
+
+def _mochi() -> Layers:
+    video, text = 3072, 1536
+    both = {
+        **linear("attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0", video, video),
+        **linear("attn1.add_q_proj attn1.add_k_proj attn1.add_v_proj", video, text),
+        **linear("norm1.linear", 4 * video, video),
+        **linear("ff.net.0.proj", 16384, video),
+        **linear("ff.net.2", video, 8192),
+    }
+    context = {
+        **linear("attn1.to_add_out", text, video),
+        **linear("ff_context.net.0.proj", 8192, text),
+        **linear("ff_context.net.2", text, 4096),
+        **linear("norm1_context.linear", 4 * text, video),
+    }
+    return {**stack("transformer_blocks", 48, both), **stack("transformer_blocks", 47, context)}
+
+
+def _alone(width: int, count: int) -> Layers:
+    """Blocks of one attention over picture and text together, and four times wider layers."""
+    return stack(
+        "transformer_blocks",
+        count,
+        {
+            **linear("attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0", width, width),
+            **linear("ff.net.0.proj", 4 * width, width),
+            **linear("ff.net.2", width, 4 * width),
+        },
+    )
+
+
+_OMNIGEN = stack(
+    "layers",
+    32,
+    {
+        **linear("self_attn.qkv_proj", 9216, 3072),
+        **linear("self_attn.to_q self_attn.to_k self_attn.to_v self_attn.to_out.0", 3072, 3072),
+        **linear("self_attn.o_proj", 3072, 3072),
+        **linear("mlp.gate_up_proj", 16384, 3072),
+        **linear("mlp.down_proj", 3072, 8192),
+    },
+)
+
+
+def _sana(width: int, count: int) -> Layers:
+    return stack(
+        "transformer_blocks",
+        count,
+        {
+            **linear("attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0", width, width),
+            **linear("attn2.to_q attn2.to_k attn2.to_v attn2.to_out.0", width, width),
+            "ff.conv_inverted": (5 * width, width, 1, 1),
+            "ff.conv_point": (width, 5 * width // 2, 1, 1),
+        },
+    )
+
+
+NAMED = (
+    # What metadata call a base is looked up in this order: narrower names come first.
+    Family("chroma", "Chroma", (_CHROMA,), r"chroma", bfl_names),
+    Family(
+        "klein",
+        "FLUX.2 Klein",
+        (_flux2(3072, 5, 20, 7680), _flux2(4096, 8, 24, 12288)),
+        r"klein",
+        _flux2_names,
+    ),
+    Family(
+        "flux2", "FLUX.2", (_flux2(6144, 8, 48, 15360),), r"flux[._ -]?(?:2|v2)", _flux2_names
+    ),
+    Family("krea2", "Krea 2", (_krea2(6144, 28),), r"krea[._ -]?2"),
+    Family(
+        "qwen", "Qwen-Image", (_qwen(3072, 60),), r"qwen"
+    ),
+    Family("zimage", "Z-Image", (_z_image(),), r"z[._ -]?image"),
+    Family("hidream", "HiDream", (_hidream(),), r"hidream"),
+    Family(
+        "hunyuanvideo",
+        "HunyuanVideo",
+        (_hunyuan(3072, 20, 40), _hunyuan15(2048, 54)),
+        r"hunyuan[._ -]?video|framepack",
+        bfl_names,
+    ),
+    Family(
+        "hunyuanimage",
+        "HunyuanImage",
+        (_hunyuan(3584, 20, 40),),
+        r"hunyuan[._ -]?image",
+        bfl_names,
+    ),
+    Family("hunyuandit", "HunyuanDiT", (_hunyuan_dit(),), r"hunyuan"),
+    Family(
+        "wan",
+        "Wan (video)",
+        (_wan(5120, 40, 13824), _wan(1536, 30, 8960), _wan(3072, 30, 14336)),
+        r"\bwan(?![a-z])|\bwan[._ -]?video",
+    ),
+    Family(
+        "ltx",
+        "LTX-Video",
+        (
+            _crossing(2048, 28, 2048),
+            _crossing(4096, 48, 4096),
+            _crossing(4096, 48, 4096, _LTX2_AUDIO),
+        ),
+        r"\bltx",
+    ),
+    Family("lumina2", "Lumina 2", (_lumina2(),), r"lumina"),
+    Family("pixart", "PixArt", (_pixart(),), r"pixart"),
+    Family(
+        "auraflow",
+        "AuraFlow",
+        (_aura(),),
+        r"aura[._ -]?flow|pony[._ -]?(?:diffusion)?[._ -]?v?7",  # Pony 7 is one
+    ),
+    Family(
+        "kolors",
+        "Kolors",
+        # Its blocks are SDXL's; only what reads the text differs.
+        (
+            {
+                **linear("encoder_hid_proj", 2048, 4096),
+                **linear("add_embedding.linear_1", 1280, 5632),
+            },
+        ),
+        r"kolors",
+        like="sdxl",
+    ),
+    Family("cascade", "Stable Cascade", (_cascade(),), r"cascade|wuerstchen|würstchen"),
+    Family(
+        "anima",
+        "Anima",
+        ({**_cosmos(2048, 28), **_ANIMA_ADAPTER},),
+        r"\banima(?![a-z])",
+    ),
+    Family("cosmos", "Cosmos-Predict2", (_cosmos(2048, 28), _cosmos(5120, 36)), r"cosmos"),
+    Family("mochi", "Mochi", (_mochi(),), r"mochi"),
+    Family("cogvideox", "CogVideoX", (_alone(1920, 30), _alone(3072, 42)), r"cogvideo"),
+    Family("cogview4", "CogView4", (_alone(4096, 28),), r"cogview"),
+    Family("omnigen", "OmniGen", (_OMNIGEN,), r"omnigen"),
+    Family("sana", "Sana", (_sana(2240, 20), _sana(1152, 28)), r"\bsana"),
+    Family(
+        "refiner",
+        "the SDXL refiner",
+        (
+            unet(
+                (384, 768, 1536, 1536), (0, 4, 4, 0), 1280,
+                linear_projection=True, added=2560, middle=4,
+            ),
+        ),
+        r"refiner",
+        stability_names,
+    ),
+)  # fmt: skip
+"""Families that a LoRA may be for, but that are not rendered here."""

@@ -1,0 +1,134 @@
+"""Which family a LoRA is for: by the names and shapes of what it changes, or by what it states."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+
+from generation.families import ALL
+from generation.families.family import Layers
+from generation.families.names import Names, flat
+
+Module = tuple[str, str, tuple[int, ...] | None]
+"""(part, name inside the part, shape of the update or None where it does not tell)."""
+
+TEXT = ("te", "te2", "te3")
+
+
+def families_of(modules: Iterable[Module], *, one_encoder: bool = False) -> tuple[str, ...]:
+    """The families whose published models have layers of these names and shapes, best first.
+
+    One family where the layers tell; several where they are the same in all of them (attention of
+    FLUX.1 and Chroma); none where a layer has another shape everywhere. The denoiser decides where
+    there is one. `one_encoder` says that the file counts on one text encoder (kohya's `lora_te_`).
+
+    A family fits if no layer contradicts it. Those that know most of the file's layers stay, and of
+    these those whose stacks of blocks the file covers from the first block to the last, if any.
+    """
+    denoiser: list[Module] = []
+    text: list[Module] = []
+    for part, name, shape in modules:
+        (text if part in TEXT else denoiser).append((part, flat(name), shape))
+    if not denoiser:
+        return _by_encoders(text, one_encoder)
+    found: dict[tuple[str, int], tuple[int, bool]] = {}
+    for family in ALL:
+        for size in range(len(ALL[family].models)):
+            fit = _fit([(name, shape) for _, name, shape in denoiser], family, size)
+            if fit is not None:
+                found[family, size] = fit
+    most = max((known for known, _ in found.values()), default=0)
+    if 2 * most <= len(denoiser):  # more unknown than known
+        return ()
+    best = {key: whole for key, (known, whole) in found.items() if known == most}
+    kept = [key for key, whole in best.items() if whole] or list(best)
+    return tuple(dict.fromkeys(family for family, _ in kept))
+
+
+def _fit(
+    modules: Sequence[tuple[str, tuple[int, ...] | None]], family: str, size: int
+) -> tuple[int, bool] | None:
+    """(how many of the modules the model has, whether all blocks of each stack it touches are
+    among them); None if one of them has another shape there."""
+    names, stacks = _index(family, size)
+    known = 0
+    touched: dict[str, set[str]] = {}
+    for name, shape in modules:
+        pieces = names.find(name)
+        if not pieces:
+            continue
+        if shape is not None and not same_size(shape, [piece[1] for piece in pieces]):
+            return None
+        known += 1
+        for parameter, _, _ in pieces:
+            block = _block(parameter)
+            if block:
+                touched.setdefault(block[0], set()).add(block[1])
+    whole = bool(touched) and all(blocks >= stacks[stack] for stack, blocks in touched.items())
+    return known, whole
+
+
+def same_size(shape: Sequence[int], targets: Sequence[Sequence[int]]) -> bool:
+    """Whether an update [out, in, *kernel] (or [out, in * kernel]) fits weights laid one below the
+    other."""
+    if not shape or not targets or any(not target for target in targets):
+        return False
+    rest = math.prod(targets[0][1:])
+    return shape[0] == sum(target[0] for target in targets) and math.prod(shape[1:]) == rest
+
+
+def _by_encoders(text: Sequence[Module], one_encoder: bool) -> tuple[str, ...]:
+    found = []
+    for family in ALL.values():
+        encoders = family.encoders
+        if not encoders or (one_encoder and len(encoders) > 1):
+            continue
+        fits = all(
+            part in encoders
+            and (pieces := _encoder(family.id, part).find(name))
+            and (shape is None or same_size(shape, [piece[1] for piece in pieces]))
+            for part, name, shape in text
+        )
+        if fits and text:
+            found.append(family.id)
+    return tuple(found)
+
+
+@cache
+def _index(family: str, size: int) -> tuple[Names, Mapping[str, frozenset[str]]]:
+    layers = ALL[family].models[size]
+    stacks: dict[str, set[str]] = {}
+    for layer in layers:
+        block = _block(layer)
+        if block:
+            stacks.setdefault(block[0], set()).add(block[1])
+    aliases = ALL[family].aliases
+    names = Names.of(_parameters(layers), [aliases] if aliases else [])
+    return names, {stack: frozenset(blocks) for stack, blocks in stacks.items()}
+
+
+@cache
+def _encoder(family: str, part: str) -> Names:
+    return Names.of(_parameters(ALL[family].encoders[part]))
+
+
+def _parameters(layers: Layers) -> Layers:
+    return {f"{layer}.weight": shape for layer, shape in layers.items()}
+
+
+def _block(name: str) -> tuple[str, str] | None:
+    """(stack, number) of a layer that lies in a numbered block; a UNet's blocks are no stack."""
+    match = re.match(r"([a-z_]+)\.(\d+)\.", name)
+    if match is None or match[1] in {"down_blocks", "up_blocks"}:
+        return None
+    return match[1], match[2]
+
+
+def family_stated(text: str) -> str | None:
+    """The family that a text about the base model means ("flux-1-dev/lora"), or None."""
+    low = text.lower()
+    # Narrower names first: "sdxl refiner" is none of SDXL, "flux2_klein" none of FLUX.1.
+    named_first = sorted(ALL.values(), key=lambda family: family.rendering is not None)
+    return next((one.id for one in named_first if re.search(one.stated, low)), None)
