@@ -9,12 +9,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import secrets
 import stat
-from io import BufferedReader
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from generation.errors import UserError
+try:
+    import fcntl
+except ModuleNotFoundError:
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
 
 MOST_TEXT = 64 << 20
 """Bytes of a text or JSON file that are read; a larger one is refused."""
@@ -73,32 +81,89 @@ def read_json(path: str | Path, most: int = MOST_TEXT) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def make_folder(path: Path, field: str = "out") -> Path:
-    """The folder, made if it is missing. Raises UserError if it cannot be written to."""
+TEMPORARY = re.compile(r"\.lora-analysers-[0-9a-f]{32}\.tmp")
+"""Names of ours while a file is being written; no one can have guessed one."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BufferedWriter]:
+    """A new file that takes the place of `path` when the block is done, and never half of it.
+
+    It has a temporary name beside `path` and is locked while its writer lives, so that `sweep` can
+    tell what a killed process left.
+    """
+    temporary, file = _temporary(path.parent)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {path} ({error.strerror}); choose another folder.", field=field
-        ) from error
-    return path
+        with file:
+            yield file
+            file.flush()
+            if os.name != "nt":  # which renames no open file
+                os.replace(temporary, path)
+        if os.name == "nt":
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary(folder: Path) -> tuple[Path, BufferedWriter]:
+    while True:
+        path = folder / f".lora-analysers-{secrets.token_hex(16)}.tmp"
+        file = open(path, "xb")  # noqa: SIM115
+        hold(file, wait=True)
+        if os.fstat(file.fileno()).st_nlink:
+            return path, file
+        file.close()  # swept in the moment before it was locked
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written below `folder`; links are not followed."""
+    for place, _, names in os.walk(folder):
+        for name in filter(TEMPORARY.fullmatch, names):
+            path = Path(place, name)
+            try:
+                with open_file(path) as file:
+                    if hold(file):
+                        if os.name == "nt":
+                            file.close()
+                        path.unlink()
+            except OSError:
+                continue  # in use, or not to be told
+
+
+def hold(file: IO[bytes], wait: bool = False) -> bool:
+    """Lock the open file for this process; False if another one holds it.
+
+    The operating system lets go when the file is closed, however its process ends. Raises OSError
+    where the file system knows no locks, unless `wait`.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        else:
+            file.seek(_BEYOND)  # other processes may still read what stands before
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            file.seek(0)
+        return True
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        if wait:
+            return True
+        raise
+
+
+_BEYOND = 1 << 30
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary name in the same folder, then a rename.
+    """Write a file whole or not at all.
 
     A reader sees the old file or the new one, never half of one, also when the process is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:

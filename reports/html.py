@@ -25,7 +25,7 @@ from typing import Any
 from analysers.metrics.metric import declared
 from analysers.study import Candidate, Interval, Score, Study, Summary
 from generation.cells import strength_text
-from generation.files import write_atomically
+from generation.folder import write_result
 from reports import pictures, plots
 from reports.tables import interval_text, label, notes
 from reports.votes import votes_table
@@ -129,7 +129,7 @@ def write_report(
             )
     path = folder / name
     text = render(build(study, folder, single_file=single_file))
-    write_atomically(path, text.encode("utf-8", "backslashreplace"))
+    write_result(path, text.encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from analysers.study import Candidate, Score, Study
 from generation.errors import UserError
-from generation.files import open_file, write_atomically
+from generation.files import open_file
+from generation.folder import write_result
 from reports.plots import natural_order
 from reports.tables import one_line
 
@@ -196,7 +197,7 @@ def write_contact_sheet(
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=False)
     target = Path(path) if path else Path(folder) / "contact_sheet.png"
-    write_atomically(target, buffer.getvalue())
+    write_result(target, buffer.getvalue())
     return target
 
 
@@ -254,7 +255,7 @@ def write_animation(
         quality=82, method=3,
     )  # fmt: skip
     target = Path(path) if path else Path(folder) / "sweep.webp"
-    write_atomically(target, buffer.getvalue())
+    write_result(target, buffer.getvalue())
     return target
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from analysers.metrics.metric import declared, declared_by_summary
 from analysers.study import Candidate, Interval, Study, Summary
 from generation.cells import strength_text
-from generation.files import write_atomically
+from generation.folder import write_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,7 +143,7 @@ def write_tables(study: Study, folder: Path) -> tuple[Path, Path]:
     folder = Path(folder)
     paths = (folder / "scores.csv", folder / "summary.csv")
     for path, frame in zip(paths, (scores_frame(study), summary_frame(study)), strict=True):
-        write_atomically(path, csv_text(frame).encode("utf-8", "backslashreplace"))
+        write_result(path, csv_text(frame).encode("utf-8", "backslashreplace"))
     return paths
 
 

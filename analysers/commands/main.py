@@ -76,8 +76,8 @@ def analyse_epochs(**options: Any) -> None:
 def _run(kind: Kind, **o: Any) -> None:
     from analysers.runs.conclude import load_study
     from analysers.runs.events import Silent
-    from analysers.runs.loop import run_study
     from analysers.runs.request import Options
+    from generation.folder import check_folder, open_run_folder
 
     if o["report_only"]:
         sys.exit(finish(load_study(o["report_only"]), o["report_only"], o))
@@ -94,8 +94,22 @@ def _run(kind: Kind, **o: Any) -> None:
         sys.exit(_judge_pictures(kind, o, options, bar, command))
     plan = _plan(kind, o)
     if o["dry_run"]:
+        check_folder(plan.out, others=o["allow_non_empty"])
         describe(plan)
         return
+    with open_run_folder(plan.out, others=o["allow_non_empty"]):
+        sys.exit(_render(plan, options, bar, command, o))
+
+
+def _render(
+    plan: RenderPlan,
+    options: Options,
+    bar: Progress,
+    command: Sequence[str],
+    o: dict[str, Any],
+) -> int:
+    from analysers.runs.loop import run_study
+
     if not o["quiet"] and not o["as_json"]:
         controls = len(plan.cases)
         click.echo(
@@ -112,18 +126,16 @@ def _run(kind: Kind, **o: Any) -> None:
     code = finish(study, plan.out, o)
     if o["write_weight"]:
         _write_weight(study, plan)
-    sys.exit(code)
+    return code
 
 
 def _judge_pictures(
     kind: Kind, o: dict[str, Any], options: Options, bar: Progress, command: Sequence[str]
 ) -> int:
     """Score the pictures of --images, each LoRA and setting found there as a study of its own."""
-    from dataclasses import replace
+    from contextlib import nullcontext
 
-    from analysers import intake as foreign
-    from analysers.runs.loop import folder_name, join, score_pictures
-    from analysers.runs.plan import trigger_words
+    from generation.folder import check_folder, open_run_folder
     from generation.loras.checkpoints import find_checkpoints
 
     loras: Sequence[Checkpoint] = ()
@@ -131,16 +143,43 @@ def _judge_pictures(
         loras = find_checkpoints(o["loras"], name=o["name"]).checkpoints
     title = o["images"].resolve().name
     out = o["out"] or Path("runs", f"{title}-{kind}")
+    check_folder(out, others=o["allow_non_empty"])
+    reads = o["dry_run"] or not o["images"].is_dir()
+    with nullcontext() if reads else open_run_folder(out, others=o["allow_non_empty"]):
+        return _judge(kind, o, options, bar, command, loras, title, out)
+
+
+def _judge(
+    kind: Kind,
+    o: dict[str, Any],
+    options: Options,
+    bar: Progress,
+    command: Sequence[str],
+    loras: Sequence[Checkpoint],
+    title: str,
+    out: Path,
+) -> int:
+    from dataclasses import replace
+
+    from analysers import intake as foreign
+    from analysers.runs.loop import folder_name, join, score_pictures
+    from analysers.runs.plan import trigger_words
+
     found = foreign.find_pictures(
         o["images"],
         axis="strength" if kind == "strength" else "epoch",
         control=o["control"],
         controls=o["controls"],
         triggers=trigger_words(loras),
-        cells=out / "cells",
+        cells=None if o["dry_run"] else out / "cells",
     )
     found = join(found, loras)
     parts = foreign.split_studies(found)
+    if o["dry_run"]:
+        for part in parts:
+            click.echo(f"{part.label or title}: {count(len(part.pairs), 'picture')} to measure.")
+        click.echo("Nothing was written.")
+        return 0
     codes = []
     for index, part in enumerate(parts):
         alone = len(parts) == 1

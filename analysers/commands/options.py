@@ -77,6 +77,9 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--control", type=FILE, help="The one control picture of --images."),
         click.option("--controls", type=FOLDER, help="Folder with the controls of --images."),
         click.option("--out", type=FOLDER, help="Run folder [default: runs/NAME]."),
+        click.option("--allow-non-empty", is_flag=True,
+                     help="Let --out hold other files; those in a result's place are kept in "
+                          "previous/."),
         click.option("--metrics", default="", metavar="NAMES",
                      help="More metrics, such as lpips,gmsd."),
         click.option("--rank-by", default="brisque", show_default=True, metavar="NAME"),

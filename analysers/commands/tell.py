@@ -55,7 +55,9 @@ def finish(study: Study, out: Path, o: dict[str, Any]) -> int:
     """Write tables and report, print what was found; return the exit code that says how it went."""
     from dataclasses import replace
 
-    from generation.files import write_text
+    from analysers.runs.conclude import MOST_STUDY
+    from generation.files import read_utf8
+    from generation.folder import write_result
     from reports import html, pictures, tables, votes
 
     if o["votes"]:
@@ -67,9 +69,9 @@ def finish(study: Study, out: Path, o: dict[str, Any]) -> int:
     if o["share"]:
         pictures.write_contact_sheet(study, out)
         pictures.write_animation(study, out)
-        write_text(out / "summary.md", tables.markdown(study))
+        write_result(out / "summary.md", tables.markdown(study))
     if o["as_json"]:
-        click.echo((out / "study.json").read_text(encoding="utf-8"), nl=False)
+        click.echo(read_utf8(out / "study.json", MOST_STUDY), nl=False)
     elif o["quiet"]:
         click.echo(str(report))
     else:

@@ -17,7 +17,8 @@ from analysers.runs.evidence import trust as trust_evidence
 from analysers.runs.request import Options
 from analysers.study import FORMAT, Candidate, Kind, Score, Study, from_json, to_json
 from generation.errors import UserError
-from generation.files import read_utf8, write_text
+from generation.files import read_utf8
+from generation.folder import write_result
 from generation.loras.inspection import LoraInfo
 
 MOST_STUDY = 1 << 30
@@ -103,8 +104,8 @@ def conclude(
         evidence=evidence,
         run=run,
     )
-    write_text(out / "run.json", json.dumps(run, indent=1, default=str) + "\n")
-    write_text(out / "study.json", to_json(study))
+    write_result(out / "run.json", json.dumps(run, indent=1, default=str) + "\n")
+    write_result(out / "study.json", to_json(study))
     return study
 
 

@@ -19,7 +19,8 @@ from analysers.runs.request import Options
 from analysers.study import Kind, Score
 from generation.cells import Cell
 from generation.errors import UserError
-from generation.files import read_json, write_text
+from generation.files import read_json
+from generation.folder import write_result
 from generation.pictures.store import Store
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def noise_floor(
         bar.finish()
     floor = checks.noise_floor(pairs)
     record = {"keys": keys, "pairs": pairs, "floor": floor}
-    write_text(kept, json.dumps(record, indent=1) + "\n")
+    write_result(kept, json.dumps(record, indent=1) + "\n")
     return record
 
 

@@ -19,7 +19,7 @@ from analysers.runs.request import Options
 from analysers.study import Candidate, Kind, Study
 from generation.cells import Cell, Checkpoint
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
-from generation.files import make_folder
+from generation.folder import open_run_folder
 from generation.renderers.diffusers import batches
 from generation.renderers.diffusers.render import BATCHES_A_TASK, render
 
@@ -41,8 +41,13 @@ def run_study(
     Running the same plan again completes it: nothing is rendered or measured twice. Without
     `resume` everything is rendered anew, and earlier pictures are kept aside.
     """
-    bar = progress or Silent()
-    make_folder(plan.out)
+    with open_run_folder(plan.out):
+        return _run(plan, options, progress or Silent(), command, resume)
+
+
+def _run(
+    plan: RenderPlan, options: Options, bar: Progress, command: Sequence[str], resume: bool
+) -> Study:
     asked = batch_key(plan)
     plan, probed = with_batch_size(plan)
     settings = plan.settings
@@ -167,8 +172,19 @@ def score_pictures(
 
     Pictures that cannot be read or have no control are listed with their reason.
     """
-    bar = progress or Silent()
-    make_folder(out)
+    with open_run_folder(out):
+        return _score(kind, pictures, out, options, title, progress or Silent(), command)
+
+
+def _score(
+    kind: Kind,
+    pictures: PictureSet,
+    out: Path,
+    options: Options,
+    title: str,
+    bar: Progress,
+    command: Sequence[str],
+) -> Study:
     places: dict[tuple[Any, ...], int] = {}
     controls = {pair.control: pair for pair in pictures.pairs if pair.control is not None}
     work = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from generation.errors import UserError
-from generation.files import open_file, read_file
+from generation.files import open_file, read_file, replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 """File name endings (lower case) that are taken for pictures."""
@@ -107,20 +106,21 @@ def write_png(path: Path, array: np.ndarray[Any, Any], text: Mapping[str, str]) 
     """
     info = PngInfo()
     for key, value in text.items():
-        info.add_text(key, value.replace("\0", ""))
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.tmp.png")
+        info.add_text(key, _encodable(value))
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)).save(
                 file, "PNG", compress_level=1, pnginfo=info
             )
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror or error}); check the folder and the disk space."
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _encodable(text: str) -> str:
+    """The text without zero bytes, and with halves of code points spelled out (docs/report.md)."""
+    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_text(path: Path) -> dict[str, str]:

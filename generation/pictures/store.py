@@ -21,6 +21,7 @@ import numpy as np
 
 from generation.cells import Cell, Checkpoint, RenderSettings, content_key, strength_text
 from generation.errors import UserError
+from generation.folder import make_inside, move_aside
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import read_text, write_png
 
@@ -110,23 +111,20 @@ class Store:
         for cell, key in keys.items():
             place = self.path(cell)
             if key in found and found[key] != place:
-                place.parent.mkdir(parents=True, exist_ok=True)
+                make_inside(self.root, place.parent)
                 os.replace(found[key], place)
         return [cell for cell, key in keys.items() if key not in found]
 
     def set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
         """Move the cells' pictures out of the way, for all to be rendered again."""
         for cell in cells:
-            if self.path(cell).exists():
+            if os.path.lexists(self.path(cell)):
                 self._aside(self.path(cell))
         return list(cells)
 
     def _aside(self, path: Path) -> Path:
-        attic = self.root / "images" / "previous"
-        attic.mkdir(parents=True, exist_ok=True)
-        aside = _free(attic / f"{path.parent.name}_{path.name}")
-        os.replace(path, aside)
-        return aside
+        attic = make_inside(self.root, self.root / "images" / "previous")
+        return move_aside(path, attic / f"{path.parent.name}_{path.name}")
 
     def _index(self) -> tuple[dict[str, Path], list[Path]]:
         """Pictures of ours by content key, and all others (copies of a key included)."""
@@ -135,10 +133,9 @@ class Store:
         images = self.root / "images"
         paths = sorted(images.rglob("*.png"), key=lambda p: (p.parent.name == "previous", p))
         for path in paths:
-            if path.name.endswith(".tmp.png"):  # half a picture: a kill while it was written
-                path.unlink(missing_ok=True)
+            if path.name.startswith("."):
                 continue
-            key = stored_key(path)
+            key = None if path.is_symlink() else stored_key(path)
             if key is None or key in found:
                 others.append(path)
             else:
@@ -148,7 +145,9 @@ class Store:
     def save(self, cell: Cell, pixels: np.ndarray[Any, Any], *, batch_size: int) -> Path:
         """Write the cell's picture (uint8, HxWx3) with its texts; return its path."""
         path = self.path(cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_inside(self.root, path.parent)
+        if os.path.lexists(path):  # it came while this one was rendered
+            self._aside(path)
         settings = self.settings
         checkpoint = cell.checkpoint
         height, width = pixels.shape[:2]
@@ -209,11 +208,3 @@ def _folder_name(checkpoint: Checkpoint) -> str:
 def _two_decimals(text: str) -> str:
     whole, _, decimals = text.partition(".")
     return f"{whole}.{decimals:0<2}"
-
-
-def _free(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        free = path.with_stem(f"{path.stem}_{number}")
-        number += 1
-    return free

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from generation.files import read_json, write_text
+from generation.files import read_json
+from generation.folder import write_result
 
 MOST = 16
 """More at once gains nothing: the matrix units are busy."""
@@ -70,4 +71,4 @@ def keep(out: Path, key: str, batching: Batching) -> None:
     except (OSError, ValueError, TypeError):
         known = {}
     known[key] = asdict(batching)
-    write_text(out / "batch.json", json.dumps(known, indent=1) + "\n")
+    write_result(out / "batch.json", json.dumps(known, indent=1) + "\n")
