@@ -113,13 +113,16 @@ def write_report(
     single_file: bool = False,
     announce: Callable[[str], object] | None = None,
     name: str = "report.html",
+    also: Sequence[Path] = (),
 ) -> Path:
     """Write the report of `study` to `folder/name`, whole or not at all, and return its path.
 
-    Pictures stay beside the page; with `single_file` thumbnails of them go inside, and `announce`
+    Only pictures inside `folder`, or in the folders and files of `also`, are shown.
+    They stay beside the page; with `single_file` thumbnails of them go inside, and `announce`
     is told the size beforehand when it will pass 50 MB.
     """
     folder = Path(folder)
+    study = pictures.only_inside(study, folder, also)
     if single_file:
         size = pictures.estimate_single_file(study, folder)
         if size > pictures.ANNOUNCE_ABOVE and announce:

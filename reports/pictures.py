@@ -11,12 +11,12 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from analysers.study import Candidate, Score, Study
+from analysers.study import Candidate, Score, Sentence, Study
 from generation.errors import UserError
 from generation.files import open_file
 from generation.folder import write_result
@@ -48,6 +48,40 @@ def address(path: str, folder: Path) -> str:
     except ValueError:  # another drive on Windows
         return place.absolute().as_uri()
     return quote(os.fsencode(Path(relative).as_posix()), safe="/")
+
+
+def only_inside(study: Study, folder: Path, also: Sequence[Path] = ()) -> Study:
+    """The study with only the pictures that lie in the run folder, or in the places of `also`.
+
+    study.json may be anybody's and name any file; what it shows must not be more than what was
+    sent with it, or what the user names again. The others are left out, and a warning counts them.
+    Links are followed before it is decided.
+    """
+    roots = [os.path.realpath(place) for place in (folder, *also)]
+    known: dict[str, str] = {"": ""}
+
+    def kept(path: str) -> str:
+        if path not in known:
+            try:
+                real = os.path.realpath(locate(path, folder))
+            except (OSError, ValueError):
+                real = ""
+            inside = any(real == root or real.startswith(root.rstrip(os.sep) + os.sep)
+                         for root in roots)  # fmt: skip
+            known[path] = path if real and inside else ""
+        return known[path]
+
+    scores = tuple(replace(s, image=kept(s.image), control=kept(s.control)) for s in study.scores)
+    lost = sum(1 for path, found in known.items() if path and not found)
+    if not lost:
+        return study
+    warning = (
+        f"{lost} picture{'s lie' if lost > 1 else ' lies'} outside the run folder and "
+        f"{'are' if lost > 1 else 'is'} not shown; if they are your own, name their folder again."
+    )
+    sentences = (*study.verdict.sentences, Sentence("caution", "outside", warning))
+    verdict = replace(study.verdict, sentences=sentences)
+    return replace(study, scores=scores, verdict=verdict)
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
@@ -142,12 +176,14 @@ def write_contact_sheet(
     cases: int = 6,
     settings: int = 10,
     edge: int = 256,
+    also: Sequence[Path] = (),
 ) -> Path:
     """A PNG of `cases` rows and `settings` columns, the control first and the pick marked.
 
     With more settings than columns, evenly spaced ones are shown, always with the pick among them.
     Written to `path`, or to `contact_sheet.png` in `folder`.
     """
+    study = only_inside(study, folder, also)
     from PIL import Image, ImageDraw
 
     table = arrange(study)
@@ -209,12 +245,14 @@ def write_animation(
     cases: int = 4,
     edge: int = 320,
     milliseconds: int = 700,
+    also: Sequence[Path] = (),
 ) -> Path:
     """An animated WebP that sweeps the settings forwards and back over up to `cases` cases.
 
     On a plane of epochs and strengths it sweeps the strengths of the picked checkpoint. Written to
     `path`, or to `sweep.webp` in `folder`.
     """
+    study = only_inside(study, folder, also)
     from PIL import Image, ImageDraw
 
     table = arrange(study)

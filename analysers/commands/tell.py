@@ -62,13 +62,18 @@ def finish(study: Study, out: Path, o: dict[str, Any]) -> int:
 
     if o["votes"]:
         study = replace(study, evidence={**study.evidence, "votes": votes.read_votes(o["votes"])})
+    named = [o[name] for name in ("images", "control", "controls") if o[name]]
     tables.write_tables(study, out)
     report = html.write_report(
-        study, out, single_file=o["single_file"], announce=lambda text: click.echo(text, err=True)
+        study,
+        out,
+        single_file=o["single_file"],
+        announce=lambda text: click.echo(text, err=True),
+        also=named,
     )
     if o["share"]:
-        pictures.write_contact_sheet(study, out)
-        pictures.write_animation(study, out)
+        pictures.write_contact_sheet(study, out, also=named)
+        pictures.write_animation(study, out, also=named)
         write_result(out / "summary.md", tables.markdown(study))
     if o["as_json"]:
         click.echo(read_utf8(out / "study.json", MOST_STUDY), nl=False)

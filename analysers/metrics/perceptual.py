@@ -194,7 +194,7 @@ class ClipScore(Declared):
         source = self.model or CLIP_DEFAULT
         local: dict[str, Any] = {"local_files_only": True}
         return (
-            CLIPModel.from_pretrained(source, **local).eval(),
+            CLIPModel.from_pretrained(source, use_safetensors=True, **local).eval(),
             AutoTokenizer.from_pretrained(source, **local),
             AutoImageProcessor.from_pretrained(source, **local),
         )

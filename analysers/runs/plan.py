@@ -18,6 +18,7 @@ from generation.loras import blocks
 from generation.loras.checkpoints import find_checkpoints
 from generation.loras.inspection import LoraInfo, inspect, tensor_hash
 from generation.pictures.store import Layout, Store
+from generation.renderers.diffusers.models import check_name
 from generation.renderers.diffusers.prompts import check as check_prompts
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def plan_study(
         raise UserError(
             f"{named('model')} is missing: name the base model of {first.path.name}; {asks}."
         )
+    if model != DEMO_MODEL:
+        check_name(model)
     engine = import_engine()
     base: BaseModel = engine.find_model(
         str(sample_data.PATH / "model") if model == DEMO_MODEL else model,

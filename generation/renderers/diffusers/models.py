@@ -26,6 +26,8 @@ from generation.loras.container import Header, read_header, sha256
 
 CONFIGS = Path(__file__).with_name("configs")
 
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
@@ -82,7 +84,7 @@ def find_model(
                 field="model",
             )
         folder = path
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+    elif _HUB_ID.fullmatch(name):
         folder = _from_hub(name)
     else:
         raise UserError(f"there is no folder or file {name}; check the path.", field="model")
@@ -97,7 +99,17 @@ def find_model(
 
 
 def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
-    """The family of a diffusers folder, as `lora.LoraInfo.family` names it."""
+    """The family of a diffusers folder, as `lora.LoraInfo.family` names it.
+
+    A folder with Python code is refused: diffusers would import it.
+    """
+    code = next(folder.rglob("*.py"), None)
+    if code is not None:
+        raise UserError(
+            f"{name or folder} holds Python code ({code.relative_to(folder)}), which is never run; "
+            "use a model without.",
+            field=field,
+        )
     try:
         kind = str(read_json(folder / "model_index.json")["_class_name"])
         families = [f for f, traits in FAMILIES.items() if traits.pipeline == kind]
@@ -118,6 +130,16 @@ def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
             field=field,
         )
     return families[0]
+
+
+def check_name(name: str) -> None:
+    """Raise UserError where `find_model` would for the name alone: no file, folder or hub id."""
+    try:
+        there = Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        there = False
+    if not there and not _HUB_ID.fullmatch(name):
+        raise UserError(f"there is no folder or file {name}; check the path.", field="model")
 
 
 def folder_digest(folder: Path) -> str:
@@ -154,11 +176,17 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
             transformer = getattr(diffusers, model.traits.model).from_single_file(
                 str(model.path), config=str(model.config), subfolder="transformer", **options
             )
-            return kind.from_pretrained(str(model.config), transformer=transformer, **options)
+            return kind.from_pretrained(
+                str(model.config), transformer=transformer, use_safetensors=True, **options
+            )
         with _complete_config(model.config) as config:
             if not _has_part(model.path, ("first_stage_model.", "vae.")):
                 options["vae"] = diffusers.AutoencoderKL.from_pretrained(
-                    str(config), subfolder="vae", torch_dtype=dtype, local_files_only=True
+                    str(config),
+                    subfolder="vae",
+                    torch_dtype=dtype,
+                    local_files_only=True,
+                    use_safetensors=True,
                 )
             return kind.from_single_file(str(model.path), config=str(config), **options)
     except Exception as error:
@@ -321,7 +349,7 @@ def _from_hub(name: str) -> Path:
     if cached is not None and _is_complete(cached):
         return cached
     try:
-        return Path(diffusers.DiffusionPipeline.download(name))
+        return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True))
     except Exception as error:
         raise UserError(f"{name} {hub_problem(error)}", field="model") from error
 
