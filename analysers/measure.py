@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -25,6 +26,7 @@ from analysers.study import Status
 from generation.errors import UserError, named
 from generation.executors import Executor
 from generation.files import open_file
+from generation.folder import own, writing
 
 Pixels = npt.NDArray[np.uint8]
 Key = tuple[str, ...]
@@ -360,19 +362,21 @@ class _Cache:
         self._ladders: dict[Key, tuple[tuple[float, ...], ...]] = {}
         self._digest = lru_cache(maxsize=4096)(_digest)
         self._file: Any = None
-        if path is not None and path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    self._take(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue
+        if path is not None and os.path.lexists(own(path)):
+            with writing(path), open_file(path) as file:
+                for line in file:
+                    try:
+                        self._take(json.loads(line))
+                    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                        continue
 
     def __enter__(self) -> None:
         if self._path is not None:
-            whole = _ends_a_line(self._path)
-            self._file = self._path.open("a", encoding="utf-8")
-            if not whole:
-                self._file.write("\n")
+            with writing(self._path):
+                whole = _ends_a_line(self._path)
+                self._file = self._path.open("ab", buffering=0)
+                if not whole:
+                    self._file.write(b"\n")
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
@@ -425,8 +429,9 @@ class _Cache:
         if work.ladders:
             scores = [[None if math.isnan(x) else x for x in row] for row in found.ladders]
             record["ladders"] = [*self._ladder_key(work.task, work.digests)[1:], scores]
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        assert self._path is not None
+        with writing(self._path):
+            self._file.write(json.dumps(record).encode() + b"\n")
         self._take(record)
 
     def _take(self, record: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ def open_run_folder(path: Path, *, others: bool = False) -> Iterator[Path]:
     check_folder(path, others=others)
     try:
         marker = _marker(path)
-        lock = open(_own(marker / "lock"), "a+b", 0)  # noqa: SIM115
+        lock = open(own(marker / "lock"), "a+b", 0)  # noqa: SIM115
     except OSError as error:
         raise UserError(
             f"cannot write to {path} ({error.strerror}); choose another folder.", "out"
@@ -61,7 +61,7 @@ def open_run_folder(path: Path, *, others: bool = False) -> Iterator[Path]:
                 "choose another folder.",
                 "out",
             )
-        with _writing(marker / "lock"):
+        with writing(marker / "lock"):
             lock.truncate(0)
             lock.write(json.dumps(_me()).encode())
         sweep(path)
@@ -140,11 +140,11 @@ def write_result(path: Path, content: bytes | str) -> None:
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     folder = path.parent
-    with _writing(path):
+    with writing(path):
         marker = _marker(folder)
         if os.path.lexists(path) and not _is_ours(path, marker):
             move_aside(path, make_inside(folder, folder / "previous") / path.name)
-        with open(_own(marker / "written"), "ab") as log:  # before: a kill may come in between
+        with open(own(marker / "written"), "ab") as log:  # before: a kill may come in between
             log.write(f"\n{hashlib.sha256(data).hexdigest()} {path.name}\n".encode())
         write_atomically(path, data)
 
@@ -182,7 +182,7 @@ def _marker(folder: Path) -> Path:
     return make_inside(folder, folder / MARKER)
 
 
-def _own(path: Path) -> Path:
+def own(path: Path) -> Path:
     """The path, if it is missing or a plain file: what is written to follows no link."""
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         raise UserError(f"{path} is no file of ours; remove it.")
@@ -205,7 +205,8 @@ def _is_ours(path: Path, marker: Path) -> bool:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """What the operating system says inside the block, as one sentence that names the file."""
     try:
         yield
     except OSError as error:

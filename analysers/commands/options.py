@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from analysers.commands.output import forgiving, full
 from generation.errors import UserError
 from generation.values import decimal_within
 
@@ -120,8 +121,23 @@ def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
+        with forgiving() as out:
+            try:
+                guarded(**options)
+            finally:
+                out.flush()
+                if why := full(out):
+                    click.echo(
+                        f"The output could not be written ({why}); what was found lies in the "
+                        "run folder.",
+                        err=True,
+                    )
+                    if options["as_json"]:
+                        sys.exit(USAGE)
+
+    def guarded(**options: Any) -> None:
         try:
-            command(**options)
+            command(**{name: _text(name, value) for name, value in options.items()})
         except UserError as error:
             if options["debug"]:
                 raise
@@ -139,6 +155,13 @@ def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(INTERRUPTED)
         except click.exceptions.Exit:
             raise
+        except OSError as error:
+            if options["debug"]:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            kept = "What was rendered and measured is kept; run the same command again."
+            click.echo(f"Error: {where}{error.strerror or error}. {kept}", err=True)
+            sys.exit(NOTHING_RANKED)
         except Exception as error:
             if options["debug"]:
                 raise
@@ -151,6 +174,18 @@ def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(NOTHING_RANKED)
 
     return run
+
+
+def _text(name: str, value: Any) -> Any:
+    """The option's value with its texts as UTF-8, whatever the locale took their bytes for."""
+    if isinstance(value, tuple) and all(isinstance(one, str) for one in value):
+        return tuple(_text(name, one) for one in value)
+    if not isinstance(value, str) or not any("\ud800" <= mark <= "\udfff" for mark in value):
+        return value
+    try:
+        return os.fsencode(value).decode("utf-8")
+    except ValueError:
+        raise UserError("this is no UTF-8 text; write it into a UTF-8 file.", name) from None
 
 
 def flag(field: str) -> str:

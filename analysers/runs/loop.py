@@ -53,6 +53,7 @@ def _run(
     settings = plan.settings
     batches.keep(plan.out, asked, batches.Batching(settings.batch_size, settings.mixed))
     store = plan.store()
+    store.check_space(plan.cells)
     rendered: dict[Cell, str] = {}
     opened: list[Engine] = [probed] if probed else []
     devices = import_engine().devices(plan.settings.device)

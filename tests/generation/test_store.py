@@ -150,3 +150,20 @@ def test_half_a_picture_left_by_a_kill_is_not_taken_for_a_whole_one(tmp_path: Pa
     assert stored_key(half) is not None, "the text comes before the pixels"
     assert store.missing(cells) == cells
     assert store.settle(cells) == cells and half.exists(), "not provably ours"
+
+
+def test_pictures_that_cannot_fit_are_refused_before_they_are_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    cells = sweep("a cat")
+    store = study(tmp_path, *cells)
+    store.check_space(cells)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match="MB are free"):
+        store.check_space(cells)
+    for cell in cells:
+        store.save(cell, paint(1), batch_size=4)
+    store.check_space(cells)
