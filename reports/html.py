@@ -26,6 +26,7 @@ from analysers.metrics.metric import declared
 from analysers.study import Candidate, Interval, Score, Study, Summary
 from generation.cells import strength_text
 from generation.folder import write_result
+from generation.samplers import shown_sampler
 from reports import pictures, plots
 from reports.tables import interval_text, label, notes
 from reports.votes import votes_table
@@ -510,6 +511,8 @@ def _settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         "model_hash": "Model hash",
         "clip_skip": "Clip skip",
     }
+    if isinstance(found.get("sampler"), str):
+        found["sampler"] = shown_sampler(found["sampler"])
     pairs = [
         (title, f"{found[key]:g}" if isinstance(found[key], float) else str(found[key]))
         for key, title in names.items()

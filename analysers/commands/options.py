@@ -58,7 +58,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--guidance-scale", "--cfg", "guidance_scale",
                      type=click.FloatRange(0, 100),
                      help="Guidance scale [default: the model's, such as 7]."),
-        click.option("--sampler", help="Such as euler_a [default: dpmpp_2m_karras]."),
+        click.option("--sampler", help="Such as 'Euler a' [default: DPM++ 2M Karras]."),
         click.option("--clip-skip", type=click.IntRange(0, 11), default=0,
                      help="Text encoder layers to skip at the end."),
         click.option("--device", default="auto", show_default=True,

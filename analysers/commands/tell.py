@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 def describe(plan: Any) -> None:
     from analysers.runs.pacing import estimate
+    from generation.samplers import shown_sampler
 
     used = plan.settings
     click.echo(
-        f"{plan.title}: {used.sampler}, {used.steps} steps, guidance {used.guidance_scale:g}, "
-        f"{used.width}x{used.height}, {used.dtype} on {used.device}"
+        f"{plan.title}: {shown_sampler(used.sampler)}, {used.steps} steps, "
+        f"guidance {used.guidance_scale:g}, {used.width}x{used.height}, "
+        f"{used.dtype} on {used.device}"
     )
     for info in plan.loras[:1]:
         click.echo(f"  {info.path.name}: {info.summary()}")

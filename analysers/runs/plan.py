@@ -20,6 +20,7 @@ from generation.loras.inspection import LoraInfo, inspect, tensor_hash
 from generation.pictures.store import Layout, Store
 from generation.renderers.diffusers.models import check_name
 from generation.renderers.diffusers.prompts import check as check_prompts
+from generation.samplers import sampler_key
 
 if TYPE_CHECKING:
     from generation.renderers.diffusers.engine import Engine
@@ -189,6 +190,8 @@ def plan_study(
     natural = first.resolution or (base.width, base.height)
     chosen_device = engine.choose_device(device)
     chosen_sampler = _first(sampler, _agreed(lines, "sampler"), traits.sampler)
+    # One sampler, one name: however it is spelled, the pictures' content keys are the same.
+    chosen_sampler = sampler_key(chosen_sampler) or chosen_sampler
     settings = RenderSettings(
         model=model,
         model_hash=base.digest,

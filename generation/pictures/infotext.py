@@ -4,49 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
 from generation.cells import strength_text
-
-SAMPLER_NAMES: Mapping[str, str] = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "deis": "DEIS",
-    "dpm2": "DPM2",
-    "dpm2_a": "DPM2 a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_2s_a": "DPM++ 2S a",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "lcm": "LCM",
-    "lms": "LMS",
-    "pndm": "PLMS",
-    "unipc": "UniPC",
-}
-"""Our sampler names -> the names A1111 1.9 and later shows (without the schedule)."""
-
-SCHEDULE_NAMES: Mapping[str, str] = {
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "sgm_uniform": "SGM Uniform",
-    "beta": "Beta",
-}
-
-
-def a1111_sampler(sampler: str) -> tuple[str, str]:
-    """A1111's (sampler, schedule type) of one of our sampler names; unknown names pass as given."""
-    for suffix, schedule in SCHEDULE_NAMES.items():
-        if sampler.endswith("_" + suffix):
-            plain = sampler[: -len(suffix) - 1]
-            return SAMPLER_NAMES.get(plain, plain), schedule
-    # To A1111, "Automatic" means Karras for the DPM family; diffusers' plain spacing is "Uniform".
-    schedule = "Uniform" if sampler.startswith("dpm") else "Automatic"
-    return SAMPLER_NAMES.get(sampler, sampler), schedule
+from generation.samplers import a1111_sampler
 
 
 def parameters_text(

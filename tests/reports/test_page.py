@@ -329,7 +329,7 @@ def test_viewer_keys_scores_and_reproduction(page: Page, report: Path) -> None:
     assert "of 7 by BRISQUE" in page.find("#viewer-scores").text
     assert page.js("document.getElementById('viewer-repro').textContent") == (
         "portrait of an astronaut, studio light <lora:my-style-v3:0.2>\n"
-        "Steps: 20, Sampler: dpmpp_2m_karras, CFG scale: 4, Size: 160x160, Model: demo, Seed: 2, "
+        "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 4, Size: 160x160, Model: demo, Seed: 2, "
         "LoRA: my-style-v3.safetensors, Strength: 0.2"
     )
     page.press("c")

@@ -10,6 +10,7 @@ import diffusers
 from generation.errors import UserError, named
 from generation.families import words
 from generation.renderers.diffusers.models import BaseModel
+from generation.samplers import sampler_key, shown_sampler
 
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
@@ -47,6 +48,24 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "DPMSolverSinglestepScheduler",
         {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
     ),
+    "dpmpp_2m_sde_exponential": (
+        "DPMSolverMultistepScheduler",
+        {
+            "algorithm_type": "sde-dpmsolver++",
+            "solver_order": 2,
+            "use_karras_sigmas": False,
+            "use_exponential_sigmas": True,
+        },
+    ),
+    "dpmpp_3m_sde_exponential": (
+        "DPMSolverMultistepScheduler",
+        {
+            "algorithm_type": "sde-dpmsolver++",
+            "solver_order": 3,
+            "use_karras_sigmas": False,
+            "use_exponential_sigmas": True,
+        },
+    ),
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
@@ -58,7 +77,17 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
 }
-"""Sampler names as people write them -> diffusers class and the flags that make it so."""
+"""Sampler names (`generation.samplers`) -> diffusers class and the flags that make it so."""
+
+
+def chosen(text: str) -> str:
+    """The name of a sampler in any of its spellings; UserError if it is none that can be used."""
+    name = sampler_key(text)
+    if name is None or name not in SAMPLERS:
+        known = ", ".join(shown_sampler(key) for key in SAMPLERS)
+        shown = shown_sampler(name) if name else text
+        raise UserError(f"{shown} is not available; known are {known}.", field="sampler")
+    return name
 
 
 def scheduler(name: str, model: BaseModel) -> Any:
@@ -68,18 +97,17 @@ def scheduler(name: str, model: BaseModel) -> Any:
     diffusers ignores a flag that makes the sampler what it is.
     """
     own = dict(model.scheduler)
+    name = chosen(name) if name else ""
     if model.traits.flow:
         if name not in {"", "euler"}:
             raise UserError(
-                f"{name} does not fit {words(model.family)}, which is trained "
+                f"{shown_sampler(name)} does not fit {words(model.family)}, which is trained "
                 f"for flow matching; leave {named('sampler')} out.",
                 field="sampler",
             )
         name = ""
     if not name:
         return getattr(diffusers, own["_class_name"]).from_config(own)
-    if name not in SAMPLERS:
-        raise UserError(f"{name} is unknown; known are {', '.join(SAMPLERS)}.", field="sampler")
     kind, flags = SAMPLERS[name]
     scheduler = getattr(diffusers, kind).from_config(own, **flags)
     wanted = {flag: own[flag] for flag in ("prediction_type", "rescale_betas_zero_snr")
@@ -88,7 +116,7 @@ def scheduler(name: str, model: BaseModel) -> Any:
     if ignored:
         raise UserError(
             f"{kind} of this diffusers ignores {', '.join(ignored)}, which "
-            f"{name} needs with this model; choose another sampler.",
+            f"{shown_sampler(name)} needs with this model; choose another sampler.",
             field="sampler",
         )
     return scheduler
