@@ -31,8 +31,8 @@ from analysers.runs.loop import run_study  # noqa: E402
 from analysers.runs.plan import plan_study  # noqa: E402
 from analysers.runs.request import Options  # noqa: E402
 from analysers.study import Study  # noqa: E402
-from generation import plan as grid  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
+from generation.prompts import read_prompts  # noqa: E402
 
 
 def study(where: str, out: Path, prompts: int, batch_size: int) -> Study:
@@ -42,7 +42,7 @@ def study(where: str, out: Path, prompts: int, batch_size: int) -> Study:
     plan = plan_study(
         "strength", [sample_data.PATH / demo["loras"]], model="demo", out=out,
         strengths=[Decimal(i) / 5 for i in range(1, 9)],
-        prompts=grid.read_prompts(sample_data.PATH / "prompts.txt")[:prompts], seeds=(1,),
+        prompts=read_prompts(sample_data.PATH / "prompts.txt")[:prompts], seeds=(1,),
         device=device, dtype=dtype, batch_size=batch_size,
         **json.loads((sample_data.PATH / "settings.json").read_text()),
     )  # fmt: skip

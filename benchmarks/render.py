@@ -246,7 +246,7 @@ def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
     from analysers.runs.pacing import with_batch_size
     from analysers.runs.plan import plan_study
     from analysers.runs.request import Options
-    from generation import plan as grid
+    from generation.prompts import read_prompts
 
     settings = json.loads((sample_data.PATH / "settings.json").read_text())
     seconds: dict[str, list[float]] = {"painted": [], "painted and scored": []}
@@ -256,7 +256,7 @@ def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
             return plan_study(
                 "strength", [sample_data.PATH / "lora" / "pstr.safetensors"], model="demo",
                 out=Path(scratch, name), strengths=[Decimal("0.5"), Decimal(1), Decimal("1.5")],
-                prompts=grid.read_prompts(sample_data.PATH / "prompts.txt")[: arguments.cases],
+                prompts=read_prompts(sample_data.PATH / "prompts.txt")[: arguments.cases],
                 seeds=(1,), device=arguments.device, **settings,
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""From what the user typed to the cells of a study: strengths, seeds, prompts, the grid.
+"""From what the user typed to the cells of a study: strengths, seeds, the grid.
 
 Numbers are parsed in decimal, so that 0.2:1.4:0.2 ends at exactly 1.4 and 0.6 stays 0.6.
 """
@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 
 from generation.cells import Case, Cell, Checkpoint
 from generation.errors import UserError
-from generation.files import read_utf8
+from generation.prompts import PromptLine
 
 MOST_VALUES = 1000
 """More values than this on one axis is taken for a typing error."""
@@ -57,76 +55,6 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             )
         seeds.update(dict.fromkeys(range(low, high + 1)))
     return tuple(seeds)
-
-
-@dataclass(frozen=True)
-class PromptLine:
-    """One line of a prompt file; the options are None where the line does not set them."""
-
-    prompt: str
-    negative: str | None = None
-    seed: int | None = None
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    sampler: str | None = None
-
-
-_FLAGS = {
-    "n": ("negative", str),
-    "d": ("seed", int),
-    "w": ("width", int),
-    "h": ("height", int),
-    "s": ("steps", int),
-    "l": ("guidance_scale", float),
-    "ss": ("sampler", str),
-}
-
-
-def parse_prompt(line: str, where: str = "") -> PromptLine:
-    """A prompt with the per-line flags of kohya's sample-prompt files.
-
-    Known flags: `--n` negative, `--d` seed, `--w` `--h` size in pixels, `--s` steps, `--l`
-    guidance scale, `--ss` sampler. `where` is the file and line, if there are any. Raises UserError
-    for an unknown flag or a bad value.
-    """
-    text, *flags = re.split(r"\s+--(?=[A-Za-z])", " " + line.strip())
-    options: dict[str, object] = {}
-    for flag in flags:
-        name, _, value = flag.partition(" ")
-        if name not in _FLAGS:
-            known = ", ".join("--" + f for f in _FLAGS)
-            raise _bad_flag(f"--{name} is not a prompt flag here; known are {known}.", where)
-        field, kind = _FLAGS[name]
-        try:
-            options[field] = kind(value.strip())
-        except ValueError:
-            raise _bad_flag(f"--{name} {value.strip()!r} is not a number.", where) from None
-    return PromptLine(text.strip(), **options)  # type: ignore[arg-type]
-
-
-def _bad_flag(sentence: str, where: str) -> UserError:
-    return UserError(f"{where}: {sentence}") if where else UserError(sentence, field="prompt")
-
-
-def read_prompts(path: Path) -> tuple[PromptLine, ...]:
-    """Prompts of a text file, one a line; empty lines and lines starting with # are skipped."""
-    try:
-        text = read_utf8(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read {path} as UTF-8 text ({_why(error)}).", field="prompts"
-        ) from error
-    lines = [line.strip() for line in text.splitlines()]
-    prompts = tuple(
-        parse_prompt(line, f"{path}, line {number}")
-        for number, line in enumerate(lines, 1)
-        if line and not line.startswith("#")
-    )
-    if not prompts:
-        raise UserError(f"{path} has no prompt; write one prompt a line.", field="prompts")
-    return prompts
 
 
 def cases(prompts: Sequence[PromptLine], seeds: Sequence[int], negative: str) -> tuple[Case, ...]:
@@ -197,7 +125,3 @@ def _unreadable(text: str) -> UserError:
         f"cannot read {text!r}; write a range such as 0.2:1.4:0.2 or a list such as 0.6,0.8,1.0.",
         field="strengths",
     )
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -219,6 +219,7 @@ def _plan(kind: Kind, o: dict[str, Any]) -> Any:
     import sample_data
     from analysers.runs.plan import DEMO_MODEL, plan_study
     from generation import plan as grid
+    from generation.prompts import parse_prompt, read_prompts
 
     loras: Sequence[Path] = o["loras"]
     settings: dict[str, Any] = {}
@@ -237,9 +238,9 @@ def _plan(kind: Kind, o: dict[str, Any]) -> Any:
             "--images FOLDER, or try --demo."
         )
     width, height = size(o["size"])
-    lines = [grid.parse_prompt(text) for text in o["prompt"]]
+    lines = [parse_prompt(text) for text in o["prompt"]]
     if prompt_file:
-        lines += grid.read_prompts(prompt_file)
+        lines += read_prompts(prompt_file, o["max_prompts"])
     given = {
         "width": width,
         "height": height,

@@ -47,7 +47,10 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--block-weights", default="", metavar="WEIGHTS",
                      help="Multiplies the strength in each block: LoRA Block Weight's list or its "
                           "name (OUTALL), or blocks by name (IN04=0,OUT=0.5)."),
-        click.option("--prompts", type=FILE, help="Text file, one prompt a line."),
+        click.option("--prompts", type=FILE,
+                     help="Text file, one prompt a line; or kohya's TOML or JSON."),
+        click.option("--max-prompts", type=click.IntRange(1), default=1000, show_default=True,
+                     help="More in a file are taken for another kind of file."),
         click.option("--prompt", multiple=True, help="A prompt; may be given several times."),
         click.option("--negative", default="", help="Negative prompt for all prompts."),
         click.option("--seeds", default="1,2", show_default=True, help="Such as 1:4 or 7,11."),

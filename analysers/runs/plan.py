@@ -18,6 +18,7 @@ from generation.loras import blocks
 from generation.loras.checkpoints import find_checkpoints
 from generation.loras.inspection import LoraInfo, inspect, tensor_hash
 from generation.pictures.store import Layout, Store
+from generation.prompts import PromptLine, unused_options
 from generation.renderers.diffusers.models import check_name
 from generation.renderers.diffusers.prompts import check as check_prompts
 from generation.samplers import sampler_key
@@ -103,7 +104,7 @@ def plan_study(
     model: str,
     out: Path,
     strengths: Sequence[Decimal],
-    prompts: Sequence[grid.PromptLine] = (),
+    prompts: Sequence[PromptLine] = (),
     seeds: Sequence[int] = (1, 2),
     negative: str = "",
     width: int | None = None,
@@ -233,7 +234,7 @@ def plan_study(
         cells=grid.cells(cases, checkpoints, strengths),
         checkpoints=checkpoints,
         loras=tuple(infos.values()),
-        warnings=(*found.warnings, *check_prompts(texts, base.family)),
+        warnings=(*found.warnings, *unused_options(lines), *check_prompts(texts, base.family)),
         refused=refused,
         fixed=fixed,
         low_vram=low_vram,
@@ -275,7 +276,7 @@ def _fixed(path: Path) -> Checkpoint:
     return Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
 
 
-def _default_prompts(info: LoraInfo) -> tuple[grid.PromptLine, ...]:
+def _default_prompts(info: LoraInfo) -> tuple[PromptLine, ...]:
     """Six prompts around the trigger word that the training metadata tells."""
     if not info.trigger_words:
         raise UserError(
@@ -291,10 +292,10 @@ def _default_prompts(info: LoraInfo) -> tuple[grid.PromptLine, ...]:
         "on a beach at sunset",
         "indoors, detailed background",
     )
-    return tuple(grid.PromptLine(f"{word}, {scene}") for scene in scenes)
+    return tuple(PromptLine(f"{word}, {scene}") for scene in scenes)
 
 
-def _agreed(lines: Sequence[grid.PromptLine], field_name: str) -> Any:
+def _agreed(lines: Sequence[PromptLine], field_name: str) -> Any:
     """The one value that the prompt file's lines give, or None; they must agree."""
     values = {getattr(line, field_name) for line in lines} - {None}
     if len(values) > 1:

@@ -20,7 +20,7 @@ from analysers.runs.plan import RenderPlan, plan_study  # noqa: E402
 from analysers.runs.request import Options  # noqa: E402
 from generation.cells import Cell  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
-from generation.plan import PromptLine  # noqa: E402
+from generation.prompts import PromptLine  # noqa: E402
 from generation.renderers.diffusers import batches  # noqa: E402
 
 FOUR = [Decimal(text) for text in ("0.25", "0.5", "0.75", "1")]

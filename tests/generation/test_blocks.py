@@ -363,7 +363,7 @@ def test_the_content_key_knows_block_weights_of_the_lora_only() -> None:
 def test_a_plan_carries_block_weights_to_the_engine(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from analysers.runs.plan import plan_study
-    from generation.plan import PromptLine
+    from generation.prompts import PromptLine
 
     plan = plan_study(
         "strength", [LORA], model="demo", out=tmp_path, strengths=[Decimal(1)], seeds=[1],

@@ -89,7 +89,7 @@ def test_a_study_decides_its_batches_and_keeps_to_them(tmp_path: Path) -> None:
     from analysers.runs.loop import run_study
     from analysers.runs.plan import RenderPlan, plan_study
     from analysers.runs.request import Options
-    from generation.plan import PromptLine
+    from generation.prompts import PromptLine
 
     def plan() -> RenderPlan:
         return plan_study(

@@ -164,7 +164,7 @@ def test_flux_takes_what_it_has_and_schnell_four_steps_without_guidance(
 ) -> None:
     """FLUX.1 schnell is FLUX.1 dev without the guidance embedding, in both layouts."""
     from analysers.runs.plan import plan_study
-    from generation.plan import PromptLine
+    from generation.prompts import PromptLine
 
     dev = find_model(str(tiny_model("flux")))
     folder = Path(shutil.copytree(tiny_model("flux"), tmp_path / "schnell"))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generation import plan as grid
+from generation import prompts
 from generation.cells import Checkpoint
 from generation.errors import UserError
 
@@ -41,7 +42,7 @@ def test_nonsense_strengths_are_one_sentence_with_the_option(text: str) -> None:
 
 @given(st.text(max_size=30))
 def test_no_text_breaks_the_parsers(text: str) -> None:
-    for parse in (grid.parse_strengths, grid.parse_seeds, grid.parse_prompt):
+    for parse in (grid.parse_strengths, grid.parse_seeds, prompts.parse_prompt):
         try:
             parse(text)
         except UserError as error:
@@ -59,35 +60,8 @@ def test_nonsense_seeds(text: str) -> None:
         grid.parse_seeds(text)
 
 
-def test_kohya_flags_of_a_prompt_line() -> None:
-    line = grid.parse_prompt("a cat, sitting --n bad, ugly --w 768 --h 512 --d 42 --l 7.5 --s 30")
-    assert line == grid.PromptLine("a cat, sitting", "bad, ugly", 42, 768, 512, 30, 7.5)
-    with pytest.raises(UserError, match="--g"):
-        grid.parse_prompt("a cat --g 3.5")
-    with pytest.raises(UserError, match="not a number"):
-        grid.parse_prompt("a cat --s many")
-
-
-def test_prompt_file(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_text("# heading\n\na cat\na dog --d 9\n", encoding="utf-8")
-    lines = grid.read_prompts(path)
-    assert [line.prompt for line in lines] == ["a cat", "a dog"]
-    made = grid.cases(lines, (1, 2), "blurry")
-    assert [(c.prompt, c.seed, c.name) for c in made] == [
-        ("a cat", 1, "p00_s1"),
-        ("a cat", 2, "p00_s2"),
-        ("a dog", 9, "p01_s9"),
-    ]
-    path.write_text("# nothing\n", encoding="utf-8")
-    with pytest.raises(UserError, match="no prompt"):
-        grid.read_prompts(path)
-    with pytest.raises(UserError, match="absent"):
-        grid.read_prompts(tmp_path / "absent.txt")
-
-
 def test_cells_begin_with_the_controls_and_switch_weights_rarely() -> None:
-    cases = grid.cases([grid.PromptLine("a"), grid.PromptLine("b")], (1,), "")
+    cases = grid.cases([prompts.PromptLine("a"), prompts.PromptLine("b")], (1,), "")
     checkpoints = [Checkpoint(Path(f"{i}.safetensors"), str(i)) for i in range(3)]
     cells = grid.cells(cases, checkpoints, [Decimal("0.5"), Decimal(1)])
     assert [cell.is_control for cell in cells[:3]] == [True, True, False]

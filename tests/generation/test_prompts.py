@@ -794,7 +794,7 @@ def test_a_study_is_planned_with_the_warnings(tmp_path: Path, tiny_model: Tiny) 
     from safetensors.torch import save_file
 
     from analysers.runs.plan import plan_study
-    from generation.plan import PromptLine
+    from generation.prompts import PromptLine
 
     stem = "transformer.single_transformer_blocks.0.attn.to_q"
     flux = tmp_path / "flux.safetensors"
