@@ -62,16 +62,16 @@ def scan(root: Path, apart: set[str]) -> list[Found]:
                 continue  # a folder of somebody else's inside
             raise UserError(f"{root} cannot be listed ({error.strerror}).") from None
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.endswith(".tmp.png"):
+            if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # False for a link that leads round in a circle
                 if depth < DEEPEST and entry.name not in _NOT_ENTERED and not entry.is_symlink():
                     folders.append((Path(entry.path), depth + 1))
                 continue
             if not entry.name.lower().endswith(SUFFIXES):
                 continue
-            if not entry.is_file() and not entry.is_symlink():
-                continue  # a pipe would block for ever
+            if not os.path.isfile(entry.path) and not entry.is_symlink():
+                continue  # a pipe; what a link leads to is looked at when it is opened
             path = Path(entry.path)
             if apart and os.path.realpath(path) in apart:
                 continue

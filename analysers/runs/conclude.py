@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -156,7 +157,8 @@ def relative(path: Path | None, out: Path) -> str:
     """A path as rows hold it: relative to the run folder where it lies inside, else absolute."""
     if path is None:
         return ""
+    real = os.path.realpath(path)  # which follows no link round in a circle
     try:
-        return path.resolve().relative_to(out.resolve()).as_posix()
+        return Path(real).relative_to(os.path.realpath(out)).as_posix()
     except ValueError:
-        return path.resolve().as_posix()
+        return Path(real).as_posix()
