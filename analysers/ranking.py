@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,7 +198,8 @@ def decide_again(study: Study) -> Study:
     likeness: dict[Candidate | None, float] = {
         s.candidate: s.metrics[LIKENESS].mean for s in study.summaries if LIKENESS in s.metrics
     }
-    trust = study.evidence.get("trust") or {}
+    trust, noise = (_section(study.evidence, name) for name in ("trust", "noise"))
+    floor = _section(noise, "floor")
     summaries, verdict = decide(
         study.scores,
         kind=study.kind,
@@ -206,14 +207,24 @@ def decide_again(study: Study) -> Study:
         better=study.better,
         tie_tolerance=study.tie_tolerance,
         margin=study.margin,
-        noise_floor=(study.evidence.get("noise") or {}).get("floor"),
+        noise_floor={k: float(v) for k, v in floor.items() if isinstance(v, (int, float))},
         likeness=likeness,
         warnings=(
             "This study was made by an earlier version: the answer was found anew in its scores.",
-            *([trust["sentence"]] if trust.get("trusted") is False else []),
+            *(
+                [str(trust["sentence"])]
+                if trust.get("trusted") is False and "sentence" in trust
+                else []
+            ),
         ),
     )
     return replace(study, summaries=summaries, verdict=verdict, format=FORMAT)
+
+
+def _section(evidence: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of free-form evidence, {} where it is no object."""
+    found = evidence.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True, eq=False)

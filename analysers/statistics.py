@@ -213,17 +213,23 @@ def surely_above(
 
     * from the strongest down, each row at the full level until one is not found (a fixed sequence
       needs no correction: Maurer, Hothorn and Lehmacher 1995); lines share the level;
-    * the rest counted, by Holm's step-down test (1979), since damage may also show only in the
-      middle, where the metric recovers beyond it.
+    * the rest counted, by Holm's step-down test (1979) on the longer arm of the interval, since
+      damage may also show only in the middle, where the metric recovers beyond it.
     """
     from scipy.special import stdtrit
 
     alpha = (1 - LEVEL) / 2
-    arm = bounds.mean - bounds.low
     above = bounds.mean > floor
-    # the distance from the floor in units of t, on the interval's own lower arm
-    t = np.divide(bounds.mean - floor, arm, out=np.where(above, math.inf, -math.inf), where=arm > 0)
-    t = t * stdtrit(np.maximum(freedom, 1), 1 - alpha)
+    unit = stdtrit(np.maximum(freedom, 1), 1 - alpha)
+
+    def in_t(arm: Array) -> Array:
+        """The distance from the floor in units of t, an arm of the interval being t's quantile."""
+        sure = np.where(above, math.inf, -math.inf)
+        return np.divide(bounds.mean - floor, arm, out=sure, where=arm > 0) * unit
+
+    lower = bounds.mean - bounds.low
+    t = in_t(lower)
+    counted = in_t(np.maximum(lower, bounds.high - bounds.mean))
     known = (freedom >= 1) & np.isfinite(bounds.low)
     found = np.zeros(len(t), dtype=bool)
     lines = [kept for line in lines if (kept := [i for i in line if known[i]])]
@@ -232,9 +238,11 @@ def surely_above(
             if not t[i] > stdtrit(freedom[i], 1 - alpha / len(lines)):
                 break
             found[i] = True
-    left = sorted((i for line in lines for i in line if not found[i]), key=lambda i: (-t[i], i))
+    left = sorted(
+        (i for line in lines for i in line if not found[i]), key=lambda i: (-counted[i], i)
+    )
     for k, i in enumerate(left):
-        if not t[i] > stdtrit(freedom[i], 1 - alpha / (len(left) - k)):
+        if not counted[i] > stdtrit(freedom[i], 1 - alpha / (len(left) - k)):
             break
         found[i] = True
     return found

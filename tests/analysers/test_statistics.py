@@ -73,7 +73,7 @@ def test_from_the_strongest_down_nothing_is_paid_for_the_others():
     assert not surely_above(bounds, freedom, [[i] for i in range(10)]).any()
     bounds.low[9] = -1.0  # the strongest recovers: the rest is counted
     assert not surely_above(bounds, freedom, [range(10)]).any()
-    bounds.low[4] = 4.5
+    bounds.low[4], bounds.high[4] = 4.5, 5.5
     assert np.flatnonzero(surely_above(bounds, freedom, [range(10)])).tolist() == [4]
 
 

@@ -84,6 +84,9 @@ def test_the_first_format_is_read_with_its_summaries_named_anew():
     assert today.format == 2 and today.verdict.recommended == finished().verdict.recommended
     assert today.verdict.answer == finished().verdict.answer
     assert "earlier version" in today.verdict.warnings[0]
+    for noise in ([], "x", {"floor": 3}, {"floor": {"brisque": None}}):
+        odd = replace(read, evidence={"noise": noise, "trust": {"trusted": False}})
+        assert decide_again(odd).verdict == today.verdict
     found = {
         k: v.mean for k, v in read.summaries[0].metrics.items() if k not in ("ssim", "brisque")
     }
