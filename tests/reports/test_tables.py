@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
+from generation.files import write_atomically
 from reports import tables
 
 HOSTILE = [
@@ -71,7 +72,8 @@ def test_tables_round_trip_exactly(strength_study: tuple[Study, Path], tmp_path:
         pd.testing.assert_frame_equal(
             tables.read_summary(summary), tables.summary_frame(study), check_exact=True
         )
-        assert [p.name for p in sorted(scores.parent.iterdir())] == ["scores.csv", "summary.csv"]
+        left = sorted(p.name for p in scores.parent.iterdir())
+        assert left == [".lora-analysers", "scores.csv", "summary.csv"]
 
 
 def test_plain_pandas_reads_the_numbers(strength_study: tuple[Study, Path], tmp_path: Path) -> None:
@@ -108,14 +110,14 @@ def test_an_interrupted_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.csv"
-    tables.write_atomically(path, b"old")
+    write_atomically(path, b"old")
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
-        tables.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
