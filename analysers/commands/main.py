@@ -79,6 +79,10 @@ def _run(kind: Kind, **o: Any) -> None:
     from analysers.runs.request import Options
     from generation.folder import check_folder, open_run_folder
 
+    if o["report_only"] and o["dry_run"]:
+        study = load_study(o["report_only"])
+        click.echo(f"The report of {study.title or 'the study'} can be written. Nothing was.")
+        return
     if o["report_only"]:
         sys.exit(finish(load_study(o["report_only"]), o["report_only"], o))
     options = Options(

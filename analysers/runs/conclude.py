@@ -22,7 +22,7 @@ from generation.files import read_utf8
 from generation.folder import write_result
 from generation.loras.inspection import LoraInfo
 
-MOST_STUDY = 1 << 30
+MOST_STUDY = 1 << 28
 """Bytes of a study.json that are read: a study of a million pictures has a few hundred MB."""
 
 

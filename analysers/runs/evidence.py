@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from statistics import median
@@ -13,6 +13,7 @@ from analysers import checks
 from analysers.measure import Measured
 from analysers.metrics.metric import declared
 from analysers.ranking import margin_of
+from analysers.records import build
 from analysers.runs.events import Progress
 from analysers.runs.plan import RenderPlan
 from analysers.runs.request import Options
@@ -47,7 +48,9 @@ def noise_floor(
         try:
             record = read_json(kept)
             if record["keys"] == keys:
-                return dict(record)
+                floor = build(Mapping[str, float], record["floor"], "floor")
+                pairs = build(tuple[tuple[float, ...], ...], record["pairs"], "pairs")
+                return {"keys": keys, "pairs": pairs, "floor": floor}
         except (OSError, ValueError, KeyError, TypeError):
             pass
     from analysers.metrics.brisque import brisque

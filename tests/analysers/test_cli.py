@@ -648,3 +648,31 @@ def test_every_option_has_help_and_every_documented_option_exists(command: objec
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme)) - {"--editable"}:
         assert option in text, f"the README speaks of {option}"
+
+
+def test_a_dry_run_over_pictures_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = strength("--images", sample_data.PATH / "pictures" / "strengths", "--dry-run")
+    assert result.exit_code == 0 and "Nothing was written" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    for more in ((), ("--dry-run",)):
+        result = strength(
+            "--images", sample_data.PATH / "pictures" / "strengths", "--out", tmp_path, *more
+        )
+        assert result.exit_code == 2 and "--allow-non-empty" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 2}', "NaN", '{"format": "1e9"}'])
+def test_a_foreign_study_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.json").write_text(text)
+    result = strength("--report-only", tmp_path)
+    assert result.exit_code == 2 and len(result.output.strip().splitlines()) == 1
+    assert "study.json" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
