@@ -227,7 +227,7 @@ def _lowest(told: _Told) -> list[Sentence]:
         others = [s for s in told.ranked if s is not best]
         short = [s for s in others if not s.beyond]
         if short and not any(s.contender for s in short):
-            part = "" if len(short) == len(others) else " short of the breakdown"
+            part = "" if len(short) == len(others) else " short of a breakdown"
             text += f", and every other {unit}{part} is worse beyond the noise"
         elif others and not short:
             text += f", and every other {unit} is broken or lies beyond one that is"
@@ -333,8 +333,16 @@ def _clean_words(told: _Told) -> list[Sentence]:
         said.append(("strongest_clean", text, [clean, *below]))
     else:
         said.append(("none_clean", f"No {UNITS[kind]} is shown to be clean", []))
+    elsewhere = min(
+        (s.candidate for s in known if s.state == "broken"),
+        key=lambda c: _size(c, kind),
+        default=None,
+    )
     if broken:
         said.append(("breakdown", f"it breaks at {told.name(broken)}", [broken]))
+    elif elsewhere:
+        text = f"it breaks elsewhere, first at {told.name(elsewhere)}"
+        said.append(("breakdown_elsewhere", text, [elsewhere]))
     else:
         said.append(("no_breakdown", "no breakdown was found", []))
     return [
@@ -399,7 +407,7 @@ def _evidence(told: _Told) -> list[Sentence]:
     if len(verdict.level) == len(using) > 1:
         text = f"No {UNITS[kind]} can be told from another: {told.metric} does not decide here."
         said.append(say("why", "undecided", text, verdict.level))
-    if math.isfinite(best.p_best) and len(told.ranked) > 1:
+    if math.isfinite(best.p_best) and len(told.ranked) > 1 and told.setting.prompts >= PROMPTS:
         rival = max(told.ranked, key=lambda s: s.p_best if math.isfinite(s.p_best) else -1.0)
         text = f"With other prompts of this kind {told.name(best.candidate)} would come first in "
         text += f"about {_percent(best.p_best)} of studies"

@@ -303,6 +303,7 @@ def test_both_directions_are_walked_from_zero():
     summaries, verdict = decide(sweep({**curve, strength("0.8"): -1}), kind="strength")
     assert verdict.best == strength("0.4") and verdict.strongest_clean == strength("0.8")
     assert verdict.breakdown is None  # -0.8 lies on the other side
+    assert verdict.answer.endswith("It breaks elsewhere, first at -0.8.")
     found = by(summaries)
     assert found[strength("-0.8")].state == "broken" and found[strength("-0.4")].safe
     assert found[strength("0.0")].safe
@@ -441,6 +442,7 @@ def test_no_contradiction_where_the_metric_sees_the_damage():
 CLAIMS = {
     "strongest_clean": lambda s, first: s.safe if first else s.state == "unsure",
     "breakdown": lambda s, first: s.state == "broken",
+    "breakdown_elsewhere": lambda s, first: s.state == "broken",
     "breakdown_by": lambda s, first: s.state == "broken",
     "all_broken": lambda s, first: s.state == "broken",
     "unsure": lambda s, first: s.state == "unsure" and not s.beyond,
