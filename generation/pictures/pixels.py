@@ -39,7 +39,7 @@ MOST_TEXTS = 64
 MOST_CHUNKS = 100_000
 
 # Only raster formats whose decoders run inside this process: Pillow would hand EPS to Ghostscript.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "MPO")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
 _COMFY_ENTRY = re.compile(rb"(prompt(?=:\s*\{)|workflow(?=:\s*\{)|parameters):", re.I)
 
@@ -91,7 +91,8 @@ def read_image(path: Path) -> np.ndarray[Any, Any]:
     except MemoryError:
         raise UserError(f"{path} does not fit into memory; scale it down.") from None
     except Exception as error:  # decoders raise a dozen kinds on damaged files
-        why = "it is no picture" if isinstance(error, Image.UnidentifiedImageError) else error
+        unknown = isinstance(error, Image.UnidentifiedImageError) or error.args == ("AVIF",)
+        why = "it is no picture" if unknown else error  # "AVIF": a Pillow that cannot read it
         raise UserError(
             f"{path} cannot be read ({_short(str(why))}); save it again or remove it."
         ) from None

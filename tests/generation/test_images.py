@@ -350,3 +350,17 @@ def test_parameters_text_of_a_control_has_no_lora() -> None:
 )
 def test_sampler_names(ours: str, theirs: tuple[str, str]) -> None:
     assert a1111_sampler(ours) == theirs
+
+
+@pytest.mark.parametrize("content", [b"a text", b"<html>", b"PK\3\4zip", b"\0" * 64, b"GIF89"])
+def test_what_is_no_picture_is_called_so(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "note.png"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read \((it is no picture|.*truncated)"):
+        read_image(path)
+
+
+def test_a_pair_of_a_camera_is_read_as_its_first_picture(tmp_path: Path) -> None:
+    first, second = Image.fromarray(PIXELS), Image.fromarray(PIXELS[::-1])
+    first.save(tmp_path / "pair.jpg", "MPO", save_all=True, append_images=[second])
+    assert read_image(tmp_path / "pair.jpg").shape == PIXELS.shape
