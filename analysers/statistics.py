@@ -133,8 +133,10 @@ def intervals(
     rows = np.flatnonzero(freedom >= MIN_UNITS - 1)
     if rows.size:
         deviations = _resampled_means(table[rows] - mean[rows, None], units, resamples, seed)
-        spread = np.nanstd(deviations, axis=0)
-        lower, upper = np.nanquantile(deviations, [tail, 1 - tail], axis=0)
+        whole = np.isfinite(deviations).all()  # the functions that skip NaN are five times as slow
+        spread = np.std(deviations, axis=0) if whole else np.nanstd(deviations, axis=0)
+        quantile = np.quantile if whole else np.nanquantile
+        lower, upper = quantile(deviations, [tail, 1 - tail], axis=0)
         widen = stdtrit(freedom[rows], 1 - tail) / ndtri(1 - tail)
         scale = widen * np.divide(error[rows], spread, out=np.zeros_like(spread), where=spread > 0)
         low[rows] = mean[rows] + np.minimum(lower * scale, 0.0)
