@@ -19,7 +19,7 @@ from analysers.commands.options import (
     typed,
     weighted,
 )
-from analysers.commands.tell import count, describe, finish, list_prompts, rendered
+from analysers.commands.tell import count, describe, describe_files, finish, list_prompts, rendered
 from generation.errors import UserError, named
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def _run(kind: Kind, **o: Any) -> None:
     from analysers.runs.events import Silent
     from analysers.runs.request import Options
     from generation.folder import check_folder, open_run_folder
+    from generation.loras.checkpoints import find_checkpoints
 
     if o["report_only"] and o["dry_run"]:
         study = load_study(o["report_only"])
@@ -96,6 +97,9 @@ def _run(kind: Kind, **o: Any) -> None:
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     if o["images"]:
         sys.exit(_judge_pictures(kind, o, options, bar, command))
+    if kind == "epochs" and o["dry_run"] and o["loras"] and not o["model"] and not o["demo"]:
+        describe_files(find_checkpoints(o["loras"], name=o["name"], ema=o["ema"]))
+        return
     plan = _plan(kind, o)
     if o["dry_run"]:
         check_folder(plan.out, others=o["allow_non_empty"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,13 @@ import click
 
 from analysers.commands.bar import duration, rate
 from analysers.commands.options import DONE, NOTHING_RANKED, SOME_FAILED
+from generation.errors import UserError
 
 if TYPE_CHECKING:
     from analysers.runs.plan import RenderPlan
     from analysers.study import Study
+    from generation.cells import Checkpoint
+    from generation.loras.checkpoints import CheckpointList
 
 
 def describe(plan: Any) -> None:
@@ -28,11 +31,7 @@ def describe(plan: Any) -> None:
     )
     for info in plan.loras[:1]:
         click.echo(f"  {info.path.name}: {info.summary()}")
-    click.echo("Checkpoints in order of training:")
-    for checkpoint in plan.checkpoints:
-        names = ", ".join((checkpoint.file, *checkpoint.aliases))
-        click.echo(f"  {checkpoint.label or checkpoint.name:28} {names}"
-                   f"  (position from {checkpoint.position_source or 'nowhere'})")  # fmt: skip
+    _list_checkpoints(plan.checkpoints)
     for name, reason in plan.refused.items():
         click.echo(f"  {name} is left out: {reason}")
     for warning in plan.warnings:
@@ -46,6 +45,39 @@ def describe(plan: Any) -> None:
         told += f", about {duration(seconds)} (from two measured renders"
         told += "; scoring on the same CPU adds to it)" if used.device == "cpu" else ")"
     click.echo(told + ". Nothing was written.")
+
+
+def describe_files(found: CheckpointList) -> None:
+    """What a dry run can say of the LoRA files alone, without a model and without torch."""
+    from analysers.runs.plan import inspect_all
+
+    infos, refused = inspect_all(found.checkpoints)
+    refused.update((checkpoint.name, reason) for checkpoint, reason in found.unreadable)
+    if not infos:
+        raise UserError(next(iter(refused.values())))
+    first = next(iter(infos.values()))
+    click.echo(f"{first.path.name}: {first.summary()}")
+    if found.trainer:
+        click.echo(f"Trained with {found.trainer}.")
+    _list_checkpoints(found.checkpoints)
+    for name, reason in refused.items():
+        click.echo(f"  {name} is left out: {reason}")
+    for warning in found.warnings:
+        click.echo(f"Warning: {warning}")
+    words = dict.fromkeys(word for info in infos.values() for word in info.trigger_words)
+    if words:
+        click.echo("Trigger words: " + ", ".join(words))
+    needed = ["--model (" + (first.family_words or "its base is not named") + ")"]
+    needed += [] if words else ["--prompts"]
+    click.echo(f"To render: give {' and '.join(needed)}. Nothing was written.")
+
+
+def _list_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
+    click.echo("Checkpoints in order of training:")
+    for checkpoint in checkpoints:
+        names = ", ".join((checkpoint.file, *checkpoint.aliases))
+        click.echo(f"  {checkpoint.label or checkpoint.name:28} {names}"
+                   f"  (position from {checkpoint.position_source or 'nowhere'})")  # fmt: skip
 
 
 def list_prompts(plan: RenderPlan) -> None:

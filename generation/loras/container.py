@@ -13,10 +13,12 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import time_ns
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from generation.errors import UserError
 from generation.files import open_file
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 32 << 20
 MAX_BRACKETS = 1_000_000
 MAX_KEY_LENGTH = 1000
+#: Whole models have fewer than 10,000 tensors, LoRAs of every kind fewer than 7,000.
+MAX_TENSORS = 20_000
 #: No weight of these models has more axes than a 3-D convolution.
 MAX_AXES = 8
 _CHUNK = 1 << 20
@@ -68,6 +72,54 @@ _NUMPY_NAMES = {
 }
 
 
+T = TypeVar("T")
+
+
+def once_a_file(
+    most: int, beside: str = ""
+) -> Callable[[Callable[[Path], T]], Callable[[str | Path], T]]:
+    """Remember what a function makes of the last `most` files for as long as they stay as they are.
+
+    A file is known by its path, device, inode, size and times, and so is its neighbour of the name
+    `beside`. What was written a moment ago is not remembered: it may change again within one tick
+    of the file system's clock.
+    """
+
+    def decorate(read: Callable[[Path], T]) -> Callable[[str | Path], T]:
+        kept: dict[tuple[object, ...], T] = {}
+
+        @wraps(read)
+        def remembered(path: str | Path) -> T:
+            path = Path(path)
+            marks = [_mark(path), _mark(path.with_name(beside)) if beside else ()]
+            key = str(path), *marks
+            if key in kept:
+                return kept[key]
+            value = read(path)
+            newest = max((time for mark in marks for time in mark[-2:]), default=0)
+            if marks[0] and time_ns() - newest > _TICK:
+                if len(kept) >= most:
+                    del kept[next(iter(kept))]
+                kept[key] = value
+            return value
+
+        return remembered
+
+    return decorate
+
+
+#: Nanoseconds within which two changes of a file may bear one time (FAT's ticks are 2 s long).
+_TICK = 2_500_000_000
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
 class TensorEntry(NamedTuple):
     """One tensor of the header: ``offsets`` count bytes from the end of the header."""
 
@@ -86,13 +138,13 @@ class Header:
     data_start: int
 
 
-def read_header(path: str | Path) -> Header:
+@once_a_file(most=64)
+def read_header(path: Path) -> Header:
     """Read and check a safetensors header without touching the tensors.
 
     Raises ``UserError`` for anything that is not a complete safetensors file: missing, a folder,
     empty, truncated, a pickle (whatever its suffix), a web page, a Git LFS pointer.
     """
-    path = Path(path)
     size = _file_size(path)
     try:
         with open_file(path) as file:
@@ -110,6 +162,11 @@ def read_header(path: str | Path) -> Header:
         raise UserError(f"{show(path)} cannot be read ({_reason(error)}).") from error
     if len(text) != length:
         raise UserError(f"{show(path)} ends within its header; download or save it again.")
+    if text.count(b'"data_offsets"') > MAX_TENSORS:
+        raise UserError(
+            f"{show(path)} holds more than {MAX_TENSORS:,} tensors, which no LoRA and no model "
+            "does; save it again with the program that made it."
+        )
     content = _parse_header(path, text)
     metadata = _checked_metadata(content.pop("__metadata__", None))
     tensors = {key: _checked_entry(path, key, entry) for key, entry in content.items()}
@@ -284,7 +341,8 @@ def shorten(text: str, limit: int = 100) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def tensor_hash(path: str | Path) -> str:
+@once_a_file(most=1000)
+def tensor_hash(path: Path) -> str:
     """SHA-256 (64 hex digits) of the bytes after the header, kohya's ``sshs_model_hash``.
 
     Renaming the file or editing its metadata leaves it as it is; A1111 shows its first 12 digits.
@@ -293,9 +351,9 @@ def tensor_hash(path: str | Path) -> str:
     return _digest(header.path, header.data_start)
 
 
-def sha256(path: str | Path) -> str:
+@once_a_file(most=1000)
+def sha256(path: Path) -> str:
     """SHA-256 (64 hex digits) of the whole file."""
-    path = Path(path)
     _file_size(path)
     return _digest(path, 0)
 

@@ -21,6 +21,7 @@ from generation.loras.container import (
     TensorEntry,
     all_finite,
     iterate_tensors,
+    once_a_file,
     one_line,
     printable,
     read_header,
@@ -187,7 +188,8 @@ def _span(values: Iterable[float]) -> str:
 # Inspection
 
 
-def inspect(path: str | Path) -> LoraInfo:
+@once_a_file(most=1000, beside="adapter_config.json")
+def inspect(path: Path) -> LoraInfo:
     """Read what a LoRA file is, from its header and its scalar alphas only.
 
     Raises ``UserError`` that says what the file is where it is no LoRA: a whole checkpoint, a

@@ -229,6 +229,9 @@ def _peel(head: str, place: Place) -> tuple[str, Place, str] | None:
         if (step and place.step is not None) or (epoch and place.epoch is not None):
             return None
         letter = told.get("letter") or ("k" if told.get("thousand") else "")
+        # e10_s1500 is one place; the e621 of e621_epoch3 or e621-500steps is a name.
+        if letter and place.united and place.letter != "s":
+            return match["head"], place, head[match.end("head") :]
         place = replace(
             place,
             step=int(step) if step else place.step,

@@ -361,6 +361,33 @@ def test_epochs_times_strengths_with_one_unusable_checkpoint(tmp_path: Path) -> 
     assert (tmp_path / "run" / "images" / "epoch_0003" / "strength_0.50").is_dir()
 
 
+def test_a_dry_run_without_a_model_lists_the_checkpoints(tmp_path: Path) -> None:
+    """In a process of its own, which must not import torch for it."""
+    folder = tmp_path / "train"
+    for step in (100, 300):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        shutil.copy(LORA, folder / f"checkpoint-{step}" / "pytorch_lora_weights.safetensors")
+    last = folder / "checkpoint-300" / "pytorch_lora_weights.safetensors"
+    last.write_bytes(last.read_bytes()[:-4] + bytes(4))
+    code = (
+        "import sys; from analysers.cli import analyse_epochs as run\n"
+        "try: run()\n"
+        "finally: print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder, "--dry-run"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "False False"
+    assert "checkpoint-100/pytorch_lora_weights.safetensors  (position from" in done.stdout
+    assert "Trigger words: pstr" in done.stdout and "Nothing was written" in done.stdout
+    assert "give --model (Stable Diffusion 1.x)" in done.stdout
+    assert not (tmp_path / "runs").exists()
+    empty = epochs(tmp_path, "--dry-run")
+    assert empty.exit_code == 2 and "its folder train does" in empty.output
+
+
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     result = epochs(
         sample_data.PATH / "lora", "--model", "demo", "--prompt", "a cat", "--out",

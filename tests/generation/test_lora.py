@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from generation.errors import UserError
+from generation.loras import container
 from generation.loras import inspection as lora
 
 SAMPLE = Path(__file__).parents[2] / "sample_data" / "lora" / "pstr.safetensors"
@@ -217,6 +218,35 @@ def test_stored_number_formats_read_as_torch_reads_them(tmp_path, dtype):
     values = lora.read_tensors(path)["x"]
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values, expected[keep])
+
+
+def test_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_path, monkeypatch):
+    path = file_of(tmp_path, kohya())
+    reads = []
+    real = container.open_file
+    monkeypatch.setattr(container, "open_file", lambda p: (reads.append(p), real(p))[1])
+
+    def look():
+        return lora.read_header(path), lora.tensor_hash(path), lora.sha256(path), lora.inspect(path)
+
+    look(), look()
+    assert len(reads) > 4  # written a moment ago: it may change within one tick of the clock
+    later = time.time_ns() + 10**10
+    monkeypatch.setattr(container, "time_ns", lambda: later)
+    reads.clear()
+    first, again = look(), look()
+    assert len(reads) == 4 and all(a is b for a, b in zip(first, again, strict=True))
+    file_of(tmp_path, kohya(rank=3))
+    assert look()[1:3] != first[1:3] and look()[0].tensors != first[0].tensors
+
+
+def test_more_tensors_than_any_lora_has_are_refused_at_once(tmp_path):
+    tensors = {f"lora_unet_x{i}.alpha": floats(1) for i in range(100_000)}
+    path = put(tmp_path / "tiny.safetensors", build(tensors))
+    begin = time.perf_counter()
+    with pytest.raises(UserError, match="more than 20,000 tensors"):
+        lora.inspect(path)
+    assert time.perf_counter() - begin < 2  # measured: 0.03
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -21,6 +21,7 @@ from generation.loras.names import place_of_stem
         ("step-00001000", "step", 1000, None),
         ("e10_s1500", "epoch", 1500, 10),
         ("ep05", "epoch", None, 5),
+        ("char_e621-500steps", "char_e621", 500, None),
         ("epoch5_dog", "dog", None, 5),
         ("DogEpoch5", "Dog", None, 5),
         ("lora-2.5k", "lora", 2500, None),
