@@ -439,7 +439,10 @@ class _Cache:
             return
         digests = {name: str(record[name]) for name in ("image", "control", "prompt", "references")}
         if "pixels" in record:
-            self._looks[digests["image"]] = str(record["pixels"]), str(record["thumbnail"])
+            pixels, thumbnail = str(record["pixels"]), str(record["thumbnail"])
+            if math.isqrt(size := len(base64.b85decode(thumbnail))) ** 2 != size:
+                raise ValueError("no square picture")
+            self._looks[digests["image"]] = pixels, thumbnail
         if record.get("note"):
             self._notes[_pair(digests)] = str(record["note"])
         if "ladders" in record:
@@ -471,7 +474,9 @@ class _Cache:
         return {
             "image": self._of(task.image),
             "control": self._of(task.control) if task.control else "",
-            "prompt": hashlib.sha256(task.prompt.encode()).hexdigest() if task.prompt else "",
+            "prompt": hashlib.sha256(task.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+            if task.prompt
+            else "",
             "references": hashlib.sha256("".join(references).encode()).hexdigest()
             if references
             else "",

@@ -293,3 +293,32 @@ def test_duplicates_are_known_by_their_pixels(tasks: list[Task], tmp_path: Path)
     Image.open(tasks[0].image).save(copy)
     found = by_tag(measure([tasks[0], Task(copy, tag="copy")], BOTH, InProcess()))
     assert found["copy"].pixels == found[tasks[0].tag].pixels
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("thumbnail", "abc"), ("thumbnail", [[1]]), ("thumbnail", None), ("thumbnail", "x" * 99),
+     ("values", {"costly": [1, "a", ""]}), ("values", [1]), ("ladders", [1]), ("pixels", {}),
+     ("image", [1]), ("note", {"a": 1})],
+)  # fmt: skip
+def test_damaged_records_are_passed_over(
+    tasks: list[Task], tmp_path: Path, counting: Callable[..., Counting], field: str, value: object
+) -> None:
+    counting("costly")
+    cache = tmp_path / "measured.jsonl"
+    first = by_tag(measure(tasks, ["costly"], InProcess(), cache))
+    lines = [json.loads(line) for line in cache.read_text().splitlines() if line.strip()]
+    damaged = [json.dumps({**line, field: value}) for line in lines]
+    cache.write_text("\n".join(damaged) + "\n" + "[" * 100_000 + "\n")
+    again = by_tag(measure(tasks, ["costly"], InProcess(), cache))
+    assert {k: r.values for k, r in again.items()} == {k: r.values for k, r in first.items()}
+    assert all(r.thumbnail.shape == (32, 32) for r in again.values())
+
+
+def test_a_cache_that_is_a_link_is_not_written_through(tasks: list[Task], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / "measured.jsonl").symlink_to(mine)
+    with pytest.raises(UserError, match="no file of ours"):
+        list(measure(tasks, ["brisque"], InProcess(), tmp_path / "measured.jsonl"))
+    assert mine.read_text() == "mine"
