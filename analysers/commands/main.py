@@ -278,6 +278,7 @@ def _plan(kind: Kind, o: dict[str, Any]) -> Any:
         fixed_loras=[weighted(text) for text in o["fixed"]],
         part_strengths=part_strengths(o["unet_strength"], o["te_strength"]),
         block_weights=o["block_weights"],
+        allow=o["allow"],
         compiled=o["compiled"],
         low_vram=o["low_vram"],
         **settings,

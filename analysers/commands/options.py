@@ -47,6 +47,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--block-weights", default="", metavar="WEIGHTS",
                      help="Multiplies the strength in each block: LoRA Block Weight's list or its "
                           "name (OUTALL), or blocks by name (IN04=0,OUT=0.5)."),
+        click.option("--allow", multiple=True, metavar="CHECK",
+                     help="Apply a LoRA in spite of what its metadata say: base, prediction."),
         click.option("--prompts", type=FILE,
                      help="Text file, one prompt a line; or kohya's TOML or JSON."),
         click.option("--max-prompts", type=click.IntRange(1), default=1000, show_default=True,

@@ -16,7 +16,9 @@ from generation.errors import UserError, named
 from generation.families import words
 from generation.loras import blocks
 from generation.loras.checkpoints import find_checkpoints
+from generation.loras.deltas import Targets
 from generation.loras.inspection import LoraInfo, inspect, tensor_hash
+from generation.loras.suitability import check_allowed, findings, fit, judged
 from generation.pictures.store import Layout, Store
 from generation.prompts import PromptLine, unused_options
 from generation.renderers.diffusers.models import check_name
@@ -125,19 +127,22 @@ def plan_study(
     block_weights: str = "",
     compiled: bool = False,
     low_vram: bool = False,
+    allow: Sequence[str] = (),
 ) -> RenderPlan:
     """Decide everything about a study that renders; nothing is loaded and nothing written.
 
     `fixed_loras` (file, weight) are merged under every picture, controls included;
     `part_strengths` multiply the strength of the LoRA under study in "unet" (the denoiser), "text"
     (all text encoders), or "te", "te2", "te3" (each of them), `block_weights` (as
-    `generation.loras.blocks.parse` reads them) in its blocks.
+    `generation.loras.blocks.parse` reads them) in its blocks. `allow` are checks of
+    `generation.loras.suitability` whose refusals become warnings.
     Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
     model. Raises UserError for anything that would only fail later.
     """
     found = find_checkpoints(loras, name=name, ema=ema)
     broken = tuple(checkpoint for checkpoint, _ in found.unreadable)
     checkpoints = (*found.checkpoints, *broken)
+    check_allowed(allow)
     infos, refused = inspect_all(found.checkpoints)
     refused.update((checkpoint.name, reason) for checkpoint, reason in found.unreadable)
     if not infos:
@@ -165,13 +170,8 @@ def plan_study(
     )
     traits = base.traits
     fixed = tuple((_fixed(path), weight) for path, weight in fixed_loras)
-    for info in (first, *(inspect(checkpoint.path) for checkpoint, _ in fixed)):
-        if info.family and info.family != base.family:
-            raise UserError(
-                f"{info.path.name} is made for {words(info.family)} and "
-                f"{named('model')} {model} is {words(base.family)}; name a base "
-                "model of its family."
-            )
+    structure = engine.structure(base)
+    objections = _objections(infos, refused, fixed, base, structure, allow)
     if not traits.negative and (negative or any(line.negative for line in prompts)):
         raise UserError(
             f"{words(base.family)} takes no negative prompt; leave it out.", field="negative"
@@ -212,7 +212,7 @@ def plan_study(
         part_strengths=tuple(
             (part, str(value)) for part, value in sorted((part_strengths or {}).items())
         ),
-        block_weights=blocks.parse(block_weights, base.family).text if block_weights else "",
+        block_weights=_block_weights(block_weights, base.family, structure),
         scheduler=engine.scheduler_record(base, chosen_sampler),
         compiled=compiled,
     )
@@ -234,7 +234,12 @@ def plan_study(
         cells=grid.cells(cases, checkpoints, strengths),
         checkpoints=checkpoints,
         loras=tuple(infos.values()),
-        warnings=(*found.warnings, *unused_options(lines), *check_prompts(texts, base.family)),
+        warnings=(
+            *found.warnings,
+            *objections,
+            *unused_options(lines),
+            *check_prompts(texts, base.family),
+        ),
         refused=refused,
         fixed=fixed,
         low_vram=low_vram,
@@ -264,6 +269,45 @@ def inspect_all(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, LoraInfo],
             continue
         infos[checkpoint.name] = info
     return infos, refused
+
+
+def _objections(
+    infos: dict[str, LoraInfo],
+    refused: dict[str, str],
+    fixed: Sequence[tuple[Checkpoint, Decimal]],
+    base: BaseModel,
+    structure: Targets,
+    allow: Sequence[str],
+) -> tuple[str, ...]:
+    """What speaks against the LoRAs under this model, in words; those that do not fit are moved
+    from `infos` to `refused`. Raises UserError if none is left, or one of --with does not fit."""
+    flow = base.traits.flow
+    predicts = None if flow else str(base.scheduler.get("prediction_type") or "epsilon")
+
+    def examine(info: LoraInfo) -> tuple[str, ...]:
+        said = judged(findings(info, base.family, base.name, predicts), allow)
+        fit(info, structure)
+        return said
+
+    warnings = [line for one, _ in fixed for line in examine(inspect(one.path))]
+    for name, info in [*infos.items()]:
+        try:
+            warnings += examine(info)
+        except UserError as error:
+            refused[name] = str(error)
+            del infos[name]
+            if not infos:
+                raise
+    return tuple(dict.fromkeys(warnings))
+
+
+def _block_weights(text: str, family: str, structure: Targets) -> str:
+    """The block weights in their one spelling. Raises UserError where they do not fit the model."""
+    if not text:
+        return ""
+    weights = blocks.parse(text, family)
+    weights.of_weights((part, name) for part in structure for name in structure[part])
+    return weights.text
 
 
 def _fixed(path: Path) -> Checkpoint:

@@ -220,6 +220,14 @@ class LoraFile:
         arrays = {leaf: tensors[key] for leaf, key in keys.items()}
         return list(_module(self.header.path, stem, arrays, self.scales))
 
+    def outline(self, stem: str) -> list[ModuleDelta]:
+        """As `read`, but zeros that take no memory stand for the factors."""
+        import numpy as np
+
+        shapes = {leaf: self.header.tensors[key].shape for leaf, key in self.grouped[stem].items()}
+        arrays = {leaf: np.broadcast_to(np.float32(0), shape) for leaf, shape in shapes.items()}
+        return list(_module(self.header.path, stem, arrays, self.scales))
+
 
 def modules(path: str | Path) -> dict[str, ModuleDelta]:
     """Every update of a LoRA file, by its key stem (" (bias)" is added for a bias).
@@ -233,6 +241,16 @@ def modules(path: str | Path) -> dict[str, ModuleDelta]:
         stem + ("" if delta.parameter == "weight" else " (bias)"): delta
         for stem in file.grouped
         for delta in file.read(stem)
+    }
+
+
+def outlines(path: str | Path) -> dict[str, ModuleDelta]:
+    """As `modules`, but of zeros in the shapes that the header tells; no factor is read."""
+    file = LoraFile.open(path)
+    return {
+        stem + ("" if delta.parameter == "weight" else " (bias)"): delta
+        for stem in file.grouped
+        for delta in file.outline(stem)
     }
 
 

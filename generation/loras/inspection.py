@@ -91,7 +91,8 @@ class LoraInfo:
     ``alphas`` means that the file stores no alpha, so that alpha is taken as rank.
     ``family`` is the base family by the shapes of the layers, by metadata where these do not tell,
     else None; ``families`` are all that have layers of these names and shapes, and
-    ``stated_family`` the one that metadata name. ``epoch`` and ``step`` are as stored: kohya's step
+    ``stated_family`` the one that metadata name. ``magnitude_per_output`` says that it is a DoRA
+    whose magnitudes are of its outputs. ``epoch`` and ``step`` are as stored: kohya's step
     saves store the epoch from 0.
     """
 
@@ -115,6 +116,7 @@ class LoraInfo:
     metadata: dict[str, str]
     families: tuple[str, ...] = ()
     stated_family: str | None = None
+    magnitude_per_output: bool = False
 
     @property
     def family_words(self) -> str:
@@ -226,6 +228,7 @@ def inspect(path: Path) -> LoraInfo:
         modules=len(modules),
         touches=_touched(modules),
         unsupported=(
+            *_control(header, modules),
             *adapter.refused({leaf for leaves in modules.values() for leaf in leaves}),
             *_unsupported(modules, algorithms, others),
         ),
@@ -238,6 +241,11 @@ def inspect(path: Path) -> LoraInfo:
         metadata=header.metadata,
         families=families,
         stated_family=stated,
+        magnitude_per_output=any(
+            "magnitude" in leaves or _per_output(header.tensors[leaves["dora_scale"]].shape)
+            for leaves in modules.values()
+            if leaves.keys() & {"dora_scale", "magnitude"}
+        ),
     )
 
 
@@ -255,6 +263,11 @@ def scan(path: str | Path) -> Scan:
         if stem and leaf not in {"alpha", "dora_scale", "magnitude"} and not (array != 0).any():
             zero.add(stem)
     return Scan(tuple(broken), tuple(sorted(zero)), len(modules))
+
+
+def _per_output(shape: tuple[int, ...]) -> bool:
+    """Whether LyCORIS' magnitudes are per output, [out, 1], and not per input, [1, in]."""
+    return len(shape) < 2 or shape[0] > 1
 
 
 def _stored_alphas(header: Header, modules: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
@@ -320,6 +333,16 @@ def _format(
     return made_by if made_by in {"ai-toolkit", "onetrainer"} else layout
 
 
+def _control(header: Header, modules: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """A FLUX.1 Control LoRA reads a second picture: 128 channels where FLUX.1 has 64."""
+    first = [stem for stem in modules if split_stem(stem)[1] in {"img_in", "x_embedder"}]
+    shapes = [_shape(header, modules[stem]) for stem in first]
+    rest = {stem: leaves for stem, leaves in modules.items() if stem not in first}
+    if any(shape and shape[1:] == (128,) for shape in shapes) and "flux" in _families(header, rest):
+        return ("a FLUX.1 Control LoRA, which needs a picture beside the noise",)
+    return ()
+
+
 def _unsupported(
     modules: Mapping[str, Mapping[str, str]], algorithms: Mapping[str, int], others: Iterable[str]
 ) -> tuple[str, ...]:
@@ -348,20 +371,27 @@ def _families(header: Header, modules: Mapping[str, Mapping[str, str]]) -> tuple
     """The families that have layers of the file's names and shapes."""
     found = []
     for stem, leaves in modules.items():
-        shapes = {leaf: header.tensors[key].shape for leaf, key in leaves.items()}
-        kind = algorithm(shapes)
-        if kind in {"norm", "incomplete"} or (kind == "full" and "diff" not in shapes):
+        kind = algorithm(leaves)
+        if kind in {"norm", "incomplete"} or (kind == "full" and "diff" not in leaves):
             continue
-        try:
-            shape = update_shape(kind, shapes) if kind in _SHAPED else None
-        except (KeyError, IndexError):
-            continue  # damaged; reading it says so
-        found.append((*split_stem(stem), shape))
+        shape = _shape(header, leaves)
+        if shape is not None or kind not in _SHAPED:
+            found.append((*split_stem(stem), shape))
     one_encoder = any(stem.startswith("lora_te_") for stem in modules)
     return families_of(found, one_encoder=one_encoder)
 
 
 _SHAPED = frozenset({"lora", "loha", "lokr", "full"})
+
+
+def _shape(header: Header, leaves: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Shape of a module's update, or None where its factors do not tell or are damaged."""
+    shapes = {leaf: header.tensors[key].shape for leaf, key in leaves.items()}
+    kind = algorithm(shapes)
+    try:
+        return update_shape(kind, shapes) if kind in _SHAPED else None
+    except (KeyError, IndexError):
+        return None
 
 
 def _family(families: Sequence[str], stated: str | None) -> str | None:

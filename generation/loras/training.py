@@ -151,4 +151,10 @@ def prediction_type(metadata: Mapping[str, str]) -> str | None:
     if stated in {"epsilon", "eps"}:
         return "epsilon"
     version = metadata.get("ss_base_model_version", "")
-    return "v_prediction" if re.fullmatch(r"sd_v[12]_v", version) else None
+    kind = metadata.get("modelspec.architecture", "").lower()
+    velocity = (
+        metadata.get("ss_v_parameterization") == "True"
+        or re.fullmatch(r"sd_v[12](?:_\d+)?_v", version)
+        or re.match(r"stable-diffusion-v2-\d+-v(?:/|\Z)", kind)
+    )
+    return "v_prediction" if velocity else None

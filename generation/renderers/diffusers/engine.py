@@ -33,7 +33,13 @@ from generation.loras import deltas
 from generation.loras.blocks import BlockWeights
 from generation.renderers.diffusers import batches, prompts
 from generation.renderers.diffusers.devices import choose_device, choose_dtype, devices
-from generation.renderers.diffusers.models import BaseModel, find_model, load_pipeline
+from generation.renderers.diffusers.models import (
+    PARTS,
+    BaseModel,
+    find_model,
+    load_pipeline,
+    structure,
+)
 from generation.renderers.diffusers.rows import RowStrengths
 from generation.renderers.diffusers.samplers import SAMPLERS, scheduler, scheduler_record
 
@@ -48,17 +54,9 @@ __all__ = [
     "find_model",
     "free_memory",
     "scheduler_record",
+    "structure",
     "versions",
 ]
-
-PARTS = {
-    "unet": "unet",
-    "transformer": "transformer",
-    "te": "text_encoder",
-    "te2": "text_encoder_2",
-    "te3": "text_encoder_3",
-}
-"""A LoRA's parts -> the pipeline's component names."""
 
 Key = tuple[str, str]
 """(part, parameter name) of a weight."""

@@ -30,6 +30,15 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
+PARTS = {
+    "unet": "unet",
+    "transformer": "transformer",
+    "te": "text_encoder",
+    "te2": "text_encoder_2",
+    "te3": "text_encoder_3",
+}
+"""A LoRA's parts -> the pipeline's component names."""
+
 
 @dataclass(frozen=True)
 class BaseModel:
@@ -435,3 +444,41 @@ def _scheduler_config(folder: Path, prediction_type: str | None) -> Mapping[str,
             )
         config["prediction_type"] = prediction_type
     return config
+
+
+# ---------------------------------------------------------------------------------------------
+# Structure
+
+
+def structure(model: BaseModel) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The parameters that a LoRA can change: {part: {name: shape}}, as the loaded model has them.
+
+    Built from the configurations on torch's meta device: no weights are read. Raises UserError
+    where a configuration is missing or makes no model.
+    """
+    import diffusers
+    import torch
+    import transformers
+
+    folder = model.config or model.path
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    try:
+        index = read_json(folder / "model_index.json")
+        for part, name in PARTS.items():
+            library, kind = index.get(name) or (None, None)
+            if kind is None:
+                continue
+            with torch.device("meta"):
+                if library == "diffusers":
+                    module = getattr(diffusers, kind).from_config(_config(folder, name))
+                else:
+                    of = getattr(transformers, kind)
+                    module = of(of.config_class.from_pretrained(str(folder / name)))
+            found[part] = {key: tuple(p.shape) for key, p in module.named_parameters()}
+    except Exception as error:  # the libraries raise dozens of kinds, and every one means this
+        raise UserError(
+            f"{model.name} has configurations that make no model ({first_line(error)}); is it a "
+            "complete diffusers folder?",
+            field="model",
+        ) from error
+    return found
