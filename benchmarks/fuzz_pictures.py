@@ -37,6 +37,7 @@ from analysers.intake import (
     parse_name,
     split_studies,
 )
+from generation.cells import Checkpoint
 from generation.errors import UserError
 from generation.pictures.pixels import read_image, read_size, read_text, write_png
 from generation.pictures.readers.grids import corners, read_grid
@@ -328,7 +329,8 @@ def whole_folder(rng: random.Random, folder: Path) -> None:
     assert sum(len(study.pairs) for study in studies) == len(found.pairs)
     paths = [pair.picture.path for pair in found.pairs] + [one.path for one in found.rejected]
     assert len(paths) == len(set(paths))
-    join_checkpoints([pair.picture for pair in found.pairs], {"60129e9d06ab": "my-000004"})
+    mine = Checkpoint(Path("my-000004"), "my", 4, tensor_hash="60129e9d06ab" + "0" * 52)
+    join_checkpoints(found, [mine])
 
 
 def fuzz(count: int, seed: int, folder: Path) -> Counter[str]:

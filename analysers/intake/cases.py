@@ -18,6 +18,8 @@ Key = tuple[object, ...]
 def case_key(found: Found, triggers: Sequence[str]) -> Key:
     """What must be equal within a case. Without metadata: what the name says besides settings."""
     facts = found.facts
+    if facts is not None and facts.unread:  # equal to nothing, not even to its like
+        return ("metadata", facts.prompt, facts.negative, facts.seed, str(found.path))
     if facts is None or not (facts.prompt or facts.seed is not None):
         return ("name", found.name.case, found.name.seed, found.name.lora)
     prompt = without_triggers(facts.prompt, triggers)
@@ -71,10 +73,18 @@ _SHARED = {
     "denoising": "denoising",
     "upscale": "upscaling",
     "passes": "further passes",
+    "conditioning": "conditioning",
 }
 
-_SILENT = {"clip_skip": "1", "denoising": "none", "upscale": "none", "passes": "none"}
-"""What it means if one interface writes nothing under a key in one of two pictures."""
+_SILENT = {"clip_skip": "1"}
+"""What it means if one interface writes nothing under a key in one of two pictures; "none" for
+every key that no interface always writes."""
+
+_TOLD = ("size", "steps", "sampler", "schedule", "guidance", "distilled_guidance", "vae")
+"""Keys whose absence says nothing."""
+
+_NOT_SHARED = ("model", "model_hash", "lora_parts")
+"""Compared in another way, or a matter of the LoRA under study."""
 
 
 def differences(one: Facts, other: Facts, triggers: Sequence[str] = ()) -> list[str]:
@@ -88,14 +98,19 @@ def differences(one: Facts, other: Facts, triggers: Sequence[str] = ()) -> list[
         told.append("another prompt")
     if one.negative != other.negative:
         told.append("another negative prompt")
+    for name in dict.fromkeys((*one.unread, *other.unread)):
+        told.append(f"a {name} that cannot be read")
     if None not in (one.seed, other.seed) and one.seed != other.seed:
         told.append(f"seed {other.seed} instead of {one.seed}")
     a, b = one.settings, other.settings
-    silent = _SILENT if one.source == other.source else {}
-    for key, words in _SHARED.items():
-        ours, theirs = (told_by.get(key, silent.get(key, "")) for told_by in (a, b))
+    keys = [*_SHARED, *sorted((set(a) | set(b)) - set(_SHARED) - set(_NOT_SHARED))]
+    for key in keys:
+        silent = ""
+        if one.source == other.source and key not in _TOLD:
+            silent = _SILENT.get(key, "none")
+        ours, theirs = (told_by.get(key, silent) for told_by in (a, b))
         if ours and theirs and ours != theirs:
-            told.append(f"{words} {theirs} instead of {ours}")
+            told.append(f"{_SHARED.get(key, key)} {theirs} instead of {ours}")
     model = "model_hash" if "model_hash" in a and "model_hash" in b else "model"
     if model in a and model in b and a[model] != b[model]:
         told.append(f"model {b.get('model', b[model])} instead of {a.get('model', a[model])}")

@@ -14,7 +14,7 @@ from analysers.intake.cases import (
     with_one_part_less,
     without_triggers,
 )
-from analysers.intake.found import Found, order
+from analysers.intake.found import Found, is_off, order
 
 
 def match_controls(
@@ -105,12 +105,13 @@ def _problem(found: Found, control: Found, triggers: Sequence[str]) -> list[str]
     if found.facts is None or control.facts is None:
         return []
     told = differences(found.facts, control.facts, triggers)
-    rest = {(use.name, use.strength) for use in found.background}
+    if control.facts.unknown:
+        told.append(f"perhaps a LoRA itself (it {control.facts.unknown})")
     theirs = control.background or (control.facts.loras if control.lora is None else ())
     if found.facts.lists_loras and control.facts.lists_loras:
-        if {(use.name, use.strength) for use in theirs} != rest:
+        if set(theirs) != set(found.background):
             told.append("other LoRAs besides the one under study")
-        if control.lora is not None and control.lora.strength != 0:
+        if control.lora is not None and not is_off(control.lora):
             told.append(f"a LoRA itself ({control.lora.name})")
     return told
 
@@ -162,7 +163,7 @@ def zero_as_control(
     alone = [found for found in pictures if chosen.get(found.path) is None]
     zeros: dict[Key, Path] = {}
     for found in alone:
-        if found.strength == 0:
+        if found.strength == 0 and (found.lora is None or is_off(found.lora)):
             zeros.setdefault((*case_key(found, triggers), found.background), found.path)
     used: set[Path] = set()
     for found in alone:

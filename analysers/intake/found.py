@@ -9,15 +9,18 @@ from decimal import Decimal
 from pathlib import Path
 
 from generation.errors import UserError
-from generation.pictures.pixels import SUFFIXES, read_text
+from generation.pictures.pixels import SUFFIXES, read_size, read_text
 from generation.pictures.readers.facts import facts_from_texts
 from generation.pictures.readers.names import NameFacts, checkpoint_name, parse_name
-from generation.pictures.readers.picture import Facts, LoraUse
+from generation.pictures.readers.picture import Facts, LoraUse, Rejected
 
 DEEPEST = 4
 """Levels of folders below the one named that are looked into."""
 
 MOST_FILES = 200_000
+
+NOT_READ = frozenset((".jxl", ".heic", ".heif", ".hif", ".psd", ".jp2", ".tga", ".exr", ".qoi"))
+"""Endings of pictures that are named instead of read."""
 
 _NOT_ENTERED = {"previous"}
 """Folders of ours whose pictures another picture has replaced."""
@@ -49,8 +52,11 @@ class Found:
         return self.name.epoch, self.name.step
 
 
-def scan(root: Path, apart: set[str]) -> list[Found]:
-    """Every picture file below `root` in order of its path, hidden and replaced ones left out."""
+def scan(root: Path, apart: set[str], skipped: list[Rejected]) -> list[Found]:
+    """Every picture file below `root` in order of its path, hidden and replaced ones left out.
+
+    What is a picture and cannot be looked at goes to `skipped` with its reason.
+    """
     found: list[Found] = []
     folders = [(root, 0)]
     while folders:
@@ -59,19 +65,33 @@ def scan(root: Path, apart: set[str]) -> list[Found]:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             if depth:
-                continue  # a folder of somebody else's inside
+                reason = f"is a folder that cannot be listed ({error.strerror})"
+                skipped.append(Rejected(folder, reason))
+                continue
             raise UserError(f"{root} cannot be listed ({error.strerror}).") from None
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if os.path.isdir(entry.path):  # False for a link that leads round in a circle
+            suffix = os.path.splitext(entry.name)[1].lower()
+            try:
+                is_folder = entry.is_dir()
+                is_file = not is_folder and entry.is_file()
+            except OSError as error:  # a link that leads in a circle
+                if suffix in SUFFIXES:
+                    reason = f"cannot be looked at ({error.strerror})"
+                    skipped.append(Rejected(Path(entry.path), reason))
+                continue
+            if is_folder:
                 if depth < DEEPEST and entry.name not in _NOT_ENTERED and not entry.is_symlink():
                     folders.append((Path(entry.path), depth + 1))
                 continue
-            if not entry.name.lower().endswith(SUFFIXES):
+            if suffix in NOT_READ and is_file:
+                reason = f"is a picture that is not read ({suffix}); save it as PNG"
+                skipped.append(Rejected(Path(entry.path), reason))
+            if suffix not in SUFFIXES:
                 continue
-            if not os.path.isfile(entry.path) and not entry.is_symlink():
-                continue  # a pipe; what a link leads to is looked at when it is opened
+            if not is_file and not entry.is_symlink():
+                continue  # a pipe would block for ever
             path = Path(entry.path)
             if apart and os.path.realpath(path) in apart:
                 continue
@@ -84,9 +104,17 @@ def scan(root: Path, apart: set[str]) -> list[Found]:
 def facts_of(path: Path) -> Facts | None:
     """What the picture's metadata says; None if it has none or cannot be read."""
     try:
-        return facts_from_texts(read_text(path))
+        texts = read_text(path)
+        # Several pictures may have been saved from one graph: the size tells which this is.
+        size = read_size(path) if "prompt" in texts or "workflow" in texts else None
+        return facts_from_texts(texts, size)
     except UserError:
         return None  # unreadable now, reported when it is scored
+
+
+def is_off(use: LoraUse) -> bool:
+    """Whether a LoRA does nothing: strength 0 on the denoiser and on the text encoder."""
+    return use.strength == 0 and use.text_strength in (None, 0)
 
 
 def as_control(found: Found) -> Found:

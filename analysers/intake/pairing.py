@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Literal
@@ -18,12 +18,12 @@ from typing import Literal
 from analysers.intake.cases import Key, case_key, case_names, differences
 from analysers.intake.controls import match_controls, zero_as_control
 from analysers.intake.found import Found, as_control, facts_of, order, scan
+from analysers.intake.studies import axis_of
 from generation.errors import UserError, named
 from generation.pictures.pixels import read_size
 from generation.pictures.readers.grids import cut_grid
 from generation.pictures.readers.names import LOOKED_FOR, parse_name
 from generation.pictures.readers.picture import (
-    Axis,
     Facts,
     LoraUse,
     Pair,
@@ -72,14 +72,17 @@ def find_pictures(
     notes: list[str] = []
     rejected: list[Rejected] = []
     apart = {os.path.realpath(control)} if control is not None else set()
-    given = scan(controls, set()) if controls is not None else []
+    given = scan(controls, set(), rejected) if controls is not None else []
     given = [as_control(found) for found in given]
     apart |= {os.path.realpath(found.path) for found in given}
-    everything = scan(folder, apart)
+    everything = scan(folder, apart, rejected)
     if not everything:
-        raise UserError(f"no pictures found in {folder}; looked for {LOOKED_FOR}.")
+        skipped = f" ({rejected[0].path.name} {rejected[0].reason})" if rejected else ""
+        raise UserError(f"no pictures found in {folder}{skipped}; looked for {LOOKED_FOR}.")
 
     usable = _reject_unfit(_cut_grids(everything, cells, rejected, notes), rejected)
+    usable = _reject_unknown(usable, axis, rejected, notes)
+    given = _reject_unknown(given, axis, rejected, notes)
     sorted_out = _choose_lora([*given, *usable], triggers, rejected)
     from_controls = {found.path for found in given}
     given = [found for found in sorted_out if found.path in from_controls]
@@ -110,7 +113,7 @@ def find_pictures(
     pairs = tuple(
         Pair(_picture(found), chosen.get(found.path), names[found.path]) for found in ordered
     )
-    return PictureSet(pairs, tuple(rejected), tuple(notes), _axis(pairs, axis))
+    return PictureSet(pairs, tuple(rejected), tuple(notes), axis_of(pairs, axis))
 
 
 def _cut_grids(
@@ -162,6 +165,33 @@ def _reject_unfit(everything: Sequence[Found], rejected: list[Rejected]) -> list
     return kept
 
 
+def _reject_unknown(
+    everything: Sequence[Found], axis: str, rejected: list[Rejected], notes: list[str]
+) -> list[Found]:
+    """Leave out pictures whose LoRAs are not certain; a name that tells strength or place counts.
+
+    Such a picture is nobody's control: it may have a LoRA.
+    """
+    kept, by_name = [], []
+    for found in everything:
+        name = found.name
+        unknown = found.facts.unknown if found.facts is not None else ""
+        told = name.strength if axis == "strength" else (name.epoch or name.step)
+        if not unknown:
+            kept.append(found)
+        elif told is not None and told != 0 and not name.control:
+            by_name.append(found)
+        else:
+            rejected.append(Rejected(found.path, unknown))
+    if by_name:
+        first = by_name[0]
+        notes.append(
+            f"{len(by_name)} pictures do not tell their LoRAs with certainty, and their names are "
+            f"believed ({first.path.name} {first.facts.unknown if first.facts else ''})"
+        )
+    return sorted([*kept, *by_name], key=lambda one: one.path)
+
+
 def _is_batch_grid(found: Found) -> bool:
     """A1111 saves the pictures of a batch side by side as grid-0001.png, with the first's text."""
     if found.facts is None or not re.match(r"grid-\d", found.path.name):
@@ -183,15 +213,15 @@ def _choose_lora(
         groups[case_key(found, triggers)].append(found)
     for group in groups.values():
         with_metadata = [f for f in group if f.facts is not None and f.facts.lists_loras]
-        sets = [{(u.name, u.strength) for u in f.facts.loras} for f in with_metadata if f.facts]
+        sets = [set(f.facts.loras) for f in with_metadata if f.facts]
         shared = set.intersection(*sets) if sets else set()
         if all(len(names) == len(shared) for names in sets):
             shared = set()  # nothing varies within this case
         for found in group:
             if found.facts is None or not found.facts.loras:
                 continue
-            under = [u for u in found.facts.loras if (u.name, u.strength) not in shared]
-            background = tuple(u for u in found.facts.loras if (u.name, u.strength) in shared)
+            under = [u for u in found.facts.loras if u not in shared]
+            background = tuple(u for u in found.facts.loras if u in shared)
             if len(under) > 1:
                 names = ", ".join(use.name for use in under)
                 rejected.append(
@@ -254,6 +284,8 @@ def _warn_explicit(
     if facts is None:
         return
     told: Counter[str] = Counter()
+    if facts.unknown:
+        told[f"perhaps a LoRA itself (it {facts.unknown})"] += len(pictures)
     for found in pictures:
         if found.facts is not None:
             told.update(differences(found.facts, facts, triggers))
@@ -352,13 +384,3 @@ def _picture(found: Found) -> Picture:
         source=facts.source,
         background=found.background,
     )
-
-
-def _axis(pairs: Iterable[Pair], asked: Literal["strength", "epoch"]) -> Axis:
-    pictures = [pair.picture for pair in pairs]
-    places = {(p.epoch, p.step, p.lora_hash or p.lora) for p in pictures}
-    known = any(p.epoch is not None or p.step is not None for p in pictures)
-    strengths = {p.strength for p in pictures if p.strength is not None}
-    if known and len(places) > 1 and len(strengths) > 1:
-        return "both"
-    return asked

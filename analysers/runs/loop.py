@@ -259,10 +259,7 @@ def join(pictures: PictureSet, checkpoints: Sequence[Checkpoint]) -> PictureSet:
     """The pictures with each checkpoint known by its tensors, whatever its file was called then."""
     from analysers.intake import join_checkpoints
 
-    hashes = {c.tensor_hash: c.file for c in checkpoints if c.tensor_hash}
-    joined = join_checkpoints([pair.picture for pair in pictures.pairs], hashes)
-    pairs = zip(pictures.pairs, joined, strict=True)
-    return replace(pictures, pairs=tuple(replace(pair, picture=p) for pair, p in pairs))
+    return join_checkpoints(pictures, checkpoints)
 
 
 def folder_name(label: str, index: int) -> str:

@@ -11,7 +11,8 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 MOST_PIXELS = 100_000_000
 """A picture with more pixels is refused before it is decoded (10 000 x 10 000)."""
 
+MOST_GRID_PIXELS = 200_000_000
+"""The same for a picture that is cut into parts: A1111's own limit for grids."""
+
 MOST_BYTES = 1 << 30
 """A larger file is refused unread."""
 
@@ -38,12 +42,15 @@ MOST_TEXT = 8 << 20
 MOST_TEXTS = 64
 MOST_CHUNKS = 100_000
 
+Box = tuple[int, int, int, int]
+
 # Only raster formats whose decoders run inside this process: Pillow would hand EPS to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
 _COMFY_ENTRY = re.compile(rb"(prompt(?=:\s*\{)|workflow(?=:\s*\{)|parameters):", re.I)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 
 # EXIF tag 274 -> how to turn the stored picture upright.
@@ -68,26 +75,41 @@ def read_image(path: Path) -> np.ndarray[Any, Any]:
     Raises UserError, naming the file, if it is missing, unreadable, truncated, not a picture, holds
     floating-point pixels, or has more than `MOST_PIXELS`.
     """
+    with _decoded(path, MOST_PIXELS) as image:
+        return _rgb(image, path)
+
+
+@contextmanager
+def parts_of(path: Path) -> Iterator[tuple[int, int, Callable[[Box], np.ndarray[Any, Any]]]]:
+    """Width, height and a function that gives the part (left, top, right, bottom) of a picture of
+    at most `MOST_GRID_PIXELS`, as from `read_image`. No second copy of the picture is held.
+    """
+    with _decoded(path, MOST_GRID_PIXELS) as image:
+        yield *image.size, lambda box: _rgb(image.crop(box), path)
+
+
+@contextmanager
+def _decoded(path: Path, most: int) -> Iterator[Image.Image]:
+    """The decoded picture; whatever goes wrong, in here too, is one UserError."""
     data = _file_bytes(path)
     if data.startswith(_PNG):
         # Pillow refuses a whole picture over one oversized text; the pixels do not depend on it.
         data = _without_texts(data)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _pillow_allows(most):
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(data), formats=_FORMATS) as image:
                 width, height = image.size
-                if width * height > MOST_PIXELS:
+                if width * height > most:
                     raise UserError(
-                        f"{path} has {width} x {height} pixels, more than {MOST_PIXELS:,}; "
-                        "scale it down."
+                        f"{path} has {width} x {height} pixels, more than {most:,}; scale it down."
                     )
                 image.load()
-                return _rgb(image, path)
+                yield image
     except UserError:
         raise
     except Image.DecompressionBombError:
-        raise UserError(f"{path} has more than {MOST_PIXELS:,} pixels; scale it down.") from None
+        raise UserError(f"{path} has more than {most:,} pixels; scale it down.") from None
     except MemoryError:
         raise UserError(f"{path} does not fit into memory; scale it down.") from None
     except Exception as error:  # decoders raise a dozen kinds on damaged files
@@ -96,6 +118,17 @@ def read_image(path: Path) -> np.ndarray[Any, Any]:
         raise UserError(
             f"{path} cannot be read ({_short(str(why))}); save it again or remove it."
         ) from None
+
+
+@contextmanager
+def _pillow_allows(most: int) -> Iterator[None]:
+    """Let Pillow open what is checked here anyway; by itself it refuses 179 million pixels."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max(before or 0, most)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def write_png(path: Path, array: np.ndarray[Any, Any], text: Mapping[str, str]) -> None:
@@ -127,11 +160,12 @@ def _encodable(text: str) -> str:
 def read_text(path: Path) -> dict[str, str]:
     """The texts inside a picture, without decoding its pixels.
 
-    PNG: every tEXt, zTXt and iTXt chunk under its keyword. EXIF (PNG, JPEG, WebP): the user comment
-    under "UserComment", and "prompt:{...}", "workflow:{...}" and "parameters:...", as ComfyUI's
-    nodes write them into WebP, under those names. JPEG comments: "comment". A text is cut at
-    `MOST_TEXT` bytes, damaged parts are skipped, and other files have no texts. Raises UserError if
-    the file cannot be opened.
+    PNG: every tEXt, zTXt and iTXt chunk under its keyword. EXIF (PNG, JPEG, WebP, AVIF): the user
+    comment under "UserComment", the software under "Software", and "prompt:{...}",
+    "workflow:{...}" and "parameters:...", as ComfyUI's nodes write them into WebP, under those
+    names. XMP: "XML:com.adobe.xmp". JPEG comments: "comment". A text is cut at `MOST_TEXT` bytes,
+    damaged parts are skipped, and other files have no texts. Raises UserError if the file cannot
+    be opened.
     """
     texts: dict[str, str] = {}
     try:
@@ -144,6 +178,8 @@ def read_text(path: Path) -> dict[str, str]:
                 found = _jpeg_texts(file)
             elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
                 found = _webp_texts(file)
+            elif head[4:8] == b"ftyp":
+                found = _avif_texts(path)
             else:
                 return {}
             total = 0
@@ -295,6 +331,8 @@ def _jpeg_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
             data = file.read(length)
             if data.startswith(b"Exif\0\0"):
                 yield from _exif_texts(data[6:])
+            elif data.startswith(_XMP):
+                yield "XML:com.adobe.xmp", data[len(_XMP) :].decode("utf-8", "replace")
         elif head[1] == 0xFE:
             yield "comment", _latin_or_utf8(file.read(length))
         else:
@@ -311,8 +349,25 @@ def _webp_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
         if head[:4] == b"EXIF":
             data = file.read(min(length, MOST_TEXT))
             yield from _exif_texts(data.removeprefix(b"Exif\0\0"))
-            return
-        file.seek(length + length % 2, os.SEEK_CUR)
+            file.seek(length - len(data) + length % 2, os.SEEK_CUR)
+        elif head[:4] == b"XMP ":
+            data = file.read(min(length, MOST_TEXT))
+            yield "XML:com.adobe.xmp", data.decode("utf-8", "replace")
+            file.seek(length - len(data) + length % 2, os.SEEK_CUR)
+        else:
+            file.seek(length + length % 2, os.SEEK_CUR)
+
+
+def _avif_texts(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with open_file(path) as file, Image.open(file, formats=("AVIF",)) as image:
+            exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    except Exception:  # as in read_image
+        return
+    if isinstance(exif, bytes):
+        yield from _exif_texts(exif[:MOST_TEXT].removeprefix(b"Exif\0\0"))
+    if isinstance(xmp, bytes):
+        yield "XML:com.adobe.xmp", xmp[:MOST_TEXT].decode("utf-8", "replace")
 
 
 def _exif_texts(data: bytes) -> Iterator[tuple[str, str]]:
@@ -341,6 +396,8 @@ def _exif_texts(data: bytes) -> Iterator[tuple[str, str]]:
             raw = data[place + 8 : place + 8 + size] if size <= 4 else data[value : value + size]
             if tag == 0x9286:
                 yield "UserComment", _user_comment(raw, order)
+            elif tag == 0x0131:
+                yield "Software", _latin_or_utf8(raw.rstrip(b"\0"))
             elif kind == 2 and (match := _COMFY_ENTRY.match(raw)):
                 name = match[1].decode().lower()
                 yield name, raw[match.end() :].rstrip(b"\0").decode("utf-8", "replace")

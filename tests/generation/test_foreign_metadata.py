@@ -15,7 +15,7 @@ from PIL import Image
 from analysers.intake import Facts, LoraUse, facts_from_texts
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import read_text, write_png
-from generation.pictures.readers.metadata import decimal, load_json, split_tags, whole
+from generation.pictures.readers.metadata import decimal, load_json, read_prompt, whole
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 
@@ -92,11 +92,11 @@ def test_a1111_in_jpeg_and_webp(tmp_path: Path, ending: str, encoding: str) -> N
     ],
 )
 def test_tags(tag: str, name: str, strength: str, text_strength: str | None) -> None:
-    prompt, loras = split_tags(f"a dog, {tag}, on a  hill")
-    assert prompt == "a dog, on a hill"
-    assert loras == [
-        LoraUse(name, Decimal(strength), "", Decimal(text_strength) if text_strength else None)
-    ]
+    prompt = read_prompt(f"a dog, {tag}, on a  hill")
+    assert prompt.text == "a dog, on a hill" and not prompt.problem
+    assert prompt.loras == (
+        LoraUse(name, Decimal(strength), "", Decimal(text_strength) if text_strength else None),
+    )
 
 
 def test_a1111s_odd_cases() -> None:
@@ -391,7 +391,9 @@ def test_comfyui_ignores_loras_that_the_saved_picture_does_not_use() -> None:
     )
     assert [use.name for use in comfy(nodes).loras] == ["my-000004"]
     nodes["3"]["inputs"]["model"] = ["4", 0]
-    assert comfy(nodes).loras == ()
+    assert "on the text encoder alone" in comfy(nodes).unknown
+    nodes["6"]["inputs"]["clip"] = nodes["7"]["inputs"]["clip"] = ["4", 1]
+    assert comfy(nodes).loras == () and comfy(nodes).unknown == ""
 
 
 def test_comfyui_loops_and_rubbish_end() -> None:

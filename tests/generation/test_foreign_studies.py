@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from analysers.intake import (
+    Pair,
     Picture,
     PictureSet,
     checkpoint_name,
@@ -21,6 +22,7 @@ from analysers.intake import (
     join_checkpoints,
     split_studies,
 )
+from generation.cells import Checkpoint
 from generation.errors import UserError
 from generation.loras.card import write_recommended_weight
 from generation.pictures.infotext import parameters_text
@@ -351,15 +353,35 @@ def test_pictures_join_their_checkpoints_by_hash() -> None:
         Picture(Path("d.png"), lora="alias"),
         Picture(Path("e.png"), lora="alias", lora_hash="60129e9d"),
     ]
-    joined = join_checkpoints(pictures, {"0x" + whole: "run-000007.safetensors"})
-    assert [(p.lora, p.epoch) for p in joined] == [
-        ("run-000007.safetensors", 7),
-        ("run-000007.safetensors", 7),
-        ("alias", 3),
-        ("alias", None),
-        ("alias", None),
+    seven = Checkpoint(Path("run.safetensors"), "run", epoch=7, tensor_hash="0x" + whole)
+    found = PictureSet(tuple(Pair(picture, None, "") for picture in pictures), axis="epoch")
+    joined = [pair.picture for pair in join_checkpoints(found, [seven]).pairs]
+    assert [(p.path.name, p.lora, p.epoch) for p in joined] == [
+        ("c.png", "alias", 3),
+        ("a.png", "run.safetensors", 7),
+        ("b.png", "run.safetensors", 7),
+        ("d.png", "alias", None),
+        ("e.png", "alias", None),
     ]
-    assert join_checkpoints(pictures[:1], {"60129e9d06ab": "best"})[0].lora == "best"
+
+
+def test_joined_pictures_have_the_places_that_only_metadata_tell() -> None:
+    """Files under any names: the checkpoints were ordered by what is inside them."""
+    hashes = ["a" * 64, "b" * 64, "c" * 64]
+    checkpoints = [
+        Checkpoint(Path(f"{name}.safetensors"), name, epoch, 100 * epoch, tensor_hash=digest)
+        for name, epoch, digest in zip("zyx", (1, 2, 3), hashes, strict=True)
+    ]
+    pairs = [
+        Pair(Picture(Path(f"{i}.png"), Decimal(1), lora="my", lora_hash=hashes[i][:12]), None, "")
+        for i in (2, 0, 1)
+    ]
+    joined = join_checkpoints(PictureSet(tuple(pairs), axis="epoch"), checkpoints)
+    assert [(p.picture.lora, p.picture.epoch, p.picture.step) for p in joined.pairs] == [
+        ("z.safetensors", 1, 100),
+        ("y.safetensors", 2, 200),
+        ("x.safetensors", 3, 300),
+    ]
 
 
 # --- the card beside the LoRA ---------------------------------------------------------------------

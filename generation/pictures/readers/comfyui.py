@@ -1,292 +1,677 @@
-"""ComfyUI's API graph ("prompt"): from the saved picture upstream to sampler, LoRAs and texts.
+"""ComfyUI's API graph ("prompt"): from the saved picture upstream to samplers, LoRAs and texts.
 
-A node is {"class_type": ..., "inputs": {...}}; an input is a value or a link [node id, output].
-Links are followed with a visited set, so that a loop in a damaged graph ends.
+Only nodes whose meaning is known are followed (`comfynodes`, `comfyloras`). Where an unknown one
+lies between a sampler and its checkpoint, the LoRAs are unknown; where one makes a prompt, the
+prompt is. Links are followed with a visited set, so that a loop in a damaged graph ends.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
+from generation.pictures.readers import comfynodes as known
+from generation.pictures.readers.comfygraph import (
+    LONGEST_CHAIN,
+    UNREAD,
+    Graph,
+    Node,
+    chosen,
+    constant,
+    graph_of,
+    is_link,
+    linked,
+    links,
+    named,
+    upstream,
+)
+from generation.pictures.readers.comfyloras import (
+    ENCODING,
+    LOADERS,
+    READERS,
+    STACKS,
+    NotRead,
+    Row,
+    rows,
+)
+from generation.pictures.readers.comfyworkflow import graph_of_workflow
 from generation.pictures.readers.metadata import (
     MOST_LORAS,
-    decimal,
     load_json,
     model_name,
     number_text,
-    split_tags,
-    string,
+    read_prompt,
+    shortened,
     tidy,
     whole,
 )
 from generation.pictures.readers.picture import Facts, LoraUse
+from generation.pictures.readers.traces import TAG, hints_at_lora
 
-MOST_NODES = 20_000
-LONGEST_CHAIN = 500
+MOST_PASSES = 20
+MOST_ENDS = 20
 
-Graph = Mapping[str, Mapping[str, Any]]
-
-# Inputs that carry on the model, best first; contexts and pipes bundle it with other things.
-_MODEL_INPUTS = ("model", "MODEL", "base_model", "unet", "lora_stack", "base_ctx", "ctx", "context")
-_PIPE_INPUTS = ("pipe", "basic_pipe", "sdxl_pipe", "guider", "")
-_TEXT_INPUTS = ("text", "text_g", "clip_l", "t5xxl", "prompt", "string", "value", "STRING", "text1")
-_CONDITIONING_INPUTS = ("conditioning", "positive", "conditioning_1", "conditioning_to", "cond1")
-_NUMBER_INPUTS = ("value", "seed", "noise_seed", "int", "float", "number", "Value", "INT", "FLOAT")
+_SAMPLING = ("steps", "cfg", "sampler_name", "scheduler", "denoise")
+_CHECKPOINTS = ("ckpt_name", "unet_name", "model_name", "base_ckpt_name", "model_path", "gguf_name")
+_MODEL_FILE = (".safetensors", ".ckpt", ".gguf", ".sft", ".pt", ".pth", ".bin")
 
 
-def comfyui(text: str) -> Facts | None:
-    """The facts of a ComfyUI picture, None if the text is no graph or has no sampler.
+def comfyui(text: str, size: tuple[int, int] | None = None) -> Facts | None:
+    """The facts of a ComfyUI picture, None if the text is no graph or saves no sampled picture.
 
-    LoRAs are those between the sampler and its checkpoint: LoraLoader, LoraLoaderModelOnly,
-    rgthree's Power Lora Loader and loader stacks, and other nodes with the same inputs. With
-    several passes the first one's seed, steps, size and strengths count; LoRAs that only a later
-    pass uses are added, and its own seed, steps and denoising stand under "passes".
+    Of several saved pictures the one counts whose size is `size`. With several passes the first
+    one's seed, steps, size and strengths count; LoRAs that only a later pass uses are added, and
+    each further pass with its prompt, seed and model stands under "passes".
     """
-    data = load_json(text)
-    graph = _graph(data)
-    samplers = _samplers(graph)
-    if not samplers:
+    return _facts(graph_of(load_json(text)), size)
+
+
+def comfyui_workflow(text: str, size: tuple[int, int] | None = None) -> Facts | None:
+    """As `comfyui`, from the user interface's graph ("workflow"), where no other was stored."""
+    return _facts(graph_of_workflow(load_json(text)), size)
+
+
+def comfyui_data(data: object, size: tuple[int, int] | None = None) -> Facts | None:
+    """As `comfyui`, from JSON that has been read."""
+    return _facts(graph_of(data), size)
+
+
+def _facts(graph: Graph, size: tuple[int, int] | None) -> Facts | None:
+    if not graph:
         return None
-    sampler = _gathered(graph, samplers[-1])
-    loras: dict[str, LoraUse] = {}
-    model = ""
-    for each in reversed(samplers[:20]):
-        for node in _chain(graph, _gathered(graph, each).get("model")):
-            for use in _loras(graph, node):
-                if len(loras) < MOST_LORAS and use.name not in ("", "None"):
-                    loras.setdefault(use.name, use)
-            inputs = node["inputs"]
-            model = model or model_name(
-                inputs.get("ckpt_name") or inputs.get("unet_name") or inputs.get("model_name")
-            )
-    prompt, tags = split_tags(_text(graph, sampler.get("positive"), "positive"))
-    negative, _ = split_tags(_text(graph, sampler.get("negative"), "negative"))
-    settings = {
-        "size": _size(graph, sampler.get("latent_image")),
-        "steps": number_text(_value(graph, sampler.get("steps"))),
-        "sampler": string(_value(graph, sampler.get("sampler_name"))),
-        "schedule": string(_value(graph, sampler.get("scheduler"))),
-        "guidance": number_text(_value(graph, sampler.get("cfg"))),
-        "distilled_guidance": _guidance(graph, sampler.get("positive")),
-        "denoising": number_text(_value(graph, sampler.get("denoise"))),
-        "model": model,
-        "passes": "; ".join(_pass(graph, node) for node in reversed(samplers[:-1][:8])),
-    }
-    seed = _value(graph, sampler.get("seed", sampler.get("noise_seed")))
-    uses_tags = any("tag" in str(n["class_type"]).lower() for n in graph.values())
-    for tag in tags if uses_tags else ():
-        loras.setdefault(model_name(tag.name), LoraUse(model_name(tag.name), tag.strength))
-    return Facts(
-        source="ComfyUI",
-        prompt=tidy(prompt),
-        negative=tidy(negative),
-        seed=whole(seed),
-        loras=tuple(loras.values()),
-        settings={key: value[:200] for key, value in settings.items() if value},
-    )
+    carried = _carried(graph)
+    found: list[tuple[Facts, tuple[int, int] | None]] = []
+    for end in _ends(graph)[:MOST_ENDS]:
+        facts = _Picture(graph, carried, end).facts()
+        if facts is not None:
+            found.append((facts, _saved_size(graph, end)))
+    if not found:
+        # No saved picture: every sampler counts, and all must agree.
+        samplers = [node for node in graph.values() if _is_sampler(node)]
+        for node in samplers[:MOST_PASSES]:
+            facts = _Picture(graph, carried, node).facts()
+            found += [(facts, None)] if facts is not None else []
+    fitting = [facts for facts, saved in found if size is not None and saved == size]
+    fitting = fitting or [facts for facts, saved in found if saved is None or size is None]
+    fitting = fitting or [facts for facts, _ in found]
+    if not fitting:
+        return None
+    first = fitting[0]
+    if any(facts != first for facts in fitting[1:]):
+        return replace(first, unknown=first.unknown or "is one of several pictures of its graph")
+    return first
 
 
-def _pass(graph: Graph, sampler: Mapping[str, Any]) -> str:
-    inputs = _gathered(graph, sampler)
-    seed = _value(graph, inputs.get("seed", inputs.get("noise_seed")))
-    steps, denoise = (number_text(_value(graph, inputs.get(key))) for key in ("steps", "denoise"))
-    return f"seed {whole(seed)}, {steps} steps, denoising {denoise}"
+def _ends(graph: Graph) -> list[Node]:
+    """The nodes that save pictures; those that only show them where none saves."""
+    saves = [
+        node for node in graph.values() if "save" in node["class_type"].lower() and links(node)
+    ]
+    return saves or [n for n in graph.values() if "preview" in n["class_type"].lower() and links(n)]
 
 
-def _graph(data: object) -> Graph:
-    if not isinstance(data, dict) or len(data) > MOST_NODES:
-        return {}
-    return {
-        key: node
-        for key, node in data.items()
-        if isinstance(node, dict)
-        and isinstance(node.get("inputs"), dict)
-        and isinstance(node.get("class_type"), str)
-    }
-
-
-def _linked(graph: Graph, value: object) -> Mapping[str, Any] | None:
-    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int)):
-        return graph.get(str(value[0]))
-    return None
-
-
-def _is_sampler(node: Mapping[str, Any]) -> bool:
+def _is_sampler(node: Node) -> bool:
+    """Known samplers, and unknown nodes that take what samplers take."""
+    if node["class_type"] in known.SAMPLERS:
+        return True
     inputs = node["inputs"]
     if "sampler" in node["class_type"].lower() and "latent_image" in inputs:
         return True
     return "positive" in inputs and "model" in inputs and ("seed" in inputs or "steps" in inputs)
 
 
-def _samplers(graph: Graph) -> list[Mapping[str, Any]]:
-    """Samplers upstream of a saved picture, the last pass first; all of them if none is saved."""
-    ends = [node for node in graph.values() if re.search(r"save|preview", node["class_type"], re.I)]
-    ends.sort(key=lambda node: "save" not in node["class_type"].lower())
-    for end in ends[:20]:
-        found = [node for node in _upstream(graph, end) if _is_sampler(node)]
-        if found:
-            return found
-    return [node for node in graph.values() if _is_sampler(node)]
+# --- what flows along the links -------------------------------------------------------------------
 
 
-def _upstream(graph: Graph, end: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Breadth first, so that what is nearer to the picture comes first."""
-    seen = {id(end)}
-    queue = [end]
+def _carried(graph: Graph) -> Mapping[int, set[str]]:
+    """Which of "model", "clip" and "cond" may come out of each node that is not known, by id."""
+    carried: dict[int, set[str]] = {}
+    unknown = [node for node in graph.values() if not _is_known(node)]
+    for node in unknown:
+        texts = [value for value in node["inputs"].values() if isinstance(value, str)]
+        loads = any(text.lower().strip().endswith(_MODEL_FILE) for text in texts)
+        carried[id(node)] = {"model", "clip"} if loads else set()
+    followers: dict[int, list[int]] = defaultdict(list)
+    for node in unknown:
+        for value in links(node):
+            source = linked(graph, value)
+            if source is not None and id(source) in carried:
+                followers[id(source)].append(id(node))
+            elif source is not None:
+                carried[id(node)] |= _out(source, value[1], carried)
+    queue = [key for key, kinds in carried.items() if kinds]
     while queue:
-        following = []
-        for node in queue:
-            yield node
-            for value in node["inputs"].values():
-                source = _linked(graph, value)
-                if source is not None and id(source) not in seen:
-                    seen.add(id(source))
-                    following.append(source)
-        queue = following
+        key = queue.pop()
+        for follower in followers[key]:
+            if not carried[key] <= carried[follower]:
+                carried[follower] |= carried[key]
+                queue.append(follower)
+    return carried
 
 
-def _gathered(graph: Graph, sampler: Mapping[str, Any]) -> dict[str, Any]:
+def _is_known(node: Node) -> bool:
+    return node["class_type"] in known.KNOWN or node["class_type"] in READERS
+
+
+def _out(node: Node, output: int, carried: Mapping[int, set[str]]) -> set[str]:
+    """What may come out of one output of a node."""
+    kind = node["class_type"]
+    if id(node) in carried:
+        return carried[id(node)]
+    if kind in known.SOURCES:
+        return {"model", "clip"} if output in (0, 1) else set()
+    if kind in LOADERS:
+        return {"model", "clip", "cond"} if output in (0, 1, 2, 5) else set()
+    if kind in READERS:
+        encodes = kind in ENCODING and ENCODING[kind][0] == output
+        return {"cond"} if encodes else {"model", "clip"} if output in (0, 1, 2) else set()
+    if kind in known.MODEL_PASS:
+        return {"model"}
+    if kind in known.MERGES:
+        return {"model", "clip"}
+    if kind in known.CLIP_PASS:
+        return {"clip"}
+    if kind in known.ENCODERS or kind in known.COMBINE or kind in known.CONDITIONING_PASS:
+        return {"cond"}
+    if kind in known.GUIDERS:
+        return {"model", "cond"}
+    if kind in known.SAMPLERS and "Efficient" in kind:
+        return [{"model"}, {"cond"}, {"cond"}][output] if output in (0, 1, 2) else set()
+    return set()
+
+
+# --- one saved picture ----------------------------------------------------------------------------
+
+
+@dataclass
+class _Pass:
+    """What one sampler was given."""
+
+    sampling: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    model: str = ""
+    prompt: str = ""
+    negative: str = ""
+    conditioning: list[str] = field(default_factory=list)
+    weights: dict[str, Row] = field(default_factory=dict)
+    texts: dict[str, Row] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+
+class _Picture:
+    """Everything upstream of one end; `problem` is the first reason why its LoRAs are unknown."""
+
+    def __init__(self, graph: Graph, carried: Mapping[int, set[str]], end: Node) -> None:
+        self.graph, self.carried, self.end = graph, carried, end
+        self.keys = {id(node): key for key, node in graph.items()}
+        self.problem = ""
+
+    def facts(self) -> Facts | None:
+        nodes = list(upstream(self.graph, self.end))
+        samplers = [node for node in nodes if _is_sampler(node)]
+        self._look_at(nodes)
+        if not samplers:
+            # An unknown node may be the sampler: what it does is not known.
+            return Facts("ComfyUI", unknown=self.problem) if self.problem else None
+        if len(samplers) > MOST_PASSES:
+            self._doubt(f"is sampled more than {MOST_PASSES} times")
+        passes = [self._sampled(node) for node in reversed(samplers[-MOST_PASSES:])]
+        return self._joined(passes, samplers[-1])
+
+    def _doubt(self, reason: str) -> None:
+        self.problem = self.problem or reason
+
+    def _look_at(self, nodes: Sequence[Node]) -> None:
+        """Traces of LoRAs in nodes that are not known, and unknown nodes that a model enters."""
+        for node in nodes:
+            kind, inputs = node["class_type"], node["inputs"]
+            if node["class_type"] in READERS:
+                continue
+            saving = node is self.end and not _is_sampler(node)
+            if kind not in known.KNOWN and kind not in known.CHOOSERS and not saving:
+                if hints_at_lora(kind) or any(hints_at_lora(key) for key in list(inputs)[:1000]):
+                    self._doubt(f"has a LoRA node that is not known: {named(node)}")
+                elif self._entering(node) & {"model", "clip"}:
+                    self._doubt(f"passes through a node that is not known: {named(node)}")
+            elif not saving and any(hints_at_lora(key) for key in list(inputs)[:1000]):
+                self._doubt(f"has a LoRA in a node that usually has none: {named(node)}")
+            if kind not in known.CONSTANTS and kind not in known.ENCODERS and _holds_tag(inputs):
+                self._doubt(f"has a LoRA's tag in a node that does not load it: {named(node)}")
+
+    def _entering(self, node: Node) -> set[str]:
+        kinds: set[str] = set()
+        for value in links(node):
+            source = linked(self.graph, value)
+            if source is not None:
+                kinds |= _out(source, value[1], self.carried)
+        return kinds
+
+    # --- one pass ---
+
+    def _sampled(self, node: Node) -> _Pass:
+        graph, found = self.graph, _Pass()
+        if node["class_type"] not in known.SAMPLERS:
+            self._doubt(f"is sampled by a node that is not known: {named(node)}")
+        inputs = _gathered(graph, node)
+        if "script" in inputs:
+            script = linked(graph, inputs["script"])
+            if script is None or script["class_type"] not in known.KNOWN:
+                self._doubt(f"is changed by a script that is not known: {named(node)}")
+            else:
+                found.conditioning.append(_plain(script))
+        if isinstance(inputs.get("wildcard"), str) and inputs["wildcard"].strip():
+            self._doubt(f"has a wildcard text that is not read: {named(node)}")
+        self._follow("model", inputs.get("model"), found)
+        found.prompt = self._texts("positive", inputs, found, "prompt")
+        found.negative = self._texts("negative", inputs, found, "negative prompt")
+        seed_key = "seed" if "seed" in inputs else "noise_seed"
+        seed = constant(graph, inputs.get(seed_key))
+        if seed is UNREAD:
+            found.unread.append("seed")
+        found.seed = whole(seed)
+        for key in _SAMPLING:
+            value = constant(graph, inputs.get(key))
+            if value is UNREAD:
+                found.unread.append(key.removesuffix("_name"))
+            else:
+                found.sampling[key] = number_text(value)
+        return found
+
+    def _follow(self, want: str, link: object, found: _Pass) -> None:
+        """Along the model ("model") or the text encoder ("clip") back to where it was loaded."""
+        seen: set[int] = set()
+        stack: list[tuple[object, bool]] = [(link, False)]
+        loaded = link is None and want == "clip"  # nothing is connected there
+        while stack:
+            value, mixed = stack.pop()
+            node = linked(self.graph, value)
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if len(seen) > LONGEST_CHAIN:
+                break
+            following = self._step(want, node, mixed, found)
+            loaded = loaded or not following
+            stack += following
+        if not loaded:
+            self._doubt(f"has a {want} link that leads to no checkpoint")
+
+    def _step(self, want: str, node: Node, mixed: bool, found: _Pass) -> list[tuple[object, bool]]:
+        kind, inputs = node["class_type"], node["inputs"]
+        if kind in known.SOURCES:
+            found.model = found.model or (
+                _checkpoint(self.graph, inputs) if want == "model" else ""
+            )
+            return []
+        if node["class_type"] in READERS:
+            self._add(want, node, mixed, found)
+            for key in STACKS:
+                if key in inputs:
+                    self._stack(want, inputs[key], mixed, found)
+            if kind in LOADERS:
+                if want == "model":
+                    found.model = found.model or _checkpoint(self.graph, inputs)
+                over = inputs.get(f"{want}_override")
+                return [(over, mixed)] if over is not None else []
+            return [(inputs.get(want, inputs.get(f"opt_{want}")), mixed)]
+        if kind in known.MERGES:
+            keys = [key for key in inputs if key.startswith(want) and is_link(inputs[key])]
+            found.conditioning.append(_plain(node))
+            return [(inputs[key], True) for key in keys]
+        if kind in known.CHOOSERS:
+            return [(self._through(want, node), mixed)]
+        if kind in (known.MODEL_PASS if want == "model" else known.CLIP_PASS):
+            found.conditioning.append(_plain(node))
+            return [(inputs.get(want), mixed)]
+        if kind in known.SAMPLERS and "Efficient" in kind and want == "model":
+            return [(inputs.get("model"), mixed)]
+        self._doubt(f"passes through a node that is not known: {named(node)}")
+        return []
+
+    def _through(self, want: str, node: Node) -> object:
+        """The link that a switch, a reroute or a pipe passes on; None (and a doubt) if unclear."""
+        kind, inputs = node["class_type"], node["inputs"]
+        if kind in known.PIPES:
+            value = inputs.get(want)
+            for key in known.BUNDLES:
+                value = inputs.get(key) if value is None else value
+        else:
+            value = chosen(self.graph, node)
+        if is_link(value):
+            return value
+        self._doubt(f"passes through a switch that cannot be read: {named(node)}")
+        return None
+
+    def _add(self, want: str, node: Node, mixed: bool, found: _Pass) -> None:
+        """The LoRAs of one node to those of the pass."""
+        into = found.weights if want == "model" else found.texts
+        try:
+            listed = rows(self.graph, node) or []
+        except NotRead as error:
+            self._doubt(f"has a LoRA node that {error}: {named(node)}")
+            return
+        for row in listed:
+            if want == "clip" and row.clip == "none":
+                continue
+            if row.model is None or row.clip is None or mixed:
+                self._doubt(f"has a LoRA whose strength cannot be read: {named(node)}")
+                row = replace(row, model=None if mixed else row.model)
+            # The clip is followed once for each prompt, the model once.
+            if row.name in into and (want == "model" or into[row.name] != row):
+                self._doubt(f"loads the LoRA {row.name[:60]!r} twice")
+            if len(into) < MOST_LORAS:
+                into.setdefault(row.name, row)
+            else:
+                self._doubt(f"uses more than {MOST_LORAS} LoRAs")
+
+    def _stack(self, want: str, link: object, mixed: bool, found: _Pass) -> None:
+        """The LoRAs of a stack, through stackers that are known."""
+        seen: set[int] = set()
+        while link is not None:
+            node = linked(self.graph, link)
+            if node is None or id(node) in seen or len(seen) >= LONGEST_CHAIN:
+                self._doubt("has a stack of LoRAs that cannot be followed")
+                return
+            seen.add(id(node))
+            if node["class_type"] in READERS and node["class_type"] not in LOADERS:
+                self._add(want, node, mixed, found)
+                link = next((node["inputs"][k] for k in STACKS if k in node["inputs"]), None)
+            elif node["class_type"] in known.CHOOSERS - known.PIPES:
+                link = self._through("lora_stack", node)
+            else:
+                self._doubt(f"has a stack of LoRAs from a node that is not known: {named(node)}")
+                return
+
+    # --- prompts ---
+
+    def _texts(self, role: str, inputs: Mapping[str, Any], found: _Pass, called: str) -> str:
+        """The prompt behind a conditioning link; two texts are joined by " + "."""
+        texts: list[str] = []
+        seen: set[tuple[int, str]] = set()
+        stack: list[tuple[object, str]] = [(inputs.get(role), role)]
+        while stack:
+            value, role = stack.pop()
+            if value is None:
+                continue
+            node = linked(self.graph, value)
+            if node is None or (id(node), role) in seen or len(seen) >= LONGEST_CHAIN:
+                found.unread.append(called)
+                continue
+            seen.add((id(node), role))
+            output = value[1] if isinstance(value, list) else 0
+            stack += reversed(self._condition(role, node, output, texts, found, called))
+        return " + ".join(dict.fromkeys(text for text in texts if text))
+
+    def _condition(
+        self, role: str, node: Node, output: int, texts: list[str], found: _Pass, called: str
+    ) -> list[tuple[object, str]]:
+        """One node of a conditioning: its texts are noted, what it was made from is returned."""
+        kind, inputs = node["class_type"], node["inputs"]
+
+        def note(key: str) -> None:
+            text = constant(self.graph, inputs.get(key))
+            if text is UNREAD or not isinstance(text, (str, type(None))):
+                found.unread.append(called)
+            elif text:
+                prompt = read_prompt(text)
+                texts.append(prompt.text)
+                if prompt.problem or any(not _loads(found, use) for use in prompt.loras):
+                    self._doubt(f"has a LoRA's tag in a node that does not load it: {named(node)}")
+
+        if kind in known.ENCODERS:
+            for key in known.ENCODERS[kind]:
+                note(key)
+            found.conditioning += [_plain(node)] if kind != "CLIPTextEncode" else []
+            self._follow("clip", inputs.get("clip"), found)
+            return []
+        if kind in ENCODING and output == ENCODING[kind][0]:
+            note(ENCODING[kind][1])
+            self._follow("clip", self._itself(node), found)
+            return []
+        if kind in LOADERS and output in (0, 1, 2):
+            note(role)
+            self._follow("clip", self._itself(node), found)
+            return []
+        if kind in known.COMBINE:
+            found.conditioning.append(_plain(node))
+            return [(inputs.get(key), role) for key in known.COMBINE[kind]]
+        if kind == "ConditioningZeroOut":
+            return []  # Flux's empty negative: what it blanks does not matter
+        if kind in known.CONDITIONING_PASS:
+            if "positive" in inputs or "negative" in inputs:
+                role = ("positive", "negative")[output] if output in (0, 1) else role
+                key = role
+            else:
+                key = "conditioning"
+            if kind != "FluxGuidance":  # a setting of its own
+                found.conditioning.append(_plain(node))
+            return [(inputs.get(key), role)]
+        if kind in known.CHOOSERS:
+            if kind in known.PIPES:
+                bundled = [inputs.get(key) for key in (role, *known.BUNDLES)]
+                return [(next((v for v in bundled if v is not None), ["", 0]), role)]
+            value = chosen(self.graph, node)
+            return [(value if is_link(value) else ["", 0], role)]
+        if kind in known.SAMPLERS and "Efficient" in kind and output in (1, 2):
+            role = ("positive", "negative")[output - 1]
+            return [(inputs.get(role), role)]
+        found.unread.append(called)
+        return []
+
+    def _itself(self, node: Node) -> list[Any]:
+        return [self.keys[id(node)], 0]
+
+    # --- all passes ---
+
+    def _joined(self, passes: Sequence[_Pass], first_sampler: Node) -> Facts:
+        first = passes[0]
+        loras: dict[str, LoraUse] = {}
+        parts: list[str] = []
+        for number, each in enumerate(passes):
+            for use, where in self._uses(each):
+                known_use = loras.setdefault(use.name, use)
+                if known_use != use:
+                    self._doubt(f"uses the LoRA {use.name[:60]!r} at two strengths")
+                parts += [where] if where and where not in parts else []
+            names = sorted({**each.weights, **each.texts})
+            if number and names != sorted({**first.weights, **first.texts}):
+                parts.append(f"pass {number + 1}: {', '.join(names)}")
+        inputs = _gathered(self.graph, first_sampler)
+        sampling = first.sampling
+        settings = {
+            "size": _size(self.graph, inputs.get("latent_image")),
+            "steps": sampling.get("steps", ""),
+            "sampler": sampling.get("sampler_name", ""),
+            "schedule": sampling.get("scheduler", ""),
+            "guidance": sampling.get("cfg", ""),
+            "distilled_guidance": _guidance(self.graph, inputs.get("positive")),
+            "denoising": sampling.get("denoise", ""),
+            "model": next((each.model for each in passes if each.model), ""),
+            "conditioning": " ".join(sorted(set(first.conditioning))),
+            "passes": "; ".join(_in_words(each, first) for each in passes[1:]),
+            "lora_parts": " ".join(parts),
+        }
+        unread = [name for each in passes for name in each.unread]
+        return Facts(
+            source="ComfyUI",
+            prompt=tidy(first.prompt),
+            negative=tidy(first.negative),
+            seed=first.seed,
+            loras=tuple(loras.values())[:MOST_LORAS],
+            settings={key: shortened(value) for key, value in settings.items() if value},
+            unknown=self.problem,
+            unread=tuple(dict.fromkeys(unread)),
+        )
+
+    def _uses(self, found: _Pass) -> list[tuple[LoraUse, str]]:
+        """The LoRAs of a pass, the model's strengths first, and which blocks weigh them."""
+        uses = []
+        for name, row in {**found.weights, **found.texts, **found.weights}.items():
+            in_model = name in found.weights
+            text = row.model if row.clip == "same" else row.clip
+            text = text if isinstance(text, Decimal) else None
+            if not in_model and (text is None or text != 0):
+                self._doubt(f"uses the LoRA {name[:60]!r} on the text encoder alone")
+            strength = row.model if in_model else Decimal(0)
+            parts = f"{name}:{row.parts}" if row.parts else ""
+            uses.append((LoraUse(name, strength, "", text if text != strength else None), parts))
+        return uses
+
+
+def _loads(found: _Pass, use: LoraUse) -> bool:
+    """Whether a tag in a prompt tells a LoRA that a node has loaded, at the same strength."""
+    row = found.weights.get(model_name(use.name))
+    return row is not None and row.model in (use.strength, use.text_strength)
+
+
+def _in_words(found: _Pass, first: _Pass) -> str:
+    """A further pass: seed, steps, denoising, and what else it has unlike the first."""
+    seed, sampling = found.seed, found.sampling
+    words = [
+        f"seed {seed}",
+        f"{sampling.get('steps', '')} steps",
+        f"denoising {sampling.get('denoise', '')}",
+    ]
+    for key, called in (("cfg", "CFG"), ("sampler_name", "sampler"), ("scheduler", "schedule")):
+        if sampling.get(key) != first.sampling.get(key):
+            words.append(f"{called} {sampling.get(key, '')}")
+    for ours, theirs, called in (
+        (found.model, first.model, "model"),
+        (found.prompt, first.prompt, "prompt"),
+        (found.negative, first.negative, "negative prompt"),
+    ):
+        if ours != theirs:
+            words.append(f"{called} {shortened(ours)}")
+    more = sorted(set(found.conditioning) - set(first.conditioning))
+    return ", ".join([*words, *more])
+
+
+def _gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
     """A sampler's inputs, with those of the guider, noise, sigmas and sampler nodes it is split
-    into by SamplerCustomAdvanced."""
+    into by SamplerCustomAdvanced, and of a pipe."""
     inputs = dict(sampler["inputs"])
-    for part in ("guider", "noise", "sigmas", "sampler"):
-        node = _linked(graph, inputs.get(part))
-        if node is not None:
+    for part in ("guider", "noise", "sigmas", "sampler", "basic_pipe"):
+        node = linked(graph, inputs.get(part))
+        for _ in range(8):
+            if node is None or node["class_type"] not in (
+                known.GUIDERS | known.SCHEDULES | {"ToBasicPipe", "EditBasicPipe"}
+            ):
+                if node is not None and part in ("guider", "basic_pipe"):
+                    inputs.setdefault("model", sampler["inputs"][part])
+                    inputs.setdefault("positive", sampler["inputs"][part])
+                break
             for key, value in node["inputs"].items():
-                inputs.setdefault("positive" if key == "conditioning" else key, value)
+                key = {"conditioning": "positive", "cond1": "positive"}.get(key, key)
+                if key == "model" and part not in ("guider", "basic_pipe"):
+                    continue  # a schedule reads the model, it does not sample it
+                inputs.setdefault(key, value)
+            node = linked(graph, node["inputs"].get("sigmas", node["inputs"].get("basic_pipe")))
     return inputs
 
 
-def _chain(graph: Graph, link: object) -> Iterator[Mapping[str, Any]]:
-    """The nodes a model passed through, from the sampler back to its checkpoint."""
-    seen: set[int] = set()
-    stack = [link]
-    while stack and len(seen) < LONGEST_CHAIN:
-        node = _linked(graph, stack.pop())
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        inputs = node["inputs"]
-        onward = [inputs[key] for key in _MODEL_INPUTS if _linked(graph, inputs.get(key))]
-        if not onward:
-            onward = [inputs[key] for key in _PIPE_INPUTS if _linked(graph, inputs.get(key))][:1]
-        links = [value for value in inputs.values() if _linked(graph, value)]
-        if not onward and len(links) == 1:
-            onward = links  # a reroute, whatever it calls its input
-        stack.extend(reversed(onward))
+def _plain(node: Node) -> str:
+    """A node's class and plain values: two nodes of one text do the same."""
+    values = [
+        f"{key} {value}"
+        for key, value in sorted(node["inputs"].items())
+        if not isinstance(value, (list, dict)) and key not in ("text", "text_g", "text_l", "clip_l")
+        and not (isinstance(value, str) and len(value) > 100)
+    ]  # fmt: skip
+    return f"{node['class_type'][:60]} {shortened(' '.join(values))}".strip()
 
 
-def _loras(graph: Graph, node: Mapping[str, Any]) -> Iterator[LoraUse]:
-    """LoRAs that one node adds."""
-    inputs = node["inputs"]
-    kind = node["class_type"].lower()
-    for value in inputs.values():  # rgthree's Power Lora Loader: one object per row
-        if (
-            isinstance(value, dict)
-            and isinstance(value.get("lora"), str)
-            and value.get("on") is not False
-        ):
-            yield _use(graph, value["lora"], value.get("strength"), value.get("strengthTwo"))
-    if "lora" not in kind and "lora_name" not in inputs:
-        return
-    name = _value(graph, inputs.get("lora_name"))
-    if isinstance(name, str):
-        model = inputs.get("strength_model", inputs.get("lora_model_strength"))
-        clip = inputs.get("strength_clip", inputs.get("lora_clip_strength"))
-        yield _use(graph, name, model if model is not None else inputs.get("strength", 1), clip)
-    for key in list(inputs)[:1000]:  # stacks: lora_01 + strength_01, lora_name_1 + model_weight_1
-        match = re.fullmatch(r"lora_(?:name_)?(\d{1,3})", key)
-        if match is None or not isinstance(inputs[key], str):
-            continue
-        number = match[1]
-        if str(inputs.get(f"switch_{number}", "On")).lower() == "off":
-            continue
-        for other in ("strength_", "model_weight_", "model_str_", "lora_wt_"):
-            if other + number in inputs:
-                yield _use(graph, inputs[key], inputs[other + number], None)
-                break
-    text = inputs.get("text")
-    if isinstance(text, str) and "<lora:" in text:
-        yield from (LoraUse(model_name(u.name), u.strength) for u in split_tags(text)[1])
+def _holds_tag(inputs: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, str) and TAG.search(value) for value in inputs.values())
 
 
-def _use(graph: Graph, name: str, model: object, clip: object) -> LoraUse:
-    strength, text = decimal(_value(graph, model)), decimal(_value(graph, clip))
-    if strength is None and model is None:
-        strength = Decimal(1)
-    return LoraUse(model_name(name), strength, "", text if text != strength else None)
-
-
-def _value(graph: Graph, value: object) -> object:
-    """A plain value; where a link stands, what its node holds (a primitive, a seed node)."""
-    for _ in range(16):
-        node = _linked(graph, value)
-        if node is None:
-            return None if isinstance(value, (list, dict)) else value
-        inputs = node["inputs"]
-        keys = (
-            *_NUMBER_INPUTS,
-            *_TEXT_INPUTS,
-            "sampler_name",
-            "scheduler",
-            *itertools.islice(inputs, 1),
-        )
-        value = next((inputs[key] for key in keys if key in inputs), None)
-    return None
-
-
-def _text(graph: Graph, link: object, role: str) -> str:
-    """The prompt behind a conditioning link, through ControlNets, guidance nodes and the like.
-
-    `role` is "positive" or "negative": nodes that pass both on name their inputs so.
-    """
-    if isinstance(link, str):
-        return string(link)
-    for inputs in _conditioning(graph, link, role):
-        if isinstance(inputs.get(role), str):  # Efficient Loader and its kin hold the text
-            return string(inputs[role])
-        for key in _TEXT_INPUTS:
-            value = _value(graph, inputs[key]) if key in inputs else None
-            if isinstance(value, str):
-                return string(value)
+def _checkpoint(graph: Graph, inputs: Mapping[str, Any]) -> str:
+    for key in _CHECKPOINTS:
+        value = inputs.get(key)
+        if isinstance(value, dict):  # pysssss: {"content": ..., "image": ...}
+            value = value.get("content")
+        if isinstance(text := constant(graph, value), str):
+            return model_name(text)
     return ""
-
-
-def _conditioning(graph: Graph, link: object, role: str) -> Iterator[Mapping[str, Any]]:
-    """The inputs of the nodes that a conditioning passed through, from the sampler back."""
-    seen: set[int] = set()
-    node = _linked(graph, link)
-    while node is not None and id(node) not in seen and len(seen) < LONGEST_CHAIN:
-        seen.add(id(node))
-        if "zeroout" in node["class_type"].lower():
-            return  # Flux's empty negative: what it blanks does not matter
-        inputs = node["inputs"]
-        yield inputs
-        keys = (role, *_CONDITIONING_INPUTS)
-        node = next((n for key in keys if (n := _linked(graph, inputs.get(key)))), None)
 
 
 def _guidance(graph: Graph, link: object) -> str:
     """Flux's distilled guidance, where a node sets it."""
-    for inputs in _conditioning(graph, link, "positive"):
+    node, seen = linked(graph, link), set[int]()
+    while node is not None and id(node) not in seen and len(seen) < LONGEST_CHAIN:
+        seen.add(id(node))
+        inputs = node["inputs"]
         if "guidance" in inputs:
-            return number_text(_value(graph, inputs["guidance"]))
+            value = constant(graph, inputs["guidance"])
+            return "" if value is UNREAD else number_text(value)
+        keys = ("conditioning", "positive", "conditioning_to", "conditioning_1", "")
+        node = next((n for key in keys if (n := linked(graph, inputs.get(key)))), None)
     return ""
 
 
 def _size(graph: Graph, link: object) -> str:
     """Width and height of the empty latent that sampling began with."""
-    node = _linked(graph, link)
+    node = linked(graph, link)
     if node is None:
         return ""
-    for found in _upstream(graph, node):
-        width = whole(_value(graph, found["inputs"].get("width")))
-        height = whole(_value(graph, found["inputs"].get("height")))
-        if width and height:
-            return f"{width}x{height}"
+    for found in upstream(graph, node):
+        inputs = found["inputs"]
+        for across, down in (("width", "height"), ("empty_latent_width", "empty_latent_height")):
+            width = whole(_or_none(constant(graph, inputs.get(across))))
+            height = whole(_or_none(constant(graph, inputs.get(down))))
+            if width and height:
+                return f"{width}x{height}"
     return ""
+
+
+def _or_none(value: object) -> object:
+    return None if value is UNREAD else value
+
+
+def _saved_size(graph: Graph, end: Node) -> tuple[int, int] | None:
+    """The size of the picture that an end saves, None where a node changes it in an unknown way."""
+    scales: list[tuple[float, bool]] = []
+    node: Node | None = end
+    seen: set[int] = set()
+    while node is not None and id(node) not in seen and len(seen) < LONGEST_CHAIN:
+        seen.add(id(node))
+        kind, inputs = node["class_type"], node["inputs"]
+        if kind in _RESIZES:
+            width, height = (
+                whole(_or_none(constant(graph, inputs.get(k)))) for k in ("width", "height")
+            )
+            return _scaled(width, height, scales)
+        if kind in _SCALES:
+            scale = constant(graph, inputs.get("scale_by"))
+            if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+                return None
+            scales.append((float(scale), kind.startswith("Latent")))
+        elif node is not end and kind not in _KEEP_SIZE and not _is_sampler(node):
+            return None
+        keys = ("images", "image", "samples", "latent_image", "pixels", "")
+        node = next((n for key in keys if (n := linked(graph, inputs.get(key)))), None)
+    return None
+
+
+_RESIZES = frozenset(
+    ("EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage", "LatentUpscale")
+) | {"ImageScale"}
+_SCALES = frozenset(("LatentUpscaleBy", "ImageScaleBy"))
+_KEEP_SIZE = frozenset(
+    ("VAEDecode", "VAEDecodeTiled", "VAEEncode", "VAEEncodeTiled", "ImageSharpen", "ImageBlur")
+) | {"Reroute", "SetLatentNoiseMask", "RepeatLatentBatch", "LatentFromBatch"}
+
+
+def _scaled(
+    width: int | None, height: int | None, scales: Sequence[tuple[float, bool]]
+) -> tuple[int, int] | None:
+    if not width or not height:
+        return None
+    for scale, latent in reversed(scales):
+        if latent:
+            width, height = round(width / 8 * scale) * 8, round(height / 8 * scale) * 8
+        else:
+            width, height = round(width * scale), round(height * scale)
+    return width, height

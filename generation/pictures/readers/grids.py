@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generation.errors import UserError
-from generation.pictures.pixels import read_image, read_text, write_png
-from generation.pictures.readers.metadata import PARAMETER, unquoted
+from generation.pictures.pixels import parts_of, read_text, write_png
+from generation.pictures.readers.metadata import PARAMETER, settings_line, unquoted
 
 MOST_CELLS = 10_000
 
@@ -63,7 +63,9 @@ _LORA = r"<lora:([^:>]{1,255})"
 
 def read_grid(text: str) -> Grid | str:
     """The grid that a `parameters` text describes, or why it cannot be cut."""
-    head, _, last = text[:1_000_000].replace("\r\n", "\n").strip().rpartition("\n")
+    lines = text[:1_000_000].replace("\r\n", "\n").strip().split("\n")
+    at = settings_line(lines)
+    head, last = "\n".join(lines[:at]), lines[-1 if at is None else at]
     found = dict(PARAMETER.findall(last[:262_144])[:500])
     settings = {key.strip(): value.strip() for key, value in found.items()}
     if "Z Type" in settings:
@@ -149,20 +151,21 @@ def cut_grid(path: Path, folder: Path) -> list[Path] | str:
         grid = read_grid(texts.get("parameters", ""))
         if isinstance(grid, str):
             return f"is a grid that {grid}"
-        pixels = read_image(path)
-        places = corners(grid, pixels.shape[1], pixels.shape[0])
-        if places is None:
-            return "is a grid whose size does not fit its axes; give the single pictures"
-        cells = []
-        folder.mkdir(parents=True, exist_ok=True)
-        for row, line in enumerate(places):
-            for column, (left, top) in enumerate(line):
-                cell = folder / f"{path.stem}_r{row:02d}_c{column:02d}.png"
-                text = grid.text(column, row)
-                if not cell.exists() or read_text(cell).get("parameters") != text:
-                    part = pixels[top : top + grid.cell[1], left : left + grid.cell[0]]
-                    write_png(cell, part, {"parameters": text, "cut_from": json.dumps(path.name)})
-                cells.append(cell)
-        return cells
+        with parts_of(path) as (width, height, part):
+            places = corners(grid, width, height)
+            if places is None:
+                return "is a grid whose size does not fit its axes; give the single pictures"
+            cells = []
+            folder.mkdir(parents=True, exist_ok=True)
+            for row, line in enumerate(places):
+                for column, (left, top) in enumerate(line):
+                    cell = folder / f"{path.stem}_r{row:02d}_c{column:02d}.png"
+                    text = grid.text(column, row)
+                    if not cell.exists() or read_text(cell).get("parameters") != text:
+                        box = (left, top, left + grid.cell[0], top + grid.cell[1])
+                        about = {"parameters": text, "cut_from": json.dumps(path.name)}
+                        write_png(cell, part(box), about)
+                    cells.append(cell)
+            return cells
     except (UserError, OSError) as error:
         return f"is a grid that could not be cut ({error})"

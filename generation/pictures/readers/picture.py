@@ -33,6 +33,9 @@ class Facts:
     `prompt` has no LoRA tags. `settings` holds what else decides the pixels, as comparable text:
     size ("512x768"), steps, sampler, schedule, guidance, model, model_hash, clip_skip, ...
     `lists_loras` is False where the format never names LoRAs, so that their absence means nothing.
+    `unknown` says, in words that follow the picture's name, why its LoRAs or their strengths are
+    not certain; "" where they are. `unread` names what the picture holds and cannot be read
+    ("prompt", "seed", ...): it is equal to nothing.
     """
 
     source: str
@@ -43,6 +46,8 @@ class Facts:
     settings: Mapping[str, str] = field(default_factory=dict)
     grid: bool = False
     lists_loras: bool = True
+    unknown: str = ""
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
