@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-epochs test install constraints clean
+.PHONY: demo demo-epochs test test-lowest docs bench-compare install constraints clean
 
 demo: $(VENV)/.all
 	$(BIN)/analyse-strength --demo
@@ -13,11 +13,25 @@ demo: $(VENV)/.all
 demo-epochs: $(VENV)/.all
 	$(BIN)/analyse-epochs --demo
 
+# Chromium, its driver and axe-core are installed where that may be done; what was skipped, and why,
+# stands at the end.
 test: $(VENV)/.test
+	tests/browser.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -rs
+
+# The lowest versions that pyproject.toml promises, in an environment of their own.
+test-lowest: $(VENV)/.lowest
+	$(VENV)-lowest/bin/python -m pytest -n 2 -rs tests/generation tests/analysers
+
+docs: $(VENV)/.test
+	$(BIN)/sphinx-build --quiet --fail-on-warning docs site
+
+# Compares benchmarks/results with the last committed ones.
+bench-compare: $(VENV)/.all
+	$(BIN)/python benchmarks/compare.py
 
 install: $(VENV)/.all
 
@@ -28,6 +42,13 @@ $(VENV)/.all: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.all
 	$(INSTALL) --editable '.[all,test]'
+	touch $@
+
+$(VENV)/.lowest: pyproject.toml $(VENV)/.all
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct \
+	    --editable '.[all,test]'
 	touch $@
 
 # Names and versions only: whoever installs has an index, and torch pins what nvidia's cards need.
@@ -41,4 +62,4 @@ constraints: $(VENV)/.all
 	mv $(VENV)/constraints.txt constraints.txt
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-lowest runs site

@@ -40,7 +40,8 @@ def case_names(pictures: Sequence[Found], triggers: Sequence[str]) -> dict[Path,
     """A short name per case: the files' own where it tells the cases apart, else the prompt's."""
     cases: dict[Key, list[Found]] = defaultdict(list)
     for found in pictures:
-        cases[(*case_key(found, triggers), found.background)].append(found)
+        case = (*case_key(found, triggers), found.background)
+        cases[case].append(found)
     own = {key: {found.name.case for found in group} for key, group in cases.items()}
     used = Counter(name for names in own.values() for name in names)
     result: dict[Path, str] = {}

@@ -54,7 +54,8 @@ def split_studies(found: PictureSet) -> list[PictureSet]:
             values[1] = ""  # one model under two names
         more = {k: v for k, v in settings.items() if k not in _SPLITTING and k not in _CASE}
         apart = repr((picture.background, sorted(more.items())))
-        groups[(lora, *values, apart)].append(pair)
+        group = (lora, *values, apart)
+        groups[group].append(pair)
     differing = [len({key[i] for key in groups}) > 1 for i in range(len(_SPLITTING) + 1)]
     studies = []
     for pairs in groups.values():
