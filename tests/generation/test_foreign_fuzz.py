@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import time
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -183,3 +184,11 @@ def test_a_graph_of_many_nodes_ends_soon() -> None:
     facts = facts_from_texts({"prompt": json.dumps(nodes)})
     assert facts is not None and len(facts.loras) == 64
     assert time.process_time() - start < 3
+
+
+def test_random_graphs_give_no_wrong_strength_and_no_false_control() -> None:
+    """The same at length: `benchmarks/fuzz_graphs.py`."""
+    fuzz = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "fuzz_graphs.py"))["fuzz"]
+    told = fuzz(400, 1)
+    assert told["wrong strength"] == told["false control"] == 0
+    assert told["read rightly"] > 0.9 * told["graphs that can be read"]
