@@ -153,7 +153,7 @@ def test_prediction_type_and_scheduler_are_the_models_own(
 def test_flow_matching_models_keep_their_scheduler(family: str, tiny_model: Tiny) -> None:
     model = find_model(str(tiny_model(family)))
     assert scheduler_record(model, "euler")["class"] == "FlowMatchEulerDiscreteScheduler"
-    with pytest.raises(UserError, match="dpmpp_2m does not fit .* flow matching"):
+    with pytest.raises(UserError, match=r"DPM\+\+ 2M does not fit .* flow matching"):
         scheduler_record(model, "dpmpp_2m")
     with pytest.raises(UserError, match="prediction_type"):
         find_model(str(tiny_model(family)), prediction_type="epsilon")
