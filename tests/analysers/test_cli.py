@@ -476,7 +476,11 @@ def test_a_finished_run_is_reported_again_without_torch(tmp_path: Path) -> None:
     assert strength("--images", folder, "--out", tmp_path / "run").exit_code == 0
     before = (tmp_path / "run" / "scores.csv").read_bytes()
     (tmp_path / "run" / "report.html").unlink()
-    result = strength("--report-only", tmp_path / "run", "--quiet", "--share", "--single-file")
+    again = ("--report-only", tmp_path / "run", "--quiet", "--share", "--single-file")
+    assert strength(*again).exit_code == 0
+    # Pictures elsewhere are shown to whoever names their folder again, and to nobody else.
+    assert "data:image/" not in (tmp_path / "run" / "report.html").read_text()
+    result = strength(*again, "--images", folder)
     assert result.exit_code == 0 and result.output.strip().endswith("report.html")
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "scores.csv").read_bytes() == before
