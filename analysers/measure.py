@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,16 @@ Key = tuple[str, ...]
 CACHE_FORMAT = 2
 """History: 1 = all metrics of a picture together; 2 = metric by metric, with versions."""
 
+PARTS = ("control", "prompt", "references", "content", "others")
+"""What a value may depend on besides its picture."""
+
 
 @dataclass(frozen=True)
 class Task:
     """A picture to measure, with its control if it has one (a control has none).
 
-    `references` are pictures of what the LoRA is to show. With `ladders`, the name of a metric,
+    `references` are pictures of what the LoRA is to show; `content` and `others` are texts for
+    metrics that ask a model without the LoRA (`Sample`). With `ladders`, the name of a metric,
     that metric is also measured on degraded copies of the picture (`analysers.trust`). `tag` comes
     back with the result and is looked at by nobody in between.
     """
@@ -50,6 +54,8 @@ class Task:
     tag: Any = None
     references: tuple[Path, ...] = ()
     ladders: str = ""
+    content: str = ""
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -213,14 +219,14 @@ def _open(work: _Work, read: Callable[[Path], Pixels], renderer: Any) -> _Opened
         references = tuple(read(path) for path in task.references)
     except UserError as error:
         references, note = (), "; ".join(part for part in (note, str(error)) if part)
-    plain = Sample(image, control, task.prompt, references, renderer)
+    plain = Sample(image, control, task.prompt, references, renderer, task.content, task.others)
     if control is None or control.shape == image.shape:
         return _Opened("", note, plain, plain)
     note = (
         f"{image.shape[1]}x{image.shape[0]} pixels, resampled to its control's "
         f"{control.shape[1]}x{control.shape[0]} for SSIM"
     )
-    matched = Sample(_resampled(image, control), control, task.prompt, references, renderer)
+    matched = replace(plain, image=_resampled(image, control))
     return _Opened("", note, plain, matched)
 
 
@@ -248,7 +254,7 @@ def _outcomes(metric: Metric, asked: Sequence[tuple[Sample, int]]) -> list[Outco
     found: dict[int, Outcome] = {}
     ready = []
     for k, (sample, _) in enumerate(asked):
-        if _lacking(declaration, sample.control, sample.prompt, sample.references):
+        if _lacking(declaration, sample):
             found[k] = Outcome(math.nan, kept=False)  # its file could not be read; a note says so
         else:
             ready.append(k)
@@ -275,13 +281,19 @@ def _call(metric: Metric, samples: Sequence[Sample]) -> list[Outcome]:
     ]
 
 
-def _lacking(declaration: Declaration, control: object, prompt: str, references: object) -> str:
+def _lacking(declaration: Declaration, given: Task | Sample) -> str:
     """What the metric needs and has not, or ""."""
-    if "control" in declaration.needs and control is None:
+    if "control" in declaration.needs and given.control is None:
         return "control"
-    if "prompt" in declaration.needs and not prompt.strip():
+    if "prompt" in declaration.needs and not given.prompt.strip():
         return "prompt"
-    return "reference pictures" if "references" in declaration.needs and not references else ""
+    if "content" in declaration.needs and not given.content.strip():
+        return "prompt besides trigger words"
+    if "others" in declaration.needs and len(given.others) < 2:
+        return "two other prompts in the study"
+    return (
+        "reference pictures" if "references" in declaration.needs and not given.references else ""
+    )
 
 
 def _why_undefined(declaration: Declaration, sample: Sample) -> str:
@@ -395,7 +407,7 @@ class _Cache:
         for name in names:
             key = self._key(name, digests)
             declaration = self._declared[name]
-            lack = _lacking(declaration, task.control, task.prompt, task.references)
+            lack = _lacking(declaration, task)
             if lack:  # without a control a picture is one: that goes without saying
                 why = "" if lack == "control" else f"no {lack}, so no {declaration.label}"
                 outcomes[name] = Outcome(math.nan, why, kept=False)
@@ -437,7 +449,7 @@ class _Cache:
     def _take(self, record: Mapping[str, Any]) -> None:
         if record["format"] != CACHE_FORMAT:
             return
-        digests = {name: str(record[name]) for name in ("image", "control", "prompt", "references")}
+        digests = {name: str(record.get(name, "")) for name in ("image", *PARTS)}
         if "pixels" in record:
             pixels, thumbnail = str(record["pixels"]), str(record["thumbnail"])
             if math.isqrt(size := len(base64.b85decode(thumbnail))) ** 2 != size:
@@ -456,8 +468,7 @@ class _Cache:
     def _key(self, name: str, digests: Mapping[str, str]) -> Key:
         """What the metric's value depends on. What it needs but has not is never looked up."""
         needs = self._declared[name].needs
-        parts = (part for part in ("control", "prompt", "references") if part in needs)
-        return (name, digests["image"], *(digests[part] for part in parts))
+        return (name, digests["image"], *(digests[part] for part in PARTS if part in needs))
 
     def _ladder_key(self, task: Task, digests: Mapping[str, str]) -> Key:
         if not task.ladders:
@@ -469,17 +480,15 @@ class _Cache:
 
     def _digests(self, task: Task) -> dict[str, str]:
         if self._path is None:
-            return dict.fromkeys(("image", "control", "prompt", "references"), "")
+            return dict.fromkeys(("image", *PARTS), "")
         references = [self._of(path) for path in task.references]
         return {
             "image": self._of(task.image),
             "control": self._of(task.control) if task.control else "",
-            "prompt": hashlib.sha256(task.prompt.encode("utf-8", "surrogatepass")).hexdigest()
-            if task.prompt
-            else "",
-            "references": hashlib.sha256("".join(references).encode()).hexdigest()
-            if references
-            else "",
+            "prompt": _text_digest(task.prompt),
+            "references": _text_digest("".join(references)),
+            "content": _text_digest(task.content),
+            "others": _text_digest("\0".join(task.others)),
         }
 
     def _of(self, path: Path) -> str:
@@ -493,6 +502,10 @@ class _Cache:
 def _digest(path: Path, _changed: int, _size: int) -> str:
     with open_file(path) as file:
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else ""
 
 
 def _pair(digests: Mapping[str, str]) -> Key:

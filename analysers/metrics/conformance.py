@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from analysers.metrics.metric import Declaration, Metric, Pixels, Sample
+from analysers.metrics.metric import Declaration, Metric, Need, Pixels, Sample
 
 
 def conforms(
@@ -49,7 +49,7 @@ def _declares(declaration: Declaration) -> None:
     name = declaration.name
     assert name and name == name.strip(), "A metric needs a name without spaces around it."
     assert declaration.better in ("higher", "lower", None), f"{name}: better is no direction."
-    known = {"control", "prompt", "references", "renderer"}
+    known = set(get_args(Need))
     assert declaration.needs <= known, f"{name} needs what no sample has: {declaration.needs}."
     assert declaration.aggregate in ("mean", "ratio", "change"), f"{name}: unknown aggregate."
     assert declaration.version >= 1 and declaration.batch >= 1, f"{name}: version and batch from 1."
@@ -64,6 +64,8 @@ def _sample(declaration: Declaration, k: int, size: int, renderer: Any) -> Sampl
         f"a picture of {k}" if "prompt" in needs else "",
         (_picture(200, size),) if "references" in needs else (),
         renderer if "renderer" in needs else None,
+        f"a picture of {k}" if "content" in needs else "",
+        tuple(f"another of {n}" for n in range(4)) if "others" in needs else (),
     )
 
 

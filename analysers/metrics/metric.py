@@ -23,7 +23,7 @@ from analysers.metrics.luma import luma
 from generation.errors import UserError, named
 
 Better = Literal["higher", "lower"] | None
-Need = Literal["control", "prompt", "references", "renderer"]
+Need = Literal["control", "prompt", "references", "renderer", "content", "others"]
 Aggregate = Literal["mean", "ratio", "change"]
 Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -83,6 +83,8 @@ class Sample:
     `image`, `control` and `references` are uint8 arrays, grey (H, W) or RGB (H, W, 3), 0 to 255;
     image and control have one shape. `control` is None and `references` is empty where there is
     none. `renderer` is what rendered the picture, for metrics that declare that they need it.
+    `content` is the prompt without the LoRA's trigger words, which a model without the LoRA does
+    not know; `others` are a few contents of other cases, the same for all candidates.
     """
 
     image: Pixels
@@ -90,6 +92,8 @@ class Sample:
     prompt: str = ""
     references: tuple[Pixels, ...] = ()
     renderer: Any = None
+    content: str = ""
+    others: tuple[str, ...] = ()
 
     @cached_property
     def luma(self) -> Pixels:
@@ -98,10 +102,17 @@ class Sample:
 
     def shared(self, make: Callable[[Pixels], T]) -> T:
         """`make(self.luma)`, computed once for all metrics that ask for it."""
+        return self._once(make, lambda: make(self.luma))
+
+    def once(self, make: Callable[[Sample], T]) -> T:
+        """`make(self)`, computed once for all metrics that ask for it."""
+        return self._once(make, lambda: make(self))
+
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
         known: dict[Any, Any] = self.__dict__.setdefault("_shared", {})
-        if make not in known:
-            known[make] = make(self.luma)
-        return cast(T, known[make])
+        if key not in known:
+            known[key] = make()
+        return cast(T, known[key])
 
 
 @runtime_checkable
@@ -181,6 +192,8 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "dists": _lazy("analysers.metrics.perceptual:dists"),
     "lpips": _lazy("analysers.metrics.perceptual:lpips"),
     "clip": _lazy("analysers.metrics.perceptual:ClipScore"),
+    "adherence": _lazy("analysers.metrics.adherence:Adherence"),
+    "adherence_margin": _lazy("analysers.metrics.adherence:AdherenceMargin"),
     "colour_difference": _lazy("analysers.metrics.colour:ColourDifference"),
     "largest_difference": _lazy("analysers.metrics.colour:LargestDifference"),
     "dark_share": _lazy("analysers.metrics.signs:DarkShare"),

@@ -9,7 +9,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from analysers.intake.cases import without_triggers
 from analysers.measure import Measured, Task, measure
+from analysers.metrics.adherence import rivals
 from analysers.runs.conclude import conclude, lora_record, relative, score_row, versions
 from analysers.runs.events import Progress, Silent
 from analysers.runs.evidence import TRUST_CONTROLS, noise_floor, weights
@@ -70,6 +72,9 @@ def _run(
     good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
 
     degraded = {Cell(case) for case in plan.cases[:TRUST_CONTROLS]}
+    triggers = tuple(dict.fromkeys(word for info in plan.loras for word in info.trigger_words))
+    contents = {case.prompt: without_triggers(case.prompt, triggers) for case in plan.cases}
+    others = {content: rivals(content, [*contents.values()]) for content in contents.values()}
     painted: list[Cell] = []
     rendering = 0.0
 
@@ -90,7 +95,10 @@ def _run(
                 control = None if done.cell.is_control else store.path(Cell(done.cell.case))
                 ladders = options.ladders if done.cell in degraded else ""
                 prompt = done.cell.case.prompt
-                task = Task(done.path, control, prompt, done.cell, ladders=ladders)
+                content = contents[prompt]
+                task = Task(
+                    done.path, control, prompt, done.cell, (), ladders, content, others[content]
+                )
                 if control is None or control.is_file():
                     yield task
                 else:  # a kill can leave a picture whose control is rendered only now

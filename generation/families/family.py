@@ -55,7 +55,9 @@ class Rendering:
     (`generation.renderers.diffusers.prompts`); the others encode with `encode(pipe, prompt,
     negative, device, guided, clip_skip)`, which returns the text arguments of the pipeline's call.
     `penultimate` ones take CLIP's last layer but one, and the second encoder's pooled output.
-    `unpack(pipe, latents, height, width)` makes latents ready for the VAE.
+    `unpack(pipe, latents, height, width)` makes latents ready for the VAE. `predict(pipe, latents,
+    times, texts)` is what the denoiser tells of noisy latents (N x C x H x W, as the VAE has them)
+    at times of the schedule (of 1000), under encoded texts, without guidance.
 
     `guided_by` begin the names of the layers that read a guidance scale: a model of the family
     without them is distilled to `few_steps` steps without guidance.
@@ -79,6 +81,7 @@ class Rendering:
     penultimate: bool = False
     encode: Callable[..., Mapping[str, Any]] | None = None
     unpack: Callable[[Any, Any, int, int], Any] | None = None
+    predict: Callable[[Any, Any, Any, Mapping[str, Any]], Any] | None = None
     guided_by: tuple[str, ...] = ()
     few_steps: int = 0
 

@@ -154,6 +154,27 @@ def unpack(pipe: Any, latents: Any, height: int, width: int) -> Any:
     return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
 
 
+def predict(pipe: Any, latents: Any, times: Any, texts: Mapping[str, Any]) -> Any:
+    """The velocity; a model that reads a guidance scale is told 1, as in training LoRAs."""
+    count, channels, high, wide = latents.shape
+    embeds, pooled = texts["prompt_embeds"], texts["pooled_prompt_embeds"]
+    reads = pipe.transformer.config.guidance_embeds
+    told = pipe.transformer.forward(
+        pipe._pack_latents(latents, count, channels, high, wide),
+        encoder_hidden_states=embeds,
+        pooled_projections=pooled,
+        timestep=(times / 1000).to(latents.dtype),
+        img_ids=pipe._prepare_latent_image_ids(
+            count, high // 2, wide // 2, latents.device, latents.dtype
+        ),
+        txt_ids=embeds.new_zeros(embeds.shape[1], 3),
+        guidance=latents.new_ones(count) if reads else None,
+        return_dict=False,
+    )[0]
+    scale = pipe.vae_scale_factor
+    return unpack(pipe, told, high * scale, wide * scale)
+
+
 _WIDTH = 3072
 FLUX = Family(
     id="flux",
@@ -206,6 +227,7 @@ FLUX = Family(
         chunked=False,
         encode=encode,
         unpack=unpack,
+        predict=predict,
         guided_by=("guidance_in.", "guidance_embedder."),
         few_steps=4,
     ),

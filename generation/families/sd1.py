@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from generation.families.family import Family, Rendering
 from generation.families.text import CLIP_L
-from generation.families.unet import SD_BLOCKS, stability_names, unet
+from generation.families.unet import SD_BLOCKS, predict, stability_names, unet
 
 SD1 = Family(
     id="sd1",
@@ -13,5 +13,5 @@ SD1 = Family(
     stated=r"\bsd_?(?:v?1)|diffusion-v-?1",
     aliases=stability_names,
     encoders={"te": CLIP_L},
-    rendering=Rendering("StableDiffusionPipeline", "unet", 8, 7.0, SD_BLOCKS),
+    rendering=Rendering("StableDiffusionPipeline", "unet", 8, 7.0, SD_BLOCKS, predict=predict),
 )

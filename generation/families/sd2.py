@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from generation.families.family import Family, Rendering
 from generation.families.text import OPEN_CLIP_H
-from generation.families.unet import SD_BLOCKS, stability_names, unet
+from generation.families.unet import SD_BLOCKS, predict, stability_names, unet
 
 SD2 = Family(
     id="sd2",
@@ -13,5 +13,5 @@ SD2 = Family(
     stated=r"\bsd_?(?:v?2)|diffusion-v?-?2",
     aliases=stability_names,
     encoders={"te": OPEN_CLIP_H},
-    rendering=Rendering("StableDiffusionPipeline", "unet", 8, 7.0, SD_BLOCKS),
+    rendering=Rendering("StableDiffusionPipeline", "unet", 8, 7.0, SD_BLOCKS, predict=predict),
 )

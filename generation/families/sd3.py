@@ -128,6 +128,17 @@ def encode(
     return {n: tensor for n, tensor in zip(names, encoded, strict=True) if tensor is not None}
 
 
+def predict(pipe: Any, latents: Any, times: Any, texts: Mapping[str, Any]) -> Any:
+    """The velocity."""
+    return pipe.transformer.forward(
+        latents,
+        encoder_hidden_states=texts["prompt_embeds"],
+        pooled_projections=texts["pooled_prompt_embeds"],
+        timestep=times,
+        return_dict=False,
+    )[0]
+
+
 SD3 = Family(
     id="sd3",
     words="Stable Diffusion 3",
@@ -154,5 +165,6 @@ SD3 = Family(
         sampler="euler",
         chunked=False,
         encode=encode,
+        predict=predict,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from generation.families.family import BlockLists, Family, Rendering, blocks
 from generation.families.text import CLIP_L, OPEN_CLIP_G
-from generation.families.unet import SD_BLOCKS, stability_names, unet
+from generation.families.unet import SD_BLOCKS, predict, stability_names, unet
 
 SDXL = Family(
     id="sdxl",
@@ -33,5 +33,6 @@ SDXL = Family(
         encoders=("te", "te2"),
         vae_overflows=True,
         penultimate=True,
+        predict=predict,
     ),
 )

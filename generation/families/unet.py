@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from generation.families.family import Aliases, BlockLists, Layers, blocks, linear
 
@@ -78,6 +79,21 @@ def unet(
         if level + 1 < len(channels):
             found[f"up_blocks.{level}.upsamplers.0.conv"] = (width, width, 3, 3)
     return found
+
+
+def predict(pipe: Any, latents: Any, times: Any, texts: Mapping[str, Any]) -> Any:
+    """What the UNet tells; SDXL's is told that the picture was as big as it is, and not cropped."""
+    added = {}
+    if "pooled_prompt_embeds" in texts:
+        count, _, high, wide = latents.shape
+        size = [high * pipe.vae_scale_factor, wide * pipe.vae_scale_factor]
+        pooled = texts["pooled_prompt_embeds"]
+        ids = pooled.new_tensor([*size, 0, 0, *size]).repeat(count, 1)
+        added = {"text_embeds": pooled, "time_ids": ids}
+    # Not by a call: compiled UNets would be compiled again for batches of another size.
+    return pipe.unet.forward(
+        latents, times, texts["prompt_embeds"], added_cond_kwargs=added or None, return_dict=False
+    )[0]
 
 
 # Stability's residual block -> diffusers' (both name the same tensors).

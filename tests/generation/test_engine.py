@@ -168,7 +168,7 @@ def test_weights_laid_out_as_on_cuda_are_switched_and_restored(
 ) -> None:
     """Channels last: the same numbers in another order, before, under and after a LoRA."""
     usual, other = open_engine(model_folder), open_engine(model_folder)
-    for module in (other._denoiser, other.pipe.vae):
+    for module in (other.denoiser, other.pipe.vae):
         module.to(memory_format=torch.channels_last)
     pictures = []
     for strength in (Decimal(0), Decimal("0.7"), Decimal(0)):
@@ -180,7 +180,7 @@ def test_weights_laid_out_as_on_cuda_are_switched_and_restored(
         pictures.append(two)
     assert np.array_equal(pictures[0], pictures[2])
     assert not np.array_equal(pictures[0], pictures[1])
-    kernel = next(w for w in other._denoiser.parameters() if w.dim() == 4 and w.shape[2] == 3)
+    kernel = next(w for w in other.denoiser.parameters() if w.dim() == 4 and w.shape[2] == 3)
     assert kernel.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -16,8 +16,8 @@ import gc
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -140,16 +140,16 @@ class Engine:
                 # otherwise at odd addresses: the same model from another file gave other bits.
                 if weight.data_ptr() % 64:
                     weight.data = weight.data.clone()
-        self._denoiser = self._parts[self.traits.denoiser]
-        for module in (self._denoiser, self.pipe.vae, *([] if low_vram else self._encoders)):
+        self.denoiser: Any = self._parts[self.traits.denoiser]
+        for module in (self.denoiser, self.pipe.vae, *([] if low_vram else self._encoders)):
             self._move(module)
         if self.device.type == "cuda":
             # Tensor cores convolve channels-last only; else every layer would convert and back.
-            for module in (self._denoiser, self.pipe.vae):
+            for module in (self.denoiser, self.pipe.vae):
                 module.to(memory_format=torch.channels_last)
             self._decoding = torch.cuda.Stream(self.device)
         if compiled:
-            self._denoiser.compile()
+            self.denoiser.compile()
         self._weights: dict[Key, torch.Tensor] = {
             (part, name): weight
             for part, module in self._parts.items()
@@ -169,7 +169,7 @@ class Engine:
         }
         # Raises UserError where the blocks are not this model's.
         self._block_weights = block_weights.of_weights(self._weights) if block_weights else {}
-        self._rows = RowStrengths(self._denoiser)
+        self._rows = RowStrengths(self.denoiser)
         self._touches_text = False
         self._prompts: dict[tuple[Decimal, str, str], dict[str, torch.Tensor]] = {}
         self._merged = Decimal(0)
@@ -206,6 +206,33 @@ class Engine:
         for strength in dict.fromkeys(self._text_strength(cell.strength) for cell in cells):
             self._merge(checkpoint, strength, texts)
             self.encode(c.case for c in cells if self._text_strength(c.strength) == strength)
+
+    @contextmanager
+    def without_lora(self) -> Iterator[None]:
+        """Within, the weights are those of the controls; after it, what they were, to the bit.
+
+        Raises what `apply` raises.
+        """
+        recipes, merged, known = dict(self._recipes), self._merged, self._prompts
+        self.apply(None, Decimal(0))
+        self._rows.set([0.0])
+        try:
+            yield
+        finally:
+            changed = {
+                key: recipes.get(key, ())
+                for key in self._recipes.keys() | recipes.keys()
+                if self._recipes.get(key) != recipes.get(key)
+            }
+            with torch.inference_mode():
+                self._within_memory(lambda: self._write(changed))
+            self._merged, self._prompts = merged, known | self._prompts
+
+    def texts(self, prompt: str) -> Mapping[str, torch.Tensor]:
+        """The prompt's embeddings under the text encoders that are set, in the CPU's memory."""
+        case = Case(prompt, 0)
+        self.encode([case])
+        return self._encode(case, self._merged)
 
     def _merge(
         self, checkpoint: Checkpoint | None, strength: Decimal, parts: Sequence[str]
@@ -438,6 +465,17 @@ class Engine:
             z = z / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
         return z.split(1)
 
+    def unit_latents(self, z: torch.Tensor) -> torch.Tensor:
+        """What the VAE's encoder gives (N x C x H x W, float32), as the denoiser takes it."""
+        config = self.pipe.vae.config
+        if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
+            mean, std = (
+                torch.tensor(values, device=z.device).view(1, -1, 1, 1)
+                for values in (config.latents_mean, config.latents_std)
+            )
+            return (z - mean) * config.scaling_factor / std
+        return (z - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+
     def _picture(self, z: torch.Tensor) -> np.ndarray[Any, Any] | None:
         if not z.isfinite().all():
             return None
@@ -473,7 +511,7 @@ class Engine:
 
     def _embeddings(self, case: Case) -> dict[str, torch.Tensor]:
         # Distilled UNets take the guidance scale as an input instead of a negative prompt.
-        distilled = getattr(self._denoiser.config, "time_cond_proj_dim", None) is not None
+        distilled = getattr(self.denoiser.config, "time_cond_proj_dim", None) is not None
         return prompts.embeddings(
             self.pipe,
             self.model.family,

@@ -1,0 +1,131 @@
+"""The base model as judge: its error by hand, in every family, and nothing left changed."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sample_data
+from analysers.metrics.adherence import Adherence, AdherenceMargin, rivals
+from analysers.metrics.metric import Sample
+from generation.cells import Case, Checkpoint
+from generation.loras.inspection import tensor_hash
+from generation.renderers.diffusers import judge
+from generation.renderers.diffusers.engine import Engine, find_model
+
+PROMPTS = ("a red apple", "a cat", "a car", "a tree", "a house")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Engine:
+    model = find_model(str(sample_data.PATH / "model"))
+    return Engine(model, width=128, height=128, steps=12, batch_size=4)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3", "flux"])
+def test_the_denoiser_is_asked_as_the_pipeline_asks_it(
+    tiny_model: Callable[[str], Path], family: str
+) -> None:
+    """What a render's first call to the denoiser gave, and the error of that by hand."""
+    engine = Engine(
+        find_model(str(tiny_model(family))), width=64, height=64, steps=1, batch_size=1,
+        guidance_scale=1.0,
+    )  # fmt: skip
+    calls: list[tuple[Any, Any, Any]] = []
+    hook = engine.denoiser.register_forward_hook(
+        lambda _m, given, named, told: calls.append((given, named, told[0])), with_kwargs=True
+    )
+    engine.render([Case("a cat", 1)])
+    hook.remove()
+    given, named, told = calls[0]
+    latents = given[0] if given else named["hidden_states"]
+    time = given[1] if given else named["timestep"]
+    assert engine.traits.predict is not None
+    if family == "flux":
+        time = time * 1000
+        latents, told = (engine.traits.unpack(engine.pipe, x, 64, 64) for x in (latents, told))  # type: ignore[misc]
+    texts = dict(engine.texts("a cat"))
+    with torch.inference_mode():
+        ours = engine.traits.predict(engine.pipe, latents, time.reshape(-1), texts)
+    torch.testing.assert_close(ours, told, atol=1e-5, rtol=1e-4)
+
+    z = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    for level in range(judge.LEVELS):
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(level))
+        if engine.traits.flow:
+            sigma = (0.5, 0.73)[level]
+            noisy, truth, at = z + sigma * (noise - z), noise - z, 1000 * sigma
+        else:
+            from diffusers import DDPMScheduler
+
+            plain = DDPMScheduler.from_config(dict(engine.model.scheduler))
+            step = torch.tensor([(350, 650)[level]])
+            noisy, at = plain.add_noise(z, noise, step), float(step)
+            truth = plain.get_velocity(z, noise, step) if family == "sd2" else noise
+        with torch.inference_mode():
+            told = engine.traits.predict(engine.pipe, noisy, torch.tensor([at]), texts)
+        by_hand = ((told - truth) ** 2).mean().item()
+        assert judge.errors(engine, z, [("a cat", level)]) == pytest.approx([by_hand], rel=1e-4)
+
+
+def test_what_the_decoder_made_is_what_the_encoder_reads(demo: Engine) -> None:
+    z = demo.denoise([Case("a red apple", 1)])
+    again = judge.latents(demo, demo.decode(z)[0])
+    assert np.corrcoef(z.flatten(), again.flatten())[0, 1] > 0.9
+
+
+def test_the_right_prompt_wins_and_loses_as_the_picture_becomes_another(demo: Engine) -> None:
+    demo.apply(None, Decimal(0))
+    pictures = [demo.render([Case(prompt, 1)])[0] for prompt in PROMPTS]
+    own, others = [], []
+    for picture, prompt in zip(pictures, PROMPTS, strict=True):
+        z = judge.latents(demo, picture)
+        for text in PROMPTS:
+            error = sum(judge.errors(demo, z, [(text, 0), (text, 1)]))
+            (own if text == prompt else others).append(error)
+        rest = rivals(prompt, PROMPTS)
+        assert Adherence()([sample(demo, picture, prompt, rest)]) == [1.0]
+        assert AdherenceMargin()([sample(demo, picture, prompt, rest)])[0] > 0
+    first, last = (x.astype(float) for x in pictures[:2])
+    margins = []
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        mixed = np.rint((1 - part) * first + part * last).astype(np.uint8)
+        margins += AdherenceMargin()([sample(demo, mixed, PROMPTS[0], PROMPTS[1:])])
+    assert margins == sorted(margins, reverse=True)
+    assert margins[-1] < 0 < margins[0]
+    replaced = Adherence()([sample(demo, pictures[1], PROMPTS[0], PROMPTS[1:])])
+    assert replaced[0] < 1
+
+
+def test_the_lora_is_absent_while_judging_and_back_afterwards(demo: Engine) -> None:
+    path = next(sample_data.PATH.glob("**/*lora*.safetensors"))
+    lora = Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
+    demo.apply(None, Decimal(0))
+    picture = demo.render([Case("a cat", 1)])[0]
+    asked = sample(demo, picture, "a cat", PROMPTS[:1] + PROMPTS[2:])
+    bare = Adherence()([asked]), AdherenceMargin()([asked])
+    demo.apply(lora, Decimal("1.2"))
+    before = demo.render([Case("a cat", 1)])[0]
+    weights = {name: w.clone() for name, w in demo.denoiser.named_parameters()}
+    fresh = sample(demo, picture, "a cat", PROMPTS[:1] + PROMPTS[2:])
+    assert (AdherenceMargin()([fresh]), Adherence()([fresh])) == (bare[1], bare[0])
+    assert all(w.equal(weights[name]) for name, w in demo.denoiser.named_parameters())
+    assert (demo.render([Case("a cat", 1)])[0] == before).all()
+    assert not (before == picture).all()
+
+
+def sample(engine: Engine, picture: Any, own: str, others: tuple[str, ...]) -> Sample:
+    return Sample(picture, renderer=engine, content=own, others=others)
+
+
+def test_the_other_prompts_are_few_and_the_same_for_all_candidates() -> None:
+    many = [f"a picture of {k}" for k in range(30)]
+    chosen = rivals(many[0], many)
+    assert len(set(chosen)) == 4 and many[0] not in chosen
+    assert rivals(many[0], many[::-1] + [many[0], "  "]) == chosen
+    assert set(rivals(many[0], [*many, "one more"])) - set(chosen) <= {"one more"}
+    assert rivals("a", ["a"]) == ()
