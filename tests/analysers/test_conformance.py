@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+import sample_data
 from analysers.metrics.conformance import conforms
 from analysers.metrics.metric import METRICS, Declaration, Declared, Sample, load_metric
 
@@ -19,7 +20,16 @@ NETWORKS = ("dists", "lpips", "clip")  # their weights are not part of the suite
 def test_the_suites_own_metrics_conform(name: str) -> None:
     if name in PIQ:
         pytest.importorskip("piq")
-    conforms(load_metric(name), size=192 if name in PIQ else 96)
+    metric = load_metric(name)
+    renderer = embedded() if "renderer" in metric.declaration.needs else None
+    conforms(metric, size=192 if name in PIQ else 96, renderer=renderer)
+
+
+def embedded() -> object:
+    """The engine with the embedded model."""
+    engine = pytest.importorskip("generation.renderers.diffusers.engine")
+    model = engine.find_model(str(sample_data.PATH / "model"))
+    return engine.Engine(model, width=96, height=96, batch_size=4)
 
 
 class Renderer:
