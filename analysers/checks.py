@@ -159,7 +159,7 @@ def foreign_controls(
     values = f"SSIM {number(min(ssim[c] for c in far))}"
     if len(far) > 1:
         values += f" to {number(max(ssim[c] for c in far))}"
-    named = _some(far) if near else ("every case" if len(far) > 1 else far[0])
+    named = _some(far) if near else ("every case" if len(far) > 1 else _some(far))
     return (
         f"At {least.heading(kind)} the pictures of {named} resemble their control no more than an "
         f"unrelated picture would ({values}): is it the same prompt, seed, size and model?",
@@ -298,8 +298,9 @@ def _cases(rows: Sequence[Score]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     """At most three names, then how many more."""
+    names = [name or "the case without a name" for name in names]
     if len(names) <= 4:
-        return listed(list(names))
+        return listed(names)
     return f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 

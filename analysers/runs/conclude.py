@@ -77,8 +77,9 @@ def conclude(
     doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
     if "kind_of_picture" in evidence:
         doubts.append(evidence["kind_of_picture"]["sentence"])
+    controls = [by_image[s.image] for s in scores if s.candidate is None and s.image in by_image]
     found = checks.check(
-        scores, kind=kind, floor=floor, pixels=pixels, unrelated=unrelated(results)
+        scores, kind=kind, floor=floor, pixels=pixels, unrelated=unrelated(controls)
     )
     summaries, verdict = ranking.decide(
         scores,

@@ -114,20 +114,20 @@ def kind_of_picture(scores: Sequence[Score], kind: Kind, options: Options) -> di
     return {"kind_of_picture": {"sentence": sentence, "candidates": [asdict(k) for k in found]}}
 
 
-def unrelated(results: Sequence[Measured]) -> float | None:
+def unrelated(controls: Sequence[Measured]) -> float | None:
     """The usual SSIM between controls of different cases, or None with fewer than two of a size."""
     from analysers.metrics.ssim import ssim
 
-    images = _controls(results, 5)
+    images = _different(controls, 5)
     values = [ssim(a, b) for a, b in pairwise(images) if a.shape == b.shape]
     return median(values) if values else None
 
 
-def _controls(results: Sequence[Measured], at_most: int) -> list[Any]:
-    """The first controls that could be read and differ from each other, as arrays."""
+def _different(results: Sequence[Measured], at_most: int) -> list[Any]:
+    """The first pictures that could be read and differ from each other, as arrays."""
     from generation.pictures.pixels import read_image
 
-    unique = {r.pixels: r.task.image for r in results if r.task.control is None and r.pixels}
+    unique = {r.pixels: r.task.image for r in results if r.pixels}
     return [read_image(path) for path in sorted(unique.values())[:at_most]]
 
 

@@ -492,6 +492,19 @@ def test_a_finished_run_is_reported_again_without_torch(tmp_path: Path) -> None:
     assert "data:image/" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_a_picture_without_a_control_is_no_control(tmp_path: Path) -> None:
+    """Its likeness to a control says nothing of how alike unrelated pictures are."""
+    folder = ancestors_folder(
+        tmp_path / "in",
+        {"strength_0.1_castle": 9, "strength_0.2_castle": 12, "strength_0.1_dog": 2.5},
+    )
+    paint(folder / "control_castle.png", 1, noise=2)
+    result = strength("--images", folder, "--out", tmp_path / "run")
+    dogs = [r for r in rows(tmp_path / "run" / "scores.csv") if "dog" in r["image"]]
+    assert [row["control"] for row in dogs] == [""]
+    assert "unrelated picture would" not in result.output, result.output
+
+
 # --- progress ------------------------------------------------------------------------------------
 
 
