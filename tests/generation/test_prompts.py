@@ -798,7 +798,7 @@ def test_a_study_is_planned_with_the_warnings(tmp_path: Path, tiny_model: Tiny) 
 
     stem = "transformer.single_transformer_blocks.0.attn.to_q"
     flux = tmp_path / "flux.safetensors"
-    save_file({f"{stem}.lora_{k}.weight": torch.zeros(64, 64) for k in "AB"}, flux)
+    save_file({f"{stem}.lora_{k}.weight": torch.zeros(32, 32) for k in "AB"}, flux)
 
     def warnings(prompt: str, negative: str = "", family: str = "demo") -> str:
         demo = sample_data.PATH / "lora" / "pstr.safetensors"
