@@ -28,6 +28,8 @@ DIRECTIONS = {
     "dists": "lower",
     "lpips": "lower",
     "clip": "higher",
+    "adherence": "higher",
+    "adherence_margin": None,
     "colour_difference": None,
     "largest_difference": None,
     "dark_share": None,

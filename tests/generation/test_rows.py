@@ -71,7 +71,7 @@ def lora_on_everything(engine: Engine, family: str, path: Path) -> Checkpoint:
         tensors[f"{stem}.lora_up.weight"] = 0.2 * torch.randn(out, 2, *ones, generator=generator)
         tensors[f"{stem}.alpha"] = torch.tensor(1.0)
 
-    denoiser = engine._denoiser
+    denoiser = engine.denoiser
     if family == "flux":
         width = denoiser.transformer_blocks[0].attn.to_q.weight.shape[0]
         add("lora_unet_double_blocks_0_img_attn_qkv", (3 * width, width))
