@@ -30,7 +30,8 @@ from pathlib import Path
 from machine import cpu_name
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-c", "from analysers.cli import analyse_strength as run; run()"]
+IMPORT = "from analysers.commands.main import analyse_strength as run"
+COMMAND = [sys.executable, "-c", f"{IMPORT}; run()"]
 LORA = ROOT / "sample_data" / "lora" / "pstr.safetensors"
 
 SHIM = r"""

@@ -170,7 +170,7 @@ def _judge(
     from dataclasses import replace
 
     from analysers import intake as foreign
-    from analysers.runs.loop import folder_name, join, score_pictures
+    from analysers.runs.loop import folder_name, score_pictures
     from analysers.runs.plan import trigger_words
 
     found = foreign.find_pictures(
@@ -181,7 +181,7 @@ def _judge(
         triggers=trigger_words(loras),
         cells=None if o["dry_run"] else out / "cells",
     )
-    found = join(found, loras)
+    found = foreign.join_checkpoints(found, loras)
     parts = foreign.split_studies(found)
     if o["dry_run"]:
         for part in parts:

@@ -19,7 +19,7 @@ from analysers.runs.pacing import batch_key, with_batch_size
 from analysers.runs.plan import RenderPlan, import_engine
 from analysers.runs.request import Options
 from analysers.study import Candidate, Kind, Study
-from generation.cells import Cell, Checkpoint
+from generation.cells import Cell
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
 from generation.renderers.diffusers import batches
@@ -72,7 +72,7 @@ def _run(
     good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
 
     degraded = {Cell(case) for case in plan.cases[:TRUST_CONTROLS]}
-    triggers = tuple(dict.fromkeys(word for info in plan.loras for word in info.trigger_words))
+    triggers = plan.trigger_words
     contents = {case.prompt: without_triggers(case.prompt, triggers) for case in plan.cases}
     others = {content: rivals(content, [*contents.values()]) for content in contents.values()}
     painted: list[Cell] = []
@@ -261,13 +261,6 @@ def _score(
     return conclude(
         kind, title or out.name, scores, measured.values(), options, out, {}, run, warnings
     )
-
-
-def join(pictures: PictureSet, checkpoints: Sequence[Checkpoint]) -> PictureSet:
-    """The pictures with each checkpoint known by its tensors, whatever its file was called then."""
-    from analysers.intake import join_checkpoints
-
-    return join_checkpoints(pictures, checkpoints)
 
 
 def folder_name(label: str, index: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -59,6 +59,11 @@ class RenderPlan:
     @property
     def strengths(self) -> tuple[Decimal, ...]:
         return tuple(sorted({cell.strength for cell in self.cells if not cell.is_control}))
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        """The words that the LoRAs under study say wake them, each once."""
+        return _each_once(self.loras)
 
     def store(self) -> Store:
         """The run folder of this plan."""
@@ -249,7 +254,11 @@ def plan_study(
 def trigger_words(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     """The words that the files say wake them, each once; a file that cannot be read says none."""
     infos, _ = inspect_all(checkpoints)
-    return tuple(dict.fromkeys(w for info in infos.values() for w in info.trigger_words))
+    return _each_once(infos.values())
+
+
+def _each_once(infos: Iterable[LoraInfo]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word for info in infos for word in info.trigger_words))
 
 
 def inspect_all(checkpoints: Sequence[Checkpoint]) -> tuple[dict[str, LoraInfo], dict[str, str]]:

@@ -370,7 +370,7 @@ def test_a_dry_run_without_a_model_lists_the_checkpoints(tmp_path: Path) -> None
     last = folder / "checkpoint-300" / "pytorch_lora_weights.safetensors"
     last.write_bytes(last.read_bytes()[:-4] + bytes(4))
     code = (
-        "import sys; from analysers.cli import analyse_epochs as run\n"
+        "import sys; from analysers.commands.main import analyse_epochs as run\n"
         "try: run()\n"
         "finally: print('torch' in sys.modules, 'diffusers' in sys.modules)"
     )

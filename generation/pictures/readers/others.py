@@ -33,18 +33,12 @@ from generation.pictures.readers.picture import Facts, LoraUse
 from generation.pictures.readers.traces import hints_at_lora
 
 _NOT_READ = (
-    *(
-        "Stable Horde",
-        "AI Horde",
-        "ArtBot",
-        "Midjourney",
-        "DALL-E",
-        "Adobe Firefly",
-        "DiffusionBee",
-    ),
-    *("Mochi Diffusion", "Leonardo", "SeaArt", "Tensor.Art", "Krita AI", "StableSwarm", "Lexica"),
-)
+    "Stable Horde", "AI Horde", "ArtBot", "Midjourney", "DALL-E", "Adobe Firefly", "DiffusionBee",
+    "Mochi Diffusion", "Leonardo", "SeaArt", "Tensor.Art", "Krita AI", "StableSwarm", "Lexica",
+)  # fmt: skip
 """Tools that are recognised by their name and whose texts are not read."""
+
+_FORM = "lists its LoRAs in a form that is not known"
 
 
 def from_json(data: Mapping[str, Any]) -> Facts | None:
@@ -87,9 +81,9 @@ def _fooocus(data: Mapping[str, Any]) -> Facts:
         if isinstance(entry, list) and len(entry) >= 2 and isinstance(entry[0], str):
             loras.append(LoraUse(model_name(entry[0]), decimal(entry[1])))
         else:
-            problem = "lists its LoRAs in a form that is not known"
+            problem = _FORM
     if told is not None and not isinstance(told, list):
-        problem = "lists its LoRAs in a form that is not known"
+        problem = _FORM
     prompt = read_prompt(string(data.get("prompt")))
     size = re.fullmatch(r"\(?(\d{1,6}), ?(\d{1,6})\)?", string(data.get("resolution"))[:40])
     settings = {
@@ -124,11 +118,11 @@ def _ruined_fooocus(data: Mapping[str, Any]) -> Facts:
         words = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
         weight, dash, name = string(words).partition(" - ")
         if not dash or not name:
-            problem = "lists its LoRAs in a form that is not known"
+            problem = _FORM
         else:
             loras.append(LoraUse(model_name(name), decimal(weight)))
     if told and not isinstance(told, list):
-        problem = "lists its LoRAs in a form that is not known"
+        problem = _FORM
     prompt = read_prompt(string(data.get("Prompt")))
     settings = {
         "size": size_of(data.get("width"), data.get("height")),
@@ -210,9 +204,9 @@ def _draw_things(data: Mapping[str, Any]) -> Facts:
         if isinstance(entry, dict) and isinstance(entry.get("model"), str):
             loras.append(LoraUse(model_name(entry["model"]), decimal(entry.get("weight"))))
         else:
-            problem = "lists its LoRAs in a form that is not known"
+            problem = _FORM
     if told and not isinstance(told, list):
-        problem = "lists its LoRAs in a form that is not known"
+        problem = _FORM
     if isinstance(again, list) and again:
         files = [
             LoraUse(model_name(entry.get("file")), decimal(entry.get("weight")))
