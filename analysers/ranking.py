@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from analysers import wording
 from analysers.metrics.metric import declared
-from analysers.scores import Tables, before, preference, tabulate
+from analysers.scores import Tables, before, compared, preference, tabulate
 from analysers.statistics import (
+    ERROR,
     MIN_UNITS,
     RESAMPLES,
     Bounds,
@@ -78,6 +79,7 @@ def decide(
     noise_floor: Mapping[str, float] | None = None,
     likeness: Mapping[Candidate | None, float] | None = None,
     warnings: Sequence[str] = (),
+    error: float = ERROR,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[tuple[Summary, ...], Verdict]:
@@ -88,7 +90,8 @@ def decide(
     maps metric names to the difference below which none is called one
     (`analysers.checks.noise_floor`). `likeness` says how alike the pictures of different prompts
     are, per candidate and, under None, for the controls. `warnings` found elsewhere (trust,
-    checks) lead those of the verdict.
+    checks) lead those of the verdict. `error` is the chance of a false finding that is allowed
+    (`analysers.statistics.ERROR`); the intervals that are shown do not depend on it.
 
     Returns the summaries in rank order, candidates that could not be ranked last, and the verdict.
     The result does not depend on the order of the rows.
@@ -101,7 +104,7 @@ def decide(
     control = sign * tables.control.get(rank_by, empty)
     floor = float((noise_floor or {}).get(rank_by, 0.0))
     margin = margin_of(rank_by, margin)
-    sampling = _Sampling(tables.prompts, resamples, seed)
+    sampling = _Sampling(tables.prompts, error, resamples, seed)
     units = len(np.unique(clusters(tables.prompts))) if len(tables.cases) else 0
 
     broken_pictures = _broken_pictures(tables, rank_by)
@@ -111,16 +114,15 @@ def decide(
     metrics = _metric_intervals(tables, sampling, likeness or {})
     from_control = sampling.intervals(loss - control)
     lines = [[i for i in line if not broken_pictures[i]] for line in _lines(everyone, kind)]
-    worse = surely_above(from_control, freedoms(loss - control, tables.prompts), lines, floor)
+    freedom = freedoms(loss - control, tables.prompts)
+    worse = surely_above(from_control, freedom, lines, floor, error)
     states = _states(everyone, from_control, worse, broken_pictures, max(margin, floor), units)
     beyond = _beyond(everyone, kind, states)
 
     nothing = Bounds(*(np.full(len(everyone), math.nan) for _ in range(3)))
     from_best, share = nothing, nothing.mean
     if place.best is not None:
-        from_best = differences_from_best(
-            loss, tables.prompts, place.best, resamples=resamples, seed=seed
-        )
+        from_best = sampling.from_best(loss, place.best)
         fair = filled.copy()
         fair[[i for i in range(len(everyone)) if i not in place.eligible]] = math.nan
         share = probability_of_best(
@@ -230,11 +232,22 @@ def _section(evidence: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 @dataclass(frozen=True, eq=False)
 class _Sampling:
     prompts: NDArray[np.intp]
+    error: float
     resamples: int
     seed: int
 
     def intervals(self, table: Array) -> Bounds:
         return intervals(table, self.prompts, resamples=self.resamples, seed=self.seed)
+
+    def from_best(self, table: Array, best: int) -> Bounds:
+        return differences_from_best(
+            table,
+            self.prompts,
+            best,
+            error=self.error,
+            resamples=self.resamples,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -280,19 +293,13 @@ def _metric_intervals(
     tables: Tables, sampling: _Sampling, likeness: Mapping[Candidate | None, float]
 ) -> list[dict[str, Interval]]:
     found: list[dict[str, Interval]] = [{} for _ in tables.candidates]
-    for name, table in tables.values.items():
-        control = tables.control[name]
+    for name in tables.values:
         declaration = declared(name)
+        bounds = sampling.intervals(compared(tables, declaration))
         if declaration.aggregate == "ratio":
-            known = (table > 0) & (control > 0)
-            logs = np.full(table.shape, math.nan)
-            logs[known] = np.log(table[known] / control[known])
-            bounds = Bounds(*(np.exp(part) for part in sampling.intervals(logs)))
-        elif declaration.aggregate == "change":
-            bounds = sampling.intervals(table - control)
-        else:
+            bounds = Bounds(*(np.exp(part) for part in bounds))
+        elif declaration.aggregate == "mean":
             # a similarity cannot leave its range, however few the cases
-            bounds = sampling.intervals(table)
             bounds = Bounds(*(np.clip(part, *declaration.bounds) for part in bounds))
         for i, metrics in enumerate(found):
             metrics[declaration.summary] = Interval(*(float(part[i]) for part in bounds))
@@ -373,7 +380,7 @@ def _ranges(
         if s.safe and s.candidate.strength != 0 and _same_side(s.candidate, pick)
     ]
     strongest = max(
-        safe, key=lambda i: _amount(summaries[i].candidate, kind, effect[i]), default=None
+        safe, key=lambda i: amount(summaries[i].candidate, kind, effect[i]), default=None
     )
     return replace(
         verdict,
@@ -400,9 +407,7 @@ def _pool(
     ]
     if not allowed or allowed[0] == place.best:
         return tuple(i for i in allowed if summaries[i].contender)
-    low = differences_from_best(
-        loss[allowed], sampling.prompts, 0, resamples=sampling.resamples, seed=sampling.seed
-    ).low
+    low = sampling.from_best(loss[allowed], 0).low
     return tuple(i for k, i in enumerate(allowed) if k == 0 or not float(low[k]) > max(floor, 0.0))
 
 
@@ -432,8 +437,8 @@ def _recommend(
         calm = [i for i in clean if not marked[i]] or clean
         same = noise_floor.get("ssim", 0.0)
 
-        def amount(i: int) -> tuple[float, ...]:
-            return _amount(summaries[i].candidate, kind, effect[i])
+        def lora(i: int) -> tuple[float, ...]:
+            return amount(summaries[i].candidate, kind, effect[i])
 
         if all(math.isfinite(effect[i]) for i in clean):
             most = max(effect[i] for i in calm)
@@ -441,8 +446,8 @@ def _recommend(
             if any(effect[i] > most + same for i in clean):
                 why.append("signs")
         else:
-            pick = max(calm, key=amount)
-            if max(clean, key=amount) not in calm:
+            pick = max(calm, key=lora)
+            if max(clean, key=lora) not in calm:
                 why.append("signs")
         why.insert(0, "most_effect")
     else:
@@ -477,7 +482,7 @@ def _effects(summaries: Sequence[Summary]) -> list[float]:
     return [1.0 - s.metrics.get("ssim", Interval(math.nan)).mean for s in summaries]
 
 
-def _amount(candidate: Candidate, kind: Kind, effect: float) -> tuple[float, float, int]:
+def amount(candidate: Candidate, kind: Kind, effect: float) -> tuple[float, float, int]:
     """How much of the LoRA a candidate applies; on the plane the picture itself is the measure."""
     strength = 0.0 if candidate.strength is None else float(abs(candidate.strength))
     if kind == "strength":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysers.metrics.metric import Declaration
 from analysers.study import Candidate, Kind, Score
 
 Array = NDArray[np.float64]
@@ -114,6 +115,20 @@ def tabulate(scores: Sequence[Score], kind: Kind) -> Tables:
         undefined,
         reasons,
     )
+
+
+def compared(tables: Tables, metric: Declaration) -> Array:
+    """What is averaged of a metric, of shape (candidates, cases): its values, their differences
+    from the control's, or the logarithms of their ratios to these (`Declaration.aggregate`)."""
+    table, control = tables.values[metric.name], tables.control[metric.name]
+    if metric.aggregate == "change":
+        return table - control
+    if metric.aggregate == "ratio":
+        known = (table > 0) & (control > 0)
+        logs = np.full(table.shape, math.nan)
+        logs[known] = np.log(table[known] / control[known])
+        return logs
+    return table
 
 
 def _unseeded(case: str) -> str:

@@ -33,10 +33,13 @@ Array = NDArray[np.float64]
 MIN_UNITS = 6
 RESAMPLES = 4000
 LEVEL = 0.95
+ERROR = 1 - LEVEL
+"""Chance of a false finding, all candidates counted: of any breakdown, and of losing the best."""
 
-BEST_LEVEL = 0.965
-"""One-sided level of the comparison with the best. At 0.95 the truly best was kept in 94.4 % of
-studies in the hardest row of benchmarks/coverage.py; at 0.975 intervals covered up to 98.6 %."""
+BEST_SHARE = 0.7
+"""One-sided share of `ERROR` in the comparison with the best. At 1 the truly best was kept in
+94.4 % of studies in the hardest row of benchmarks/coverage.py; at 0.5 intervals covered up to
+98.6 %."""
 
 
 class Bounds(NamedTuple):
@@ -125,7 +128,7 @@ def intervals(
     mean = row_means(table)
     low, high = np.full(len(table), math.nan), np.full(len(table), math.nan)
     units = clusters(groups)
-    error, freedom = _standard_errors(table, mean, units)
+    error, freedom = standard_errors(table, mean, units)
     tail = (1 - LEVEL) / 2
     few = (freedom >= 1) & (freedom < MIN_UNITS - 1)
     arm = stdtrit(freedom[few], 1 - tail) * error[few]
@@ -151,18 +154,21 @@ def differences_from_best(
     groups: NDArray[Any],
     best: int,
     *,
+    error: float = ERROR,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Bounds:
     """Each row's mean difference from row `best`, over the cases that both have, lower = better.
 
     The lower bound allows for `best` having been chosen among all rows: row i's is the mean
-    difference less q_i standard errors, q_i the `BEST_LEVEL` quantile of the largest standardised
-    error among row i's differences from all other rows: by resampling, or `largest_t` where units
-    are few. So whichever row is truly best, its lower bound is above zero in fewer than 5 % of
-    studies. The upper bound is that of `intervals`.
+    difference less q_i standard errors, q_i the 1 - `BEST_SHARE` * `error` quantile of the largest
+    standardised error among row i's differences from all other rows: by resampling, or `largest_t`
+    where units are few. So whichever row is truly best, its lower bound is above zero in fewer
+    than a share `error` of studies. The upper bound is that of `intervals`.
     """
     from scipy.special import ndtr, stdtrit
+
+    alpha = BEST_SHARE * error
 
     table = np.asarray(table, dtype=float)
     plain = intervals(table - table[best], groups, resamples=resamples, seed=seed)
@@ -178,13 +184,13 @@ def differences_from_best(
             continue
         pairs = table[i] - table
         mean = row_means(pairs)
-        error, freedom = _standard_errors(pairs, mean, units)
-        others = np.flatnonzero((freedom >= 1) & (error > 0) & (np.arange(len(table)) != i))
-        if not others.size or not error[best] > 0:
+        deviation, freedom = standard_errors(pairs, mean, units)
+        others = np.flatnonzero((freedom >= 1) & (deviation > 0) & (np.arange(len(table)) != i))
+        if not others.size or not deviation[best] > 0:
             continue
         if freedom[best] < MIN_UNITS - 1:
-            students = largest_t(len(others), int(freedom[best]), 1 - BEST_LEVEL)
-            low[i] = min(plain.low[i], plain.mean[i] - students * error[best])
+            students = largest_t(len(others), int(freedom[best]), alpha)
+            low[i] = min(plain.low[i], plain.mean[i] - students * deviation[best])
             continue
         if together is not None:
             deviations = together[:, i, None] - together[:, others]
@@ -194,10 +200,10 @@ def differences_from_best(
         spread = np.nanstd(deviations, axis=0)
         standard = deviations / np.where(spread > 0, spread, math.inf)
         worst = np.where(np.isnan(standard), -math.inf, standard).max(axis=1)
-        quantile = np.quantile(worst[np.isfinite(worst)], BEST_LEVEL)
+        quantile = np.quantile(worst[np.isfinite(worst)], 1 - alpha)
         # the resamples speak of a known spread: move the same tail to Student's t
         students = stdtrit(freedom[best], 1 - ndtr(-quantile))
-        low[i] = min(plain.low[i], plain.mean[i] - students * error[best])
+        low[i] = min(plain.low[i], plain.mean[i] - students * deviation[best])
     return Bounds(plain.mean, np.minimum(np.round(low, 9), plain.mean), plain.high)
 
 
@@ -206,12 +212,13 @@ def surely_above(
     freedom: NDArray[np.intp],
     lines: Sequence[Sequence[int]],
     floor: float = 0.0,
+    error: float = ERROR,
 ) -> NDArray[np.bool_]:
     """Which rows' means are surely above `floor`, all rows counted: shape (rows,).
 
     `bounds` are those of `intervals`, `freedom` that of `freedoms`. `lines` hold row numbers, the
     strongest candidate last, whose damage is expected to grow; each row is in one line. The chance
-    of any false finding is at most 5 %, half of it for each of two ways of finding:
+    of any false finding is at most `error`, half of it for each of two ways of finding:
 
     * from the strongest down, each row at the full level until one is not found (a fixed sequence
       needs no correction: Maurer, Hothorn and Lehmacher 1995); lines share the level;
@@ -220,9 +227,9 @@ def surely_above(
     """
     from scipy.special import stdtrit
 
-    alpha = (1 - LEVEL) / 2
+    alpha = error / 2
     above = bounds.mean > floor
-    unit = stdtrit(np.maximum(freedom, 1), 1 - alpha)
+    unit = stdtrit(np.maximum(freedom, 1), 1 - ERROR / 2)
 
     def in_t(arm: Array) -> Array:
         """The distance from the floor in units of t, an arm of the interval being t's quantile."""
@@ -369,7 +376,7 @@ def _on_grid(values: Array, counts: Array) -> Array:
     return np.asarray(np.ldexp(np.round(np.ldexp(values, -exponent)), exponent))
 
 
-def _standard_errors(
+def standard_errors(
     table: Array, mean: Array, units: NDArray[np.intp]
 ) -> tuple[Array, NDArray[np.intp]]:
     """Standard error of each row's mean, from sums of residuals within units, and units - 1."""

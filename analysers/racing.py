@@ -1,0 +1,219 @@
+"""Which candidates need no more pictures: a sequential test over the blocks of a race.
+
+After each block of cases every candidate that is still running is asked whether its outcome is
+settled. There are two kinds of answer, and they need different care:
+
+* *"beyond"*: it, or one that applies less of the LoRA, is broken. That is a finding, and who looks
+  five times finds too much. So all looks but the last share one hundredth of error (`EARLY`), and
+  the last has the rest of the five (Haybittle 1971; Peto et al. 1976). Confidence sequences that
+  hold at any time (Howard et al. 2021) need no plan of looks, but with the 4 to 24 cases of a study
+  they are two to three times as wide.
+* *"settled"*: by what is seen so far, the cases that are left will hardly change what it is to
+  the answer (stochastic curtailment: Lan, Simon and Halperin 1982). Nothing is claimed of it, so no
+  error is spent; the final decision judges it by the pictures that it has.
+
+The decision itself is `analysers.ranking.decide`, at each look as at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from analysers import ranking, wording
+from analysers.metrics.metric import declared_by_summary
+from analysers.scores import compared, tabulate
+from analysers.statistics import (
+    BEST_SHARE,
+    ERROR,
+    RESAMPLES,
+    clusters,
+    row_means,
+    standard_errors,
+)
+from analysers.study import Candidate, Kind, Score, Summary
+
+Array = NDArray[np.float64]
+
+EARLY = 0.01
+"""Chance of a false finding over all looks before the last; the last keeps `ERROR - EARLY`."""
+
+DOUBT = 0.02
+"""A candidate is settled when the cases that are left change its part with a smaller chance."""
+
+FIRST = 4
+GROWTH = 1.5
+
+Outcome = Literal["beyond", "settled"]
+
+
+def looks(cases: int) -> list[int]:
+    """After how many cases to look: 4, 6, 9, 14 and so on, the last after all of them."""
+    found, size = [], float(FIRST)
+    while size < cases:
+        found.append(math.ceil(size))
+        size *= GROWTH
+    return [*(n for n in found if n < cases), cases]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How the study is judged; what `analysers.ranking.decide` takes beside the scores."""
+
+    kind: Kind
+    rank_by: str = "brisque"
+    better: Literal["lower", "higher"] = "lower"
+    tie_tolerance: float = 0.01
+    margin: float | None = None
+    resamples: int = RESAMPLES
+
+
+def settled(
+    scores: Sequence[Score],
+    asked: Asked,
+    cases: int,
+    early_looks: int,
+    stopped: Collection[Candidate] = (),
+) -> dict[Candidate, Outcome]:
+    """The candidates that need no more pictures, of a study that is to have `cases` cases.
+
+    `scores` are all rows so far, `early_looks` the number of looks before the last; `stopped` have
+    been settled before.
+    """
+    summaries, _ = ranking.decide(
+        scores,
+        kind=asked.kind,
+        rank_by=asked.rank_by,
+        better=asked.better,
+        tie_tolerance=asked.tie_tolerance,
+        margin=asked.margin,
+        error=EARLY / max(1, early_looks),
+        resamples=asked.resamples,
+    )
+    done: dict[Candidate, Outcome] = {s.candidate: "beyond" for s in summaries if s.beyond}
+    running = [
+        s for s in summaries if s.rank is not None and s.candidate.strength != 0 and not s.beyond
+    ]
+    if not running:
+        return done
+    ahead = _forecast(scores, asked, running[0].candidate, cases, stopped)
+    amount = {s.candidate: _amount(s, asked.kind) for s in running}
+    enough = max(
+        (
+            s.candidate
+            for s in running
+            if min(ahead[s.candidate].clean, ahead[s.candidate].level, ahead[s.candidate].calm)
+            >= 1 - DOUBT
+        ),
+        key=lambda candidate: amount[candidate],
+        default=None,
+    )
+    for s in running:
+        chance = ahead[s.candidate]
+        no_choice = chance.clean <= DOUBT or chance.level <= DOUBT
+        outdone = enough is not None and amount[s.candidate] <= amount[enough]
+        if chance.broken <= DOUBT and (no_choice or outdone):
+            done[s.candidate] = "settled"
+    if any(s.candidate not in done and s.candidate not in stopped for s in running):
+        # those that go on are compared with the first, and may yet give way to the strongest
+        done.pop(running[0].candidate, None)
+        if enough is not None:
+            done.pop(enough, None)
+    return done
+
+
+class _Chances(NamedTuple):
+    """That a candidate will be called clean, broken, and level with the leader, and show no sign of
+    over-cooking, when all cases are there. NaN where fewer than three prompts say nothing yet."""
+
+    clean: float
+    broken: float
+    level: float
+    calm: float
+
+
+def _forecast(
+    scores: Sequence[Score],
+    asked: Asked,
+    leader: Candidate,
+    cases: int,
+    stopped: Collection[Candidate],
+) -> dict[Candidate, _Chances]:
+    """By the trend so far, each candidate by itself.
+
+    The final mean of a paired difference is Student's t about today's, and the standard error
+    shrinks as the root of the cases. A pair of which one is stopped stays as it is.
+    """
+    tables = tabulate(scores, asked.kind)
+    sign = 1.0 if asked.better == "lower" else -1.0
+    empty = np.full(tables.rendered.shape, math.nan)
+    loss = sign * tables.values.get(asked.rank_by, empty)
+    control = sign * tables.control.get(asked.rank_by, empty)
+    margin = ranking.margin_of(asked.rank_by, asked.margin)
+    first = tables.candidates.index(leader)
+    counted = BEST_SHARE * ERROR / max(1, len(loss) - 1)
+    runs = np.array([candidate not in stopped for candidate in tables.candidates])
+
+    def trend(table: Array, runs: NDArray[np.bool_]) -> _Trend:
+        return _Trend.of(table, tables.prompts, np.where(runs, cases, 0))
+
+    from_control = trend(loss - control, runs)
+    clean = from_control.below(margin - from_control.arm(ERROR / 2))
+    broken = 1 - from_control.below(np.full(len(loss), margin))
+    from_leader = trend(loss - loss[first], runs & runs[first])
+    level = from_leader.below(from_leader.arm(counted))
+    level[first] = 1.0
+    calm = np.ones(len(loss))
+    for name, (threshold, _) in wording.SIGNS.items():
+        metric = declared_by_summary(name)
+        if metric.name in tables.values:
+            limit = math.log(threshold) if metric.aggregate == "ratio" else threshold
+            signs = trend(compared(tables, metric), runs)
+            calm = np.minimum(calm, signs.below(np.full(len(loss), limit)))
+    return {
+        candidate: _Chances(*(float(chance[i]) for chance in (clean, broken, level, calm)))
+        for i, candidate in enumerate(tables.candidates)
+    }
+
+
+class _Trend(NamedTuple):
+    """Paired differences now and when all cases are there; arrays of shape (candidates,)."""
+
+    mean: Array
+    moves: Array
+    """Standard deviation of the final mean about today's."""
+    error: Array
+    """Standard error then."""
+    freedom: NDArray[np.intp]
+    later: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, table: Array, prompts: NDArray[np.intp], cases: NDArray[np.intp]) -> _Trend:
+        """`cases` (candidates,): how many each will have; it stays with more."""
+        mean = row_means(table)
+        error, freedom = standard_errors(table, mean, clusters(prompts))
+        have = np.isfinite(table).sum(axis=1)
+        share = have / np.maximum(np.maximum(have, cases), 1)
+        later = np.floor((freedom + 1) / np.maximum(share, 1e-9)).astype(np.intp) - 1
+        return cls(mean, error * np.sqrt(1 - share), error * np.sqrt(share), freedom, later)
+
+    def arm(self, tail: float) -> Array:
+        """How far a bound with this one-sided tail will lie from the mean."""
+        return np.asarray(stdtrit(np.maximum(self.later, 1), 1 - tail) * self.error)
+
+    def below(self, limit: Array) -> Array:
+        """Chances that the final mean is not above the limit."""
+        sure = np.where(self.mean <= limit, math.inf, -math.inf)
+        z = np.divide(limit - self.mean, self.moves, out=sure, where=self.moves > 0)
+        return np.where(self.freedom >= 2, stdtr(np.maximum(self.freedom, 1), z), math.nan)
+
+
+def _amount(summary: Summary, kind: Kind) -> tuple[float, float, int]:
+    ssim = summary.metrics.get("ssim")
+    return ranking.amount(summary.candidate, kind, math.nan if ssim is None else 1 - ssim.mean)
