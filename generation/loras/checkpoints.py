@@ -190,7 +190,7 @@ def _runs_of(
     folder: Path, ema: bool, warnings: list[str], unreadable: list[tuple[Path, str]]
 ) -> list[_Run]:
     """The runs in a folder, each with its readable checkpoints."""
-    files, pickles = _candidates(folder, ema)
+    files, pickles = lora_files(folder, ema)
     if ema and not files:
         raise UserError(f"{_show(folder)} holds no EMA weights; leave out {named('ema')}.")
     found = []
@@ -218,12 +218,12 @@ def _runs_of(
 
 def _hint(folder: Path) -> str:
     for child in _entries(folder):
-        if _is_folder(child) and _candidates(child, False)[0]:
+        if _is_folder(child) and lora_files(child, False)[0]:
             return f"; its folder {_show(Path(child.name))} does, so name that"
     return " (*.safetensors)"
 
 
-def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
+def lora_files(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
     """(safetensors that may be checkpoints, pickles), without looking into them."""
     entries = _entries(folder)
     if is_checkpoint_folder(folder.name):
@@ -241,7 +241,7 @@ def _candidates(folder: Path, ema: bool) -> tuple[list[Path], list[Path]]:
             if is_checkpoint_folder(entry.name):
                 files += _inside(entry, ema)
             elif entry.name == "save":  # OneTrainer's workspace
-                files += [p for p in _candidates(entry, False)[0] if is_onetrainer_save(p.stem)]
+                files += [p for p in lora_files(entry, False)[0] if is_onetrainer_save(p.stem)]
             elif entry.name == "backup":
                 backups += [p for p in _entries(entry) if BACKUP_FOLDER.fullmatch(p.name)]
             elif BACKUP_FOLDER.fullmatch(entry.name):

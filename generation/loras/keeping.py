@@ -1,0 +1,212 @@
+"""Keep the checkpoints of a training that goes on: trainers prune what they wrote.
+
+A checkpoint is kept once it is wholly written: by a second name of the same file (a hard link)
+where the file system can and trainers do not write that name again, else as a copy. Nothing of the
+trainer's is moved, changed or removed; what was kept is let go only if it is still as it was kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from generation.errors import UserError
+from generation.files import open_file, read_json, replacing, write_text
+from generation.loras.checkpoints import lora_files
+from generation.loras.container import one_line, read_header
+from generation.loras.names import place_of
+
+RECORD = ".lora-analysers-kept.json"
+SETTLED = 2.0
+"""Seconds for which a file must have stayed as it is before it counts as written."""
+
+_COPY_BLOCK = 1 << 22
+
+State = tuple[int, int]  # bytes and time of the last change in nanoseconds
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of one file: kept now, still being written, or why it cannot be kept."""
+
+    path: Path
+    what: Literal["kept", "unfinished", "failed"]
+    reason: str = ""
+
+
+@dataclass
+class Keeper:
+    """Keeps the checkpoints of `source` in `folder`, by the same names below it.
+
+    `settled` is in seconds; `now` and `sleep` are the clock. Raises UserError if the record in
+    `folder` is not one of ours.
+    """
+
+    source: Path
+    folder: Path
+    ema: bool = False
+    settled: float = SETTLED
+    now: Callable[[], float] = time.time
+    _kept: dict[str, State] = field(default_factory=dict, init=False)
+    _told: dict[Path, State] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        inside = os.path.realpath(self.folder)
+        if inside == os.path.realpath(self.source):
+            raise UserError(
+                f"{self.folder} is the training's own folder; keep checkpoints in another.",
+                "keep_best",
+            )
+        record = self.folder / RECORD
+        try:
+            found = read_json(record)
+            self._kept = {str(name): (int(size), int(when)) for name, (size, when) in found.items()}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{record} cannot be read; choose another folder to keep checkpoints in.",
+                "keep_best",
+            ) from error
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """All checkpoints that were kept and are still there."""
+        paths = (self.folder / name for name in self._kept if Path(name).name not in _COMPANIONS)
+        return tuple(path for path in paths if path.is_file())
+
+    def take(self) -> Iterator[Taken]:
+        """Keep what is new and wholly written; say of each file what became of it, once."""
+        for path in self._files():
+            name = self._name(path)
+            try:
+                state = _state(path)
+            except OSError:
+                continue  # pruned just now
+            if self._kept.get(name) == state and (self.folder / name).is_file():
+                continue
+            reason = self._unfinished(path, state)
+            if reason:
+                if self._told.get(path) != state:
+                    self._told[path] = state
+                    yield Taken(path, "unfinished", reason)
+                continue
+            try:
+                self._keep(path, name)
+            except OSError as error:
+                if self._told.get(path) != state:
+                    self._told[path] = state
+                    yield Taken(path, "failed", _why(error, self.folder))
+                continue
+            self._kept[name] = state
+            self._write()
+            yield Taken(self.folder / name, "kept")
+
+    def release(self, wanted: set[Path]) -> list[Path]:
+        """Remove what was kept and is not wanted; what was changed since is left alone."""
+        folders = {path.parent for path in wanted}
+        gone = []
+        for name, state in list(self._kept.items()):
+            path = self.folder / name
+            if path in wanted or (path.name in _COMPANIONS and path.parent in folders):
+                continue
+            del self._kept[name]
+            try:
+                if _state(path) == state:
+                    path.unlink()
+                    gone.append(path)
+                    if path.parent != self.folder:
+                        path.parent.rmdir()  # once it is empty
+            except OSError:
+                continue
+        self._write()
+        return gone
+
+    def _files(self) -> list[Path]:
+        try:
+            return [p for p in lora_files(self.source, self.ema)[0] if not self._is_own(p)]
+        except UserError:
+            return []  # not there yet, or for a moment not to be read
+
+    def _is_own(self, path: Path) -> bool:
+        return self.folder.resolve() in path.resolve().parents
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.source).as_posix()
+
+    def _unfinished(self, path: Path, state: State) -> str:
+        """Why the file is not wholly written, as far as can be told; "" if it is."""
+        try:
+            read_header(path)
+        except UserError as error:
+            return str(error)
+        quiet = self.now() - state[1] / 1e9
+        return "" if not 0 <= quiet < self.settled else "it was written a moment ago"
+
+    def _keep(self, path: Path, name: str) -> None:
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for beside in (path.with_name(name) for name in _COMPANIONS):
+            near = target.with_name(beside.name)
+            if beside.is_file() and not os.path.lexists(near):
+                _copy(beside, near)
+                self._kept[near.relative_to(self.folder).as_posix()] = _state(near)
+        if os.path.lexists(target):
+            if os.path.samefile(path, target):
+                return  # a link that was made before the record of it, or written again in place
+            if self._kept.get(name) != _state(target):
+                raise FileExistsError(errno.EEXIST, "another file has this name there", str(target))
+            target.unlink()
+        if _is_numbered(path):
+            try:
+                os.link(path, target)
+                return
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+        _copy(path, target)
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / RECORD, json.dumps(self._kept, indent=1) + "\n")
+
+
+_COMPANIONS = ("adapter_config.json", "training_state.json")
+"""What readers of a checkpoint look at beside it."""
+
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES}
+
+
+def _is_numbered(path: Path) -> bool:
+    """Whether the name says a place in training, so that no later checkpoint will bear it."""
+    place = place_of(path)
+    return place.united or place.number is not None
+
+
+def _copy(path: Path, target: Path) -> None:
+    """A copy with the times of the original, whole or not at all."""
+    state = os.stat(path)
+    free = shutil.disk_usage(target.parent).free
+    if state.st_size > free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    with open_file(path) as source, replacing(target) as file:
+        shutil.copyfileobj(source, file, _COPY_BLOCK)
+    os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def _state(path: Path) -> State:
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
+
+
+def _why(error: OSError, folder: Path) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"the disk of {folder} is full; make room there"
+    return one_line(error.strerror or str(error))

@@ -1,0 +1,223 @@
+"""Checkpoints of a training that goes on are kept before trainers prune them."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from generation.errors import UserError
+from generation.loras import keeping
+from generation.loras.keeping import RECORD, Keeper
+
+SOME = {
+    "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": np.ones((2, 4), np.float32),
+    "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": np.ones((4, 2), np.float32),
+}
+
+
+def lora(value: float = 1.0) -> bytes:
+    return save({key: np.full_like(array, value) for key, array in SOME.items()})
+
+
+def written(path: Path, content: bytes, ago: float = 60.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    when = path.stat().st_mtime - ago
+    os.utime(path, (when, when))
+    return path
+
+
+def taken(keeper: Keeper) -> list[tuple[str, str]]:
+    return [(one.path.name, one.what) for one in keeper.take()]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    (tmp_path / "train").mkdir()
+    return tmp_path / "train"
+
+
+def test_a_finished_checkpoint_is_a_second_name_of_the_same_file(train, tmp_path):
+    path = written(train / "my-000002.safetensors", lora())
+    keeper = Keeper(train, tmp_path / "keep")
+    assert taken(keeper) == [("my-000002.safetensors", "kept")]
+    assert (tmp_path / "keep" / path.name).samefile(path)
+    assert taken(keeper) == []
+
+
+def test_pruning_by_the_trainer_loses_nothing(train, tmp_path):
+    path = written(train / "my-000002.safetensors", lora())
+    keeper = Keeper(train, tmp_path / "keep")
+    list(keeper.take())
+    path.unlink()
+    assert [p.read_bytes() for p in keeper.kept] == [lora()]
+    assert taken(keeper) == []
+
+
+@pytest.mark.parametrize("cut", [0, 5, 40, 200, -1])
+def test_a_file_that_is_still_being_written_waits_and_is_told_once(train, tmp_path, cut):
+    whole = lora()
+    path = written(train / "my-000002.safetensors", whole[:cut])
+    keeper = Keeper(train, tmp_path / "keep")
+    assert taken(keeper) == [(path.name, "unfinished")]
+    assert taken(keeper) == []
+    written(path, whole)
+    assert taken(keeper) == [(path.name, "kept")]
+
+
+def test_a_file_of_full_size_that_changed_a_moment_ago_waits(train, tmp_path):
+    written(train / "my-000002.safetensors", lora(), ago=0.0)
+    keeper = Keeper(train, tmp_path / "keep", settled=5.0)
+    assert taken(keeper) == [("my-000002.safetensors", "unfinished")]
+    keeper.now = lambda: (train / "my-000002.safetensors").stat().st_mtime + 6
+    assert taken(keeper) == [("my-000002.safetensors", "kept")]
+
+
+def test_a_clock_in_the_future_does_not_keep_a_file_waiting_for_ever(train, tmp_path):
+    written(train / "my-000002.safetensors", lora(), ago=-3600.0)
+    assert taken(Keeper(train, tmp_path / "keep")) == [("my-000002.safetensors", "kept")]
+
+
+def test_a_name_without_a_place_is_copied_since_trainers_write_it_again(train, tmp_path):
+    path = written(train / "my.safetensors", lora(1))
+    keeper = Keeper(train, tmp_path / "keep")
+    list(keeper.take())
+    kept = tmp_path / "keep" / path.name
+    assert not kept.samefile(path)
+    path.write_bytes(lora(2)[:100])
+    assert kept.read_bytes() == lora(1)
+    written(path, lora(2))
+    assert taken(keeper) == [("my.safetensors", "kept")]
+    assert kept.read_bytes() == lora(2)
+
+
+def test_folders_of_checkpoints_keep_their_names_and_what_lies_beside(train, tmp_path):
+    for step in (100, 200):
+        folder = train / f"checkpoint-{step}"
+        written(folder / "adapter_model.safetensors", lora(step))
+        (folder / "adapter_config.json").write_text('{"lora_alpha": 4}')
+        (folder / "optimizer.bin").write_bytes(b"x" * 100)
+    keeper = Keeper(train, tmp_path / "keep")
+    list(keeper.take())
+    found = sorted(p.relative_to(tmp_path / "keep").as_posix() for p in keeper.folder.rglob("*"))
+    assert found == [
+        RECORD,
+        "checkpoint-100",
+        "checkpoint-100/adapter_config.json",
+        "checkpoint-100/adapter_model.safetensors",
+        "checkpoint-200",
+        "checkpoint-200/adapter_config.json",
+        "checkpoint-200/adapter_model.safetensors",
+    ]
+    keeper.release({tmp_path / "keep/checkpoint-200/adapter_model.safetensors"})
+    assert sorted(p.name for p in (tmp_path / "keep").iterdir()) == [RECORD, "checkpoint-200"]
+    assert len(list((tmp_path / "keep/checkpoint-200").iterdir())) == 2
+    assert (train / "checkpoint-100/adapter_model.safetensors").is_file()
+
+
+def test_what_is_not_wanted_is_let_go_and_the_training_keeps_its_own(train, tmp_path):
+    paths = [written(train / f"my-{n:06d}.safetensors", lora(n)) for n in (1, 2, 3)]
+    keeper = Keeper(train, tmp_path / "keep")
+    list(keeper.take())
+    gone = keeper.release({tmp_path / "keep" / paths[1].name})
+    assert [p.name for p in gone] == [paths[0].name, paths[2].name]
+    assert [p.name for p in keeper.kept] == [paths[1].name]
+    assert [p.read_bytes() for p in paths] == [lora(1), lora(2), lora(3)]
+
+
+def test_files_that_are_not_ours_or_were_changed_are_never_removed(train, tmp_path):
+    keep = tmp_path / "keep"
+    own = written(keep / "notes.safetensors", b"mine")
+    written(train / "my-000001.safetensors", lora(1))
+    written(train / "my.safetensors", lora(2))
+    keeper = Keeper(train, keep)
+    list(keeper.take())
+    (keep / "my.safetensors").write_bytes(b"the user's now")
+    keeper.release(set())
+    assert own.read_bytes() == b"mine"
+    assert (keep / "my.safetensors").read_bytes() == b"the user's now"
+    assert not (keep / "my-000001.safetensors").exists()
+
+
+def test_a_users_file_under_the_same_name_is_not_replaced(train, tmp_path):
+    keep = tmp_path / "keep"
+    written(keep / "my-000001.safetensors", b"mine")
+    written(train / "my-000001.safetensors", lora())
+    keeper = Keeper(train, keep)
+    assert taken(keeper) == [("my-000001.safetensors", "failed")]
+    keeper.release(set())
+    assert (keep / "my-000001.safetensors").read_bytes() == b"mine"
+
+
+def test_the_record_survives_a_restart(train, tmp_path):
+    path = written(train / "my-000001.safetensors", lora())
+    list(Keeper(train, tmp_path / "keep").take())
+    path.unlink()
+    again = Keeper(train, tmp_path / "keep")
+    assert [p.name for p in again.kept] == [path.name]
+    assert taken(again) == []
+
+
+def test_a_kill_between_the_link_and_its_record_is_mended(train, tmp_path):
+    path = written(train / "my-000001.safetensors", lora())
+    (tmp_path / "keep").mkdir()
+    os.link(path, tmp_path / "keep" / path.name)
+    assert taken(Keeper(train, tmp_path / "keep")) == [(path.name, "kept")]
+
+
+def test_a_full_disk_is_said_and_tried_again_when_the_file_is_looked_at_anew(
+    train, tmp_path, monkeypatch
+):
+    written(train / "my.safetensors", lora())
+    keeper = Keeper(train, tmp_path / "keep")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    (one,) = keeper.take()
+    assert one.what == "failed" and "full" in one.reason
+    assert list(keeper.take()) == []
+    monkeypatch.undo()
+    assert taken(keeper) == [("my.safetensors", "kept")]
+
+
+def test_without_hard_links_it_is_a_copy(train, tmp_path, monkeypatch):
+    path = written(train / "my-000001.safetensors", lora())
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(keeping.os, "link", no_link)
+    keeper = Keeper(train, tmp_path / "keep")
+    assert taken(keeper) == [(path.name, "kept")]
+    assert not (tmp_path / "keep" / path.name).samefile(path)
+    assert (tmp_path / "keep" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_folder_inside_the_training_folder_is_not_taken_for_checkpoints(train):
+    written(train / "my-000001.safetensors", lora())
+    keeper = Keeper(train, train / "kept")
+    list(keeper.take())
+    assert taken(keeper) == []
+    assert [p.name for p in keeper.kept] == ["my-000001.safetensors"]
+
+
+def test_the_trainings_own_folder_and_a_foreign_record_are_refused(train, tmp_path):
+    with pytest.raises(UserError, match="own folder"):
+        Keeper(train, train)
+    (tmp_path / RECORD).write_text(json.dumps(["no", "record"]))
+    with pytest.raises(UserError, match="cannot be read"):
+        Keeper(train, tmp_path)
+
+
+def test_a_folder_that_is_not_there_yet_has_nothing_to_keep(tmp_path):
+    assert taken(Keeper(tmp_path / "later", tmp_path / "keep")) == []
+
+
+def test_optimizer_states_and_pickles_are_not_kept(train, tmp_path):
+    written(train / "optimizer.safetensors", lora())
+    written(train / "my.ckpt", b"PK")
+    assert taken(Keeper(train, tmp_path / "keep")) == []
