@@ -71,4 +71,4 @@ def _blur(planes: Floats) -> Floats:
     from analysers.metrics.ssim import gaussian_window
 
     stacked = np.ascontiguousarray(planes.transpose(1, 0, 2))
-    return blur(stacked, gaussian_window()).transpose(1, 0, 2)
+    return np.asarray(blur(stacked, gaussian_window()).transpose(1, 0, 2))

@@ -98,10 +98,12 @@ def _resample_counts(units: tuple[int, ...], resamples: int, seed: int) -> Array
     return counts
 
 
-def _below(stream: np.random.PCG64, limit: NDArray[Any]) -> NDArray[np.intp]:
+def _below(stream: np.random.PCG64, limit: NDArray[np.integer]) -> NDArray[np.intp]:
     """Whole numbers in [0, limit) from raw 64-bit output; the bias is below limit / 2**32."""
-    raw = stream.random_raw(limit.size).reshape(limit.shape) >> np.uint64(32)
-    return ((raw * limit.astype(np.uint64)) >> np.uint64(32)).astype(np.intp)
+    half = np.uint64(32)
+    raw = stream.random_raw(limit.size).reshape(limit.shape)
+    scaled = np.right_shift(np.right_shift(raw, half) * limit.astype(np.uint64), half)
+    return np.asarray(scaled, dtype=np.intp)
 
 
 def row_means(table: Array) -> Array:
@@ -361,7 +363,9 @@ def _resampled_means(
     if have.all():
         return np.asarray(sums / counts.sum(axis=1, keepdims=True))
     drawn = counts @ have.T.astype(float)
-    return np.divide(sums, drawn, out=np.full_like(sums, math.nan), where=drawn > 0)
+    means = np.full(sums.shape, math.nan)
+    np.divide(sums, drawn, out=means, where=drawn > 0)
+    return means
 
 
 def _on_grid(values: Array, counts: Array) -> Array:

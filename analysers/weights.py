@@ -114,19 +114,8 @@ class WeightReport:
             row |= {f"share {lora.PART_NAMES[part]}": s for part, s in item.shares.items()}
             row |= {f"block {name}": share for name, share in item.blocks.items()}
             rows.append(row)
-        return pd.DataFrame(rows)
-
-    def modules_frame(self) -> pd.DataFrame:
-        """One row per checkpoint and module."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            [
-                {"checkpoint": item.name, **vars(module)}
-                for item in self.checkpoints
-                for module in item.modules
-            ]
-        )
+        frame: pd.DataFrame = pd.DataFrame(rows)
+        return frame
 
 
 # ---------------------------------------------------------------------------------------------
@@ -227,7 +216,8 @@ def small_form(delta: ModuleDelta) -> LowRank | Kronecker:
 def _core(core: Matrix, right: Matrix) -> Matrix:
     """Tucker core [r, q, *k] times the inner factor [q, in] -> [r, in * k]."""
     flat = right.reshape(right.shape[0], -1)
-    return np.einsum("ij...,jq->iq...", core, flat).reshape(core.shape[0], -1)
+    product: Matrix = np.einsum("ij...,jq->iq...", core, flat)
+    return product.reshape(core.shape[0], -1)
 
 
 def _kept_small(left: Matrix, right: Matrix) -> LowRank:

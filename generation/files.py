@@ -12,17 +12,17 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import IO, Any
 
-try:
-    import fcntl
-except ModuleNotFoundError:
-    fcntl = None  # type: ignore[assignment]
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 MOST_TEXT = 64 << 20
 """Bytes of a text or JSON file that are read; a larger one is refused."""
@@ -138,12 +138,12 @@ def hold(file: IO[bytes], wait: bool = False) -> bool:
     where the file system knows no locks, unless `wait`.
     """
     try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        else:
+        if sys.platform == "win32":
             file.seek(_BEYOND)  # other processes may still read what stands before
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
             file.seek(0)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True
     except (BlockingIOError, PermissionError):
         return False

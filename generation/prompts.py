@@ -134,7 +134,7 @@ def _line(
         try:
             if isinstance(value, (bool, list, dict)):
                 raise ValueError
-            told[name] = kind(value)  # type: ignore[arg-type]
+            told[name] = kind(value)
         except (ValueError, OverflowError):
             raise _bad(f"{name} {str(value)[:60]!r} is not a number.", where) from None
     # kohya's FLUX.1 has two guidances: the model's own, which is ours, and the classical one.

@@ -90,7 +90,8 @@ def size_of(path: Path) -> tuple[int, int] | None:
 
     try:
         with open_file(path) as file, Image.open(file) as picture:
-            return picture.size
+            size: tuple[int, int] = picture.size
+            return size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
@@ -104,7 +105,7 @@ def load(path: Path, edge: int) -> Image.Image | None:
             if picture.width * picture.height > _MOST_PIXELS:
                 return None
             picture.draft("RGB", (edge, edge))
-            small = picture.convert("RGB")
+            small: Image.Image = picture.convert("RGB")
             small.thumbnail((edge, edge), Image.Resampling.LANCZOS)
             return small
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -313,8 +314,8 @@ def _spread(
         return list(candidates)
     last = len(candidates) - 1
     chosen = {round(i * last / (most - 1)) for i in range(most)} if most > 1 else {0}
-    if always in candidates:
-        wanted = candidates.index(always)  # type: ignore[arg-type]
+    if always is not None and always in candidates:
+        wanted = candidates.index(always)
         if wanted not in chosen:
             chosen.discard(min(chosen, key=lambda i: abs(i - wanted)))
             chosen.add(wanted)

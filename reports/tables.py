@@ -331,8 +331,13 @@ def _columns(summary: str) -> tuple[str, str, str]:
 def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
-    return frame.astype({name: _dtype(name) for name in columns})
+    frame: pd.DataFrame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
+    return _typed(frame)
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    typed: pd.DataFrame = frame.astype({name: _dtype(name) for name in frame.columns})
+    return typed
 
 
 def _dtype(column: str) -> str:
@@ -356,7 +361,7 @@ def _read(path: Path) -> pd.DataFrame:
         lineterminator="\n",
         engine="c",
     )
-    columns: dict[str, Any] = {}
+    columns: dict[str, list[object]] = {}
     for name in frame.columns:
         texts = frame[name].tolist()
         if name in TEXTS:
@@ -367,8 +372,7 @@ def _read(path: Path) -> pd.DataFrame:
             columns[name] = [None if t == "" else int(t) for t in texts]
         else:
             columns[name] = [math.nan if t == "" else float(t) for t in texts]
-    result = pd.DataFrame(columns, columns=list(frame.columns), dtype=object)
-    return result.astype({name: _dtype(name) for name in frame.columns})
+    return _typed(pd.DataFrame(columns, columns=list(frame.columns), dtype=object))
 
 
 def _field(value: Any) -> str:

@@ -58,7 +58,7 @@ def forgiving() -> Iterator[Forgiving]:
     """Both streams forgiving inside the block; gives the one for output."""
     usual = sys.stdout, sys.stderr
     out = Forgiving(sys.stdout)
-    sys.stdout, sys.stderr = out, Forgiving(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, Forgiving(sys.stderr)
     try:
         yield out
     finally:

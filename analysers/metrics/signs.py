@@ -38,7 +38,7 @@ def clipped(image: Pixels) -> float:
     extreme = (image == 0) | (image == 255)
     if image.ndim == 3:
         extreme = extreme[..., 0] | extreme[..., 1] | extreme[..., 2]
-    return float(np.count_nonzero(extreme)) / extreme.size
+    return float(np.count_nonzero(extreme) / extreme.size)
 
 
 def colourfulness(image: Pixels) -> float:
@@ -79,7 +79,7 @@ def laplacian_energy(image: Pixels) -> float:
 
 def dark_share(image: Pixels) -> float:
     """Share of the pixels, 0 to 1, with a luma below 32 of 255."""
-    return float(np.count_nonzero(luma(image) < 32)) / (image.shape[0] * image.shape[1])
+    return float(np.count_nonzero(luma(image) < 32) / (image.shape[0] * image.shape[1]))
 
 
 def flat_share(image: Pixels) -> float:
@@ -121,7 +121,8 @@ def _blocks(plane: Pixels) -> Blocks:
     laplacian = 4 * inner - grown[:-2, 1:-1] - grown[2:, 1:-1] - grown[1:-1, :-2] - grown[1:-1, 2:]
 
     def total(values: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        return values.reshape(rows, 8, columns, 8).sum(axis=(1, 3), dtype=np.int64)
+        blocks = values.reshape(rows, 8, columns, 8)
+        return np.asarray(blocks.sum(axis=(1, 3), dtype=np.int64))
 
     # Whole numbers throughout: 64 sum(x^2) - sum(x)^2 is 64^2 times the variance.
     variance = 64 * total(inner * inner) - total(inner) ** 2

@@ -151,7 +151,7 @@ class ModuleDelta:
         norm = torch.linalg.vector_norm(moved, dim=others, keepdim=True)
         # A row of zeros has no direction, whatever its magnitude.
         norm = norm.clamp_min(torch.finfo(base.dtype).tiny)
-        return moved * (magnitude / norm) - base
+        return torch.sub(moved * (magnitude / norm), base)
 
     def merge(self, base: torch.Tensor, strength: float) -> torch.Tensor:
         """W at a strength, from this one update; see the function ``merge``."""
@@ -304,11 +304,7 @@ def _module(
     problem = _factor_problem(kind, factors)
     if problem:
         raise UserError(f"{name} is damaged: {problem}.")
-    rank = {
-        "lora": lambda: factors["down"].shape[0],
-        "loha": lambda: factors["w1b"].shape[0],
-        "lokr": lambda: _kronecker_rank(factors),
-    }[kind]()
+    rank = _rank(kind, factors)
     stored = float(arrays["alpha"].reshape(-1)[0]) if "alpha" in arrays else None
     alpha, scale = scales.resolve(stem, rank, stored)
     delta = ModuleDelta(source, part, stem, kind, factors, scale, rank, alpha)
@@ -321,9 +317,10 @@ def _module(
         yield ModuleDelta(source, part, stem, "full", bias, parameter="bias")
 
 
-def _kronecker_rank(factors: Mapping[str, np.ndarray]) -> int | None:
-    """For LyCORIS alpha counts only where a factor is itself decomposed (modules/lokr.py)."""
-    for leaf in ("k1b", "k2b"):
+def _rank(kind: str, factors: Mapping[str, np.ndarray]) -> int | None:
+    """What alpha is divided by; with LoKr only where a factor is itself decomposed (LyCORIS'
+    modules/lokr.py)."""
+    for leaf in {"lora": ("down",), "loha": ("w1b",), "lokr": ("k1b", "k2b")}[kind]:
         if leaf in factors:
             return int(factors[leaf].shape[0])
     return None

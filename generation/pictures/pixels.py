@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from generation.errors import UserError
@@ -113,7 +113,7 @@ def _decoded(path: Path, most: int) -> Iterator[Image.Image]:
     except MemoryError:
         raise UserError(f"{path} does not fit into memory; scale it down.") from None
     except Exception as error:  # decoders raise a dozen kinds on damaged files
-        unknown = isinstance(error, Image.UnidentifiedImageError) or error.args == ("AVIF",)
+        unknown = isinstance(error, UnidentifiedImageError) or error.args == ("AVIF",)
         why = "it is no picture" if unknown else error  # "AVIF": a Pillow that cannot read it
         raise UserError(
             f"{path} cannot be read ({_short(str(why))}); save it again or remove it."
@@ -199,7 +199,8 @@ def read_size(path: Path) -> tuple[int, int] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with open_file(path) as file, Image.open(file, formats=_FORMATS) as image:
-                return image.size
+                size: tuple[int, int] = image.size
+                return size
     except Exception:  # as in read_image
         return None
 

@@ -137,7 +137,7 @@ def switched_on(value: object) -> bool | None:
 
 def named(node: Node) -> str:
     """A node in words: its class, and its title where the user gave it another."""
-    kind = node["class_type"][:80]
+    kind = str(node["class_type"])[:80]
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
     if isinstance(title, str) and title.strip() and title != kind:

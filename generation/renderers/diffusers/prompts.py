@@ -420,7 +420,8 @@ def _states(encoder: Any, output: Any, clip_skip: int, penultimate: bool) -> tor
         states = norm(output.hidden_states[-(clip_skip + 1)])
     else:
         states = output.last_hidden_state
-    return states.to(encoder.dtype)  # type: ignore[no-any-return]
+    given: torch.Tensor = states.to(encoder.dtype)
+    return given
 
 
 def _weighted(states: torch.Tensor, weights: list[float]) -> torch.Tensor:
