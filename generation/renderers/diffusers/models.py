@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,30 +174,31 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
         options["add_watermarker"] = False
     try:
         if model.config is None:
-            half = any(model.path.glob("*/*.fp16.safetensors")) and not any(
-                path.name in {"model.safetensors", "diffusion_pytorch_model.safetensors"}
-                for path in model.path.glob("*/*.safetensors")
-            )
-            return kind.from_pretrained(
-                str(model.path), use_safetensors=True, variant="fp16" if half else None, **options
-            )
+            parts = _whole_parts(model, model.path, dtype)
+            return kind.from_pretrained(str(model.path), **parts, **options)
+        denoiser = model.traits.denoiser
         if model.traits.flow:
-            transformer = getattr(diffusers, model.traits.model).from_single_file(
-                str(model.path), config=str(model.config), subfolder="transformer", **options
+            _check_holds(model, denoiser)
+            parts = _whole_parts(model, model.config, dtype, without=denoiser)
+            parts[denoiser] = getattr(diffusers, model.traits.model).from_single_file(
+                str(model.path), config=str(model.config), subfolder=denoiser, **options
             )
-            return kind.from_pretrained(
-                str(model.config), transformer=transformer, use_safetensors=True, **options
-            )
+            return kind.from_pretrained(str(model.config), **parts, **options)
         with _complete_config(model.config) as config:
-            if not _has_part(model.path, ("first_stage_model.", "vae.")):
-                options["vae"] = diffusers.AutoencoderKL.from_pretrained(
-                    str(config),
-                    subfolder="vae",
-                    torch_dtype=dtype,
-                    local_files_only=True,
-                    use_safetensors=True,
-                )
-            return kind.from_single_file(str(model.path), config=str(config), **options)
+            _check_holds(model, denoiser)
+            if _has_part(model.path, ("first_stage_model.", "vae.")):
+                _check_holds(model, "vae")
+            else:
+                options["vae"] = _whole_part(model, config, "vae", dtype)
+            pipe = kind.from_single_file(str(model.path), config=str(config), **options)
+        for part, module in pipe.components.items():
+            if hasattr(module, "named_parameters"):
+                # what the checkpoint lacks is left without values
+                absent = [key for key, weight in module.named_parameters() if weight.is_meta]
+                _refuse_holes(model, part, absent)
+        return pipe
+    except UserError:
+        raise
     except Exception as error:
         # diffusers and transformers raise dozens of kinds here, and every one means this.
         remedy = (
@@ -208,6 +209,84 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
         raise UserError(
             f"{model.name} cannot be loaded ({first_line(error)}); {remedy}", field="model"
         ) from error
+
+
+def _whole_parts(model: BaseModel, folder: Path, dtype: Any, without: str = "") -> dict[str, Any]:
+    """The networks of a diffusers folder by component, each with all of its weights."""
+    found = {}
+    for part, kind in read_json(folder / "model_index.json").items():
+        listed = isinstance(kind, list) and kind[0] in {"diffusers", "transformers"}
+        if listed and part != without and (folder / part / "config.json").is_file():
+            found[part] = _whole_part(model, folder, part, dtype)
+    return found
+
+
+def _whole_part(model: BaseModel, folder: Path, part: str, dtype: Any) -> Any:
+    """One network of a diffusers folder. Both libraries fill what its file lacks with random
+    numbers after a mere warning: raises UserError that names it."""
+    import diffusers
+    import transformers
+
+    library, kind = read_json(folder / "model_index.json")[part]
+    names = [path.name for path in (folder / part).glob("*.safetensors")]
+    plain = any(".fp16" not in name for name in names)
+    of = getattr(diffusers if library == "diffusers" else transformers, kind)
+    # transformers reports another shape; diffusers raises, and names the key
+    options = {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype}
+    try:
+        module, found = of.from_pretrained(
+            str(folder / part),
+            use_safetensors=True,
+            variant=None if plain or not names else "fp16",
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=library == "transformers",
+            **options,
+        )
+    except Exception as error:
+        raise ValueError(f"{part}: {first_line(error)}") from error
+    mismatched = [key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]]
+    _refuse_holes(model, part, [*found["missing_keys"], *mismatched])
+    return module
+
+
+def _check_holds(model: BaseModel, part: str) -> None:
+    """Raise UserError where a single checkpoint lacks weights of `part`, by its header alone."""
+    import diffusers
+    import torch
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    assert model.config is not None
+    kind = str(read_json(model.config / "model_index.json")[part][1])
+    config = _config(model.config, part)
+    with torch.device("meta"):
+        expected = getattr(diffusers, kind).from_config(config).state_dict()
+        weights = {k: torch.empty(t.shape) for k, t in read_header(model.path).tensors.items()}
+    if 2 * len(expected.keys() & weights.keys()) < len(expected):  # not in diffusers' names
+        layouts: Mapping[str, Any] = SINGLE_FILE_LOADABLE_CLASSES
+        convert = layouts[kind]["checkpoint_mapping_fn"]
+        try:
+            weights = convert(checkpoint=weights, config=config)
+        except KeyError as error:  # a layer that the layout cannot do without
+            _refuse_holes(model, part, [str(error.args[0])])
+        except Exception as error:
+            raise ValueError(f"{part}: {first_line(error)}") from error
+    _refuse_holes(
+        model,
+        part,
+        [k for k, w in expected.items() if k not in weights or weights[k].shape != w.shape],
+    )
+
+
+def _refuse_holes(model: BaseModel, part: str, keys: Collection[str]) -> None:
+    if keys:
+        first = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+        raise UserError(
+            f"{model.name} lacks weights of its {part}, or has them in another shape ({len(keys)}: "
+            f"{first}), and random numbers would stand in for them; download it again, or install "
+            "the versions of constraints.txt if it is whole.",
+            field="model",
+        )
 
 
 # ---------------------------------------------------------------------------------------------
