@@ -70,34 +70,10 @@ class TrustResult:
     ladders: tuple[Ladder, ...]
 
 
-def trust_check(
-    controls: Sequence[Pixels],
-    score: Callable[[Pixels], float],
-    seed: int = 0,
-    at_most: int = 8,
-    *,
-    better: Literal["lower", "higher"] = "lower",
-    name: str = "BRISQUE",
-) -> TrustResult:
-    """Degrade `controls` (uint8, grey (H, W) or RGB (H, W, 3)) and see whether `score` notices.
-
-    At most `at_most` of them are used, evenly spread; each is scored 17 times. `better` is the
-    metric's direction, `name` what the sentence calls it. `seed` seeds the white noise. A control
-    that `score` finds undefined (NaN) at every step of a ladder does not count for it.
-    """
-    chosen = _spread(controls, at_most)
-    return judge(
-        [
-            _ladders(picture, start, score, seed)
-            for start, picture in zip([score(picture) for picture in chosen], chosen, strict=True)
-        ],
-        better=better,
-        name=name,
-    )
-
-
 def ladder_scores(picture: Pixels, metric: Metric) -> tuple[tuple[float, ...], ...]:
-    """The metric's values down each ladder, the untouched picture first; NaN where undefined."""
+    """The metric's values down each ladder, the untouched picture (uint8, grey (H, W) or RGB
+    (H, W, 3)) first; NaN where undefined. The picture is scored 17 times.
+    """
 
     def score(image: Pixels) -> float:
         try:
@@ -105,14 +81,9 @@ def ladder_scores(picture: Pixels, metric: Metric) -> tuple[tuple[float, ...], .
         except Exception:  # what it says of the picture itself is said elsewhere
             return math.nan
 
-    return _ladders(picture, score(picture), score, 0)
-
-
-def _ladders(
-    picture: Pixels, start: float, score: Callable[[Pixels], float], seed: int
-) -> tuple[tuple[float, ...], ...]:
+    untouched = score(picture)
     return tuple(
-        (start, *(score(degrade(picture, level, seed)) for level in levels))
+        (untouched, *(score(degrade(picture, level)) for level in levels))
         for _, _, levels, degrade, _ in _LADDERS
     )
 
@@ -123,7 +94,11 @@ def judge(
     better: Literal["lower", "higher"] = "lower",
     name: str = "BRISQUE",
 ) -> TrustResult:
-    """The verdict from what `ladder_scores` gave for each control."""
+    """The verdict from what `ladder_scores` gave for each control.
+
+    `better` is the metric's direction, `name` what the sentence calls it. A control whose score is
+    NaN anywhere on a ladder does not count for it.
+    """
     worse = 1.0 if better == "lower" else -1.0
     ladders = []
     for i, (title, unit, levels, _, decides) in enumerate(_LADDERS):
@@ -176,17 +151,11 @@ def _tau(values: npt.NDArray[np.float64]) -> float:
     return 0.0 if math.isnan(tau) else tau
 
 
-def _spread(controls: Sequence[Pixels], at_most: int) -> list[Pixels]:
-    if len(controls) <= at_most:
-        return list(controls)
-    return [controls[round(at)] for at in np.linspace(0, len(controls) - 1, at_most)]
-
-
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def blurred(image: Pixels, sigma: float, seed: int = 0) -> Pixels:
+def blurred(image: Pixels, sigma: float) -> Pixels:
     """Gaussian blur, `sigma` in pixels."""
     from scipy.ndimage import gaussian_filter
 
@@ -194,13 +163,14 @@ def blurred(image: Pixels, sigma: float, seed: int = 0) -> Pixels:
     return _to_pixels(gaussian_filter(image.astype(np.float64), axes))
 
 
-def noisy(image: Pixels, sigma: float, seed: int = 0) -> Pixels:
-    """White Gaussian noise of standard deviation `sigma` grey levels in every channel."""
-    generator = np.random.default_rng(seed)
+def noisy(image: Pixels, sigma: float) -> Pixels:
+    """White Gaussian noise of standard deviation `sigma` grey levels in every channel, the same
+    for every picture of a size."""
+    generator = np.random.default_rng(0)
     return _to_pixels(image + sigma * generator.standard_normal(image.shape))
 
 
-def compressed(image: Pixels, loss: float, seed: int = 0) -> Pixels:
+def compressed(image: Pixels, loss: float) -> Pixels:
     """JPEG at quality 100 - `loss`."""
     from PIL import Image
 
@@ -210,7 +180,7 @@ def compressed(image: Pixels, loss: float, seed: int = 0) -> Pixels:
         return np.asarray(coded)
 
 
-def over_saturated(image: Pixels, excess: float, seed: int = 0) -> Pixels:
+def over_saturated(image: Pixels, excess: float) -> Pixels:
     """Every channel's distance from the luma times 1 + `excess`; grey pictures stay as they are."""
     from analysers.metrics.luma import luma
 
@@ -228,7 +198,7 @@ def _to_pixels(values: npt.NDArray[np.float64]) -> Pixels:
 # BRISQUE and SSIM look at luma, which saturation hardly touches: no photograph's are put in order,
 # so that ladder is shown but decides nothing.
 _LADDERS: tuple[
-    tuple[str, str, tuple[float, ...], Callable[[Pixels, float, int], Pixels], bool], ...
+    tuple[str, str, tuple[float, ...], Callable[[Pixels, float], Pixels], bool], ...
 ] = (
     ("blur", "sigma in pixels", (0.7, 1.4, 2.8, 5.6), blurred, True),
     ("white noise", "sigma in grey levels", (6.0, 12.0, 24.0, 48.0), noisy, True),

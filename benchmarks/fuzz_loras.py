@@ -192,7 +192,7 @@ def main() -> None:
             path.write_bytes(content)
             for name, call in (
                 ("inspect", lora.inspect),
-                ("scan", lora.scan),
+                ("read_tensors", lora.read_tensors),
                 ("resolve", resolve),
             ):
                 slowest = max(slowest, attempt(counts, name, call, path))

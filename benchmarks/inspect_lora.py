@@ -1,4 +1,4 @@
-"""Time and memory of reading a 200 MB LoRA: header, inspection, hash, scan, factors, analysis.
+"""Time and memory of reading a 200 MB LoRA: header, inspection, hash, factors, analysis.
 
     python benchmarks/inspect_lora.py [--rank 38]
 
@@ -24,7 +24,6 @@ OPERATIONS = {
     "read_header": "lora.read_header(path)",
     "inspect": "lora.inspect(path)",
     "tensor_hash": "lora.tensor_hash(path)",
-    "scan for NaN and zeros": "lora.scan(path)",
     "read all factors": "deltas.modules(path)",
     "weight analysis": "weights.weight_report([Checkpoint(Path(path), 'x')])",
 }

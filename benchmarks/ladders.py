@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from analysers import trust
 from analysers.metrics.brisque import brisque
+from analysers.metrics.metric import load_metric
 
 RESULTS = Path(__file__).with_name("results")
 MARGIN = 5.0
@@ -108,9 +109,10 @@ def main() -> None:
         "line drawing": {f"#{i}": drawing(i, False) for i in range(10)},
     }
     rows = []
+    metric = load_metric("brisque")
     for kind, pictures in kinds.items():
         for name, picture in pictures.items():
-            found = trust.trust_check([picture], brisque)
+            found = trust.judge([trust.ladder_scores(picture, metric)])
             rows.append(
                 {
                     "kind": kind,

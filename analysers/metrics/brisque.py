@@ -48,7 +48,7 @@ def brisque_with_reason(image: npt.NDArray[np.uint8]) -> tuple[float, str]:
     reason = _why_undefined(plane)
     if reason:
         return math.nan, reason
-    found = _features(plane)
+    found = features(plane)
     if not np.isfinite(found).all():
         return math.nan, "the picture is so nearly flat that it has no texture to measure"
     return _predict(found), ""
@@ -59,7 +59,9 @@ def features(image: npt.NDArray[np.uint8]) -> Floats:
     then shape, mean, left and right variance of the AGGD of the products of neighbours across,
     down, along the main and along the other diagonal. NaN where a fit is undefined.
     """
-    return _features(luma(image))
+    padded = _zero_padded(luma(image))
+    smaller = half_size(padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS])
+    return np.array(_features_of_size(padded) + _features_of_size(_zero_padded(smaller)))
 
 
 def _why_undefined(plane: npt.NDArray[np.uint8]) -> str:
@@ -68,12 +70,6 @@ def _why_undefined(plane: npt.NDArray[np.uint8]) -> str:
     if plane.min() == plane.max():
         return "all pixels have the same brightness"
     return ""
-
-
-def _features(luma_plane: npt.NDArray[np.uint8]) -> Floats:
-    padded = _zero_padded(luma_plane)
-    smaller = half_size(padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS])
-    return np.array(_features_of_size(padded) + _features_of_size(_zero_padded(smaller)))
 
 
 def _zero_padded(plane: npt.NDArray[Any]) -> Floats:

@@ -53,14 +53,6 @@ class ControlMaps:
         total = sum(float(self._band(plane, rows).sum()) for rows in bands(*self.mean.shape))
         return total / self.mean.size
 
-    def map(self, image: npt.NDArray[np.uint8]) -> Floats:
-        """SSIM of every window that fits: float64 (H - 10, W - 10), window centres 5 px inside.
-
-        Raises ValueError when `image` has not the control's shape.
-        """
-        plane = self._luma_of(image)
-        return np.concatenate([self._band(plane, rows) for rows in bands(*self.mean.shape)])
-
     def _luma_of(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if image.shape != self.shape:
             raise ValueError(
@@ -101,11 +93,6 @@ def ssim(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> float:
     ValueError. Many pictures with one control go quicker through `ControlMaps`.
     """
     return ControlMaps.of(control).ssim(image)
-
-
-def ssim_map(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> Floats:
-    """SSIM of every window that fits: float64 (H - 10, W - 10); `ssim` is its mean."""
-    return ControlMaps.of(control).map(image)
 
 
 def gaussian_window() -> Kernel:

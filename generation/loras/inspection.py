@@ -1,7 +1,6 @@
 """What a LoRA file is: format, base family, rank, alpha, parts, training facts; from its header.
 
-Nothing but the header and the scalar alphas is read unless ``scan`` is asked for, and no base
-model is loaded.
+Nothing but the header and the scalar alphas is read, and no base model is loaded.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from generation.loras.adapters import AdapterScales
 from generation.loras.container import (
     Header,
     TensorEntry,
-    all_finite,
-    iterate_tensors,
     once_a_file,
     one_line,
     printable,
@@ -57,7 +54,6 @@ __all__ = [
     "AdapterScales",
     "Header",
     "LoraInfo",
-    "Scan",
     "TensorEntry",
     "algorithm",
     "group_keys",
@@ -67,7 +63,6 @@ __all__ = [
     "printable",
     "read_header",
     "read_tensors",
-    "scan",
     "sha256",
     "split_key",
     "split_stem",
@@ -144,20 +139,6 @@ class LoraInfo:
             words.append("scale " + _span(self.scales))
         words.append("touches " + ", ".join(PART_NAMES[part] for part in self.touches))
         return ", ".join(words)
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What the tensors show: keys with NaN or infinity, modules that are exactly zero."""
-
-    non_finite: tuple[str, ...]
-    zero_modules: tuple[str, ...]
-    modules: int
-
-    @property
-    def untrained(self) -> bool:
-        """True when every module is exactly zero, as before the first optimiser step."""
-        return self.modules > 0 and len(self.zero_modules) == self.modules
 
 
 _FORMAT_NAMES = {
@@ -247,22 +228,6 @@ def inspect(path: Path) -> LoraInfo:
             if leaves.keys() & {"dora_scale", "magnitude"}
         ),
     )
-
-
-def scan(path: str | Path) -> Scan:
-    """Read every tensor once, looking for NaN, infinity and modules that are exactly zero."""
-    header = read_header(path)
-    modules, _ = group_keys(header.tensors)
-    owner = {key: (stem, leaf) for stem, leaves in modules.items() for leaf, key in leaves.items()}
-    broken, zero = [], set()
-    for key, array in iterate_tensors(header, None):
-        if not all_finite(array):
-            broken.append(key)
-        stem, leaf = owner.get(key, ("", ""))
-        # One zero factor makes the product zero; alphas of 0 mean "alpha = rank".
-        if stem and leaf not in {"alpha", "dora_scale", "magnitude"} and not (array != 0).any():
-            zero.add(stem)
-    return Scan(tuple(broken), tuple(sorted(zero)), len(modules))
 
 
 def _per_output(shape: tuple[int, ...]) -> bool:

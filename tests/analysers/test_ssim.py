@@ -11,7 +11,7 @@ from skimage.metrics import structural_similarity
 
 from analysers.metrics.luma import luma
 from analysers.metrics.metric import Sample, load_metric
-from analysers.metrics.ssim import ControlMaps, ssim, ssim_map
+from analysers.metrics.ssim import ControlMaps, ssim
 
 # SSIM of scikit-image's pictures to themselves rolled down two rows.
 PUBLISHED = {
@@ -63,23 +63,6 @@ def test_agrees_with_scikit_image(
     assert value == pytest.approx(ssim(second, first), abs=1e-12)
     assert -1.0 <= value <= 1.0
     assert ssim(first, first) == 1.0
-
-
-def test_map_has_the_score_as_its_mean() -> None:
-    image = data.coffee()
-    rolled = np.roll(image, 2, 0)
-    found = ssim_map(image, rolled)
-    assert found.shape == (390, 590)
-    assert found.mean() == pytest.approx(ssim(image, rolled), abs=1e-12)
-
-
-def test_map_points_at_the_difference() -> None:
-    control = data.camera()
-    image = control.copy()
-    image[200:220, 300:320] = 255
-    found = ssim_map(image, control)
-    assert found[205, 305] < 0.5
-    assert found[:150].min() == 1.0
 
 
 def test_memory_layout_does_not_matter() -> None:

@@ -11,7 +11,6 @@ from safetensors.numpy import save_file
 
 from analysers import weights
 from generation.cells import Checkpoint
-from generation.loras import deltas
 from generation.loras.checkpoints import find_checkpoints
 
 TOLERANCE = 1e-5
@@ -209,21 +208,3 @@ def test_report_of_the_sample_lora_as_tables():
 )
 def test_block_names(part, name, block):
     assert weights.block_of(part, name) == block
-
-
-def test_an_added_direction_is_an_intruder_and_a_scaled_one_is_not(tmp_path):
-    generator = np.random.default_rng(8)
-    left, _ = np.linalg.qr(generator.standard_normal((40, 40)))
-    right, _ = np.linalg.qr(generator.standard_normal((40, 40)))
-    base = left @ np.diag(np.linspace(1, 0.5, 40)) @ right
-    fresh = generator.standard_normal(40)
-    for column, expected in ((left[:, 0], 0), (fresh / np.linalg.norm(fresh), 1)):
-        part = {
-            f"{UNET}.lora_up.weight": (5 * column[:, None]).astype(np.float32),
-            f"{UNET}.lora_down.weight": right[:1].astype(np.float32),
-        }
-        checkpoint = save(tmp_path / "a.safetensors", (part, None))
-        (delta,) = deltas.modules(checkpoint.path).values()
-        compared = weights.compare_with_base(base, delta)
-        assert compared.intruders == expected and compared.looked_at == 10
-        assert compared.relative_norm == pytest.approx(5 / np.linalg.norm(base), rel=1e-5)
