@@ -117,7 +117,7 @@ def matrix_peak(device: str, dtype: torch.dtype, size: int = 8192) -> float:
 
 def plain_pipeline(model: BaseModel, s: RenderSettings, lora: Path) -> Any:
     pipe = getattr(diffusers, model.traits.pipeline).from_pretrained(
-        str(model.path), torch_dtype=getattr(torch, s.dtype), local_files_only=True
+        str(model.path), dtype=getattr(torch, s.dtype), local_files_only=True
     )
     pipe.scheduler = engines.scheduler(s.sampler, model)
     pipe.set_progress_bar_config(disable=True)

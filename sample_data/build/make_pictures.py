@@ -37,7 +37,7 @@ class Painter:
         self.prompts = (folder / "prompts.txt").read_text().splitlines()
         self.lora, self.loaded = lora, 0
         self.steps = steps or self.settings["steps"]
-        self.pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        self.pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def use(self, epoch: int, strength: float) -> None:

@@ -104,7 +104,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
 
-    pipeline = StableDiffusionPipeline.from_pretrained(options.model, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(options.model, dtype=torch.float32)
     unet, text_encoder, vae = pipeline.unet, pipeline.text_encoder, pipeline.vae
     for network, targets in ((unet, UNET_TARGETS), (text_encoder, TEXT_TARGETS)):
         network.requires_grad_(False)

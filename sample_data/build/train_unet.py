@@ -231,12 +231,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     random.seed(options.seed)
-    vae = AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(options.vae, dtype=torch.float32)
     if options.start is None:
         tokenizer = new_tokenizer(options.out / "tokenizer")
         text_encoder, unet = new_text_encoder(tokenizer), new_unet()
     else:
-        earlier = StableDiffusionPipeline.from_pretrained(options.start, torch_dtype=torch.float32)
+        earlier = StableDiffusionPipeline.from_pretrained(options.start, dtype=torch.float32)
         tokenizer, text_encoder, unet = earlier.tokenizer, earlier.text_encoder, earlier.unet
     if options.minutes > 0:
         latents = encode_all(vae, load_pictures(options.pictures, styled=False))

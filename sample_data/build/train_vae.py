@@ -283,7 +283,7 @@ def main() -> None:
         train_from_nothing(options, vae, pictures[learnt])
     else:
         vae = AutoencoderKL.from_pretrained(
-            options.vae or options.start / "vae", torch_dtype=torch.float32
+            options.vae or options.start / "vae", dtype=torch.float32
         )
         sharpen_decoder(options, vae, pictures[learnt], held_out)
     print(report(vae, held_out, options.out.with_name(f"{options.out.name}_final.png")))

@@ -73,7 +73,8 @@ def text_encoder(width: int, projected: bool = False) -> torch.nn.Module:
 
 def pipeline(family: str):
     """A pipeline of tiny random models with everything that LoRA loading touches."""
-    common = {"vae": None, "tokenizer": None, "scheduler": diffusers.EulerDiscreteScheduler()}
+    scheduler = diffusers.EulerDiscreteScheduler(steps_offset=1)
+    common = {"vae": None, "tokenizer": None, "scheduler": scheduler}
     if family == "sdxl":
         return diffusers.StableDiffusionXLPipeline(
             unet=unet_of("sdxl"),

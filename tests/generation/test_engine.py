@@ -75,7 +75,7 @@ def test_pictures_equal_plain_diffusers_with_the_same_generator(
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(
-        str(model_folder), torch_dtype=torch.float32, safety_checker=None
+        str(model_folder), dtype=torch.float32, safety_checker=None
     )
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(
         pipe.scheduler.config, use_karras_sigmas=True

@@ -143,7 +143,7 @@ def test_the_second_process_is_told_who_writes_and_a_killed_one_lets_go(tmp_path
             pass
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
 
 
 def test_only_dead_temporaries_of_ours_are_swept(tmp_path):

@@ -167,7 +167,7 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
     import diffusers
 
     kind = getattr(diffusers, model.traits.pipeline)
-    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
     if model.traits.pipeline == "StableDiffusionPipeline":
         options |= {"safety_checker": None, "requires_safety_checker": False}
     if model.traits.pipeline == "StableDiffusionXLPipeline":
@@ -232,7 +232,7 @@ def _whole_part(model: BaseModel, folder: Path, part: str, dtype: Any) -> Any:
     plain = any(".fp16" not in name for name in names)
     of = getattr(diffusers if library == "diffusers" else transformers, kind)
     # transformers reports another shape; diffusers raises, and names the key
-    options = {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype}
+    options = {"dtype": dtype} if library == "diffusers" else {"dtype": dtype}
     try:
         module, found = of.from_pretrained(
             str(folder / part),
