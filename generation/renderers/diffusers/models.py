@@ -232,7 +232,6 @@ def _whole_part(model: BaseModel, folder: Path, part: str, dtype: Any) -> Any:
     plain = any(".fp16" not in name for name in names)
     of = getattr(diffusers if library == "diffusers" else transformers, kind)
     # transformers reports another shape; diffusers raises, and names the key
-    options = {"dtype": dtype} if library == "diffusers" else {"dtype": dtype}
     try:
         module, found = of.from_pretrained(
             str(folder / part),
@@ -241,7 +240,7 @@ def _whole_part(model: BaseModel, folder: Path, part: str, dtype: Any) -> Any:
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=library == "transformers",
-            **options,
+            dtype=dtype,
         )
     except Exception as error:
         raise ValueError(f"{part}: {first_line(error)}") from error
