@@ -30,7 +30,6 @@ from PIL import Image
 
 from analysers.intake import (
     Facts,
-    checkpoint_name,
     facts_from_texts,
     find_pictures,
     join_checkpoints,
@@ -39,6 +38,7 @@ from analysers.intake import (
 )
 from generation.cells import Checkpoint
 from generation.errors import UserError
+from generation.loras.names import place_in_metadata
 from generation.pictures.pixels import read_image, read_size, read_text, write_png
 from generation.pictures.readers.grids import corners, read_grid
 
@@ -350,7 +350,7 @@ def fuzz(count: int, seed: int, folder: Path) -> Counter[str]:
 
             def names(name: str = name) -> None:
                 parse_name(PurePosixPath(name))
-                checkpoint_name(name)
+                place_in_metadata(name)
 
             watched(names, "a name", name)
             tried["names"] += 1

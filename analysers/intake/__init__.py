@@ -4,7 +4,7 @@ from analysers.intake.cases import differences
 from analysers.intake.pairing import find_pictures
 from analysers.intake.studies import join_checkpoints, split_studies
 from generation.pictures.readers.facts import facts_from_texts
-from generation.pictures.readers.names import checkpoint_name, parse_name
+from generation.pictures.readers.names import parse_name
 from generation.pictures.readers.picture import (
     Axis,
     Facts,
@@ -23,7 +23,6 @@ __all__ = [
     "Picture",
     "PictureSet",
     "Rejected",
-    "checkpoint_name",
     "differences",
     "facts_from_texts",
     "find_pictures",

@@ -9,9 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from generation.errors import UserError
+from generation.loras.names import place_in_metadata
 from generation.pictures.pixels import SUFFIXES, read_size, read_text
 from generation.pictures.readers.facts import facts_from_texts
-from generation.pictures.readers.names import NameFacts, checkpoint_name, parse_name
+from generation.pictures.readers.names import NameFacts, parse_name
 from generation.pictures.readers.picture import Facts, LoraUse, Rejected
 
 DEEPEST = 4
@@ -46,8 +47,8 @@ class Found:
     def place(self) -> tuple[int | None, int | None]:
         """(epoch, step): what the LoRA's name in the metadata says, else the picture's name."""
         if self.lora is not None:
-            named = checkpoint_name(self.lora.name)
-            if named.epoch is not None or named.step is not None:
+            named = place_in_metadata(self.lora.name)
+            if named.united:
                 return named.epoch, named.step
         return self.name.epoch, self.name.step
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from generation.cells import Checkpoint
-from generation.pictures.readers.names import checkpoint_name
+from generation.loras.names import place_in_metadata
 from generation.pictures.readers.picture import Axis, Pair, Picture, PictureSet
 
 _SPLITTING = (
@@ -46,7 +46,7 @@ def split_studies(found: PictureSet) -> list[PictureSet]:
     for pair in found.pairs:
         picture = pair.picture
         settings = picture.settings
-        lora = checkpoint_name(picture.lora.removesuffix(".safetensors")).stem
+        lora = place_in_metadata(picture.lora.removesuffix(".safetensors")).run
         if found.axis == "strength":
             lora = _identity(picture, hashes)
         values = [settings.get(key, "") for key in _SPLITTING]
@@ -60,7 +60,7 @@ def split_studies(found: PictureSet) -> list[PictureSet]:
     studies = []
     for pairs in groups.values():
         picture = pairs[0].picture
-        label = [checkpoint_name(picture.lora).stem if found.axis != "strength" else picture.lora]
+        label = [picture.lora if found.axis == "strength" else place_in_metadata(picture.lora).run]
         for key, differs in zip(_SPLITTING, differing[1:], strict=True):
             value = picture.settings.get("model" if key == "model_hash" else key, "")
             if differs and value and value not in label:

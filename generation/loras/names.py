@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+LONGEST = 512
+"""Characters of a name in metadata that are looked at; file systems allow 255 bytes."""
+
 # Files inside checkpoint folders carry one name for all; the folder tells them apart.
 WEIGHT_NAMES = ("pytorch_lora_weights", "adapter_model", "lora")
 EMA_NAMES = ("pytorch_lora_weights", "ema_model", "adapter_model")
@@ -139,6 +142,15 @@ def place_of(path: Path) -> Place:
             return backup
         return Place(parent if stem != "lora" else stem, "folder")
     return Place(stem, "folder")
+
+
+def place_in_metadata(name: str) -> Place:
+    """The place that the name of a LoRA in a picture's metadata tells, of which nothing else is
+    known: only in words or as trainers write it. Its run is the whole name where there is none.
+    """
+    name = name[:LONGEST]
+    place = _folder_place(name, "") or place_of_stem(name)
+    return place if place.united and not place.letter else Place(name)
 
 
 def is_checkpoint_folder(name: str) -> bool:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from analysers.intake import (
     Facts,
-    checkpoint_name,
     facts_from_texts,
     find_pictures,
     parse_name,
     split_studies,
 )
 from generation.errors import UserError
+from generation.loras.names import place_in_metadata
 from generation.pictures.pixels import write_png
 
 PARTS = st.sampled_from(
@@ -93,7 +93,7 @@ def test_any_name(name: str) -> None:
     assert found.strength is None or abs(found.strength) < 1000
     for number in (found.epoch, found.step, found.number):
         assert number is None or 0 <= number < 10**9
-    checkpoint_name(name)
+    place_in_metadata(name)
 
 
 @given(st.dictionaries(KEYS, st.one_of(TEXT, JSON.map(json.dumps)), max_size=4))

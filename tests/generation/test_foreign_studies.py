@@ -17,7 +17,6 @@ from analysers.intake import (
     Pair,
     Picture,
     PictureSet,
-    checkpoint_name,
     find_pictures,
     join_checkpoints,
     split_studies,
@@ -287,26 +286,6 @@ def test_simpletuner_samples_stitched_ones_refused(tmp_path: Path) -> None:
     assert [r.path.name for r in found.rejected] == ["step_750_castle_0_64x64.png"]
     assert "is 133 x 64 instead of 64 x 64" in found.rejected[0].reason
     assert "--disable_benchmark" in found.rejected[0].reason
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("my-000004", ("my", 4, None)),
-        ("my-step00001050", ("my", None, 1050)),
-        ("my_000000250", ("my", None, 250)),
-        ("my_LoRA_000000250", ("my", None, 250)),
-        ("run2024-05-01_10-00-00-save-1200-12-0", ("run", 12, 1200)),
-        ("checkpoint-500-rolling", ("", None, 500)),
-        ("epoch7", ("", 7, None)),
-        ("my_epoch_03", ("my", 3, None)),
-        ("my", ("my", None, None)),
-        ("version-2", ("version-2", None, None)),
-    ],
-)
-def test_checkpoint_names(name: str, expected: tuple[str, int | None, int | None]) -> None:
-    found = checkpoint_name(name)
-    assert (found.stem, found.epoch, found.step) == expected
 
 
 # --- studies --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from generation.loras.names import place_of_stem
+from generation.loras.names import place_in_metadata, place_of_stem
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,29 @@ def test_places_in_names(stem, run, step, epoch):
 def test_versions_ranks_rates_dates_and_seeds_are_no_places(stem):
     place = place_of_stem(stem)
     assert (place.run, place.united, place.number) == (stem, False, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "step", "epoch"),
+    [
+        ("my-000004", "my", None, 4),
+        ("my-step00001050", "my", 1050, None),
+        ("my_000000250", "my", 250, None),
+        ("my_LoRA_000000250", "my", 250, None),
+        ("run2024-05-01_10-00-00-save-1200-12-0", "run", 1200, 12),
+        ("checkpoint-500-rolling", "", 500, None),
+        ("epoch7", "", None, 7),
+        ("my_epoch_03", "my", None, 3),
+        ("my_10_epochs", "my", None, 10),
+        ("my-000004_fp16", "my_fp16", None, 4),
+        ("my", "my", None, None),
+        ("version-2", "version-2", None, None),
+        ("my_v3_768px", "my_v3_768px", None, None),
+        ("my_e621", "my_e621", None, None),
+        ("my-20240501", "my-20240501", None, None),
+        ("my-12", "my-12", None, None),
+    ],
+)
+def test_names_in_a_pictures_metadata_tell_only_certain_places(name, run, step, epoch):
+    place = place_in_metadata(name)
+    assert (place.run, place.step, place.epoch) == (run, step, epoch)

@@ -46,15 +46,6 @@ class NameFacts:
     ema: bool | None = None
 
 
-@dataclass(frozen=True)
-class CheckpointName:
-    """A LoRA file's name taken apart: the run's stem and the place in training."""
-
-    stem: str
-    epoch: int | None = None
-    step: int | None = None
-
-
 _SEPARATORS = " _-."
 _STRENGTH = re.compile(
     r"(?<![a-z])(?:strength|weight|str)[ _=-]?(-?\d{1,3}(?:[.,]\d{1,6})?)(?!\d)", re.I
@@ -94,38 +85,6 @@ _TRAINERS = (
 )
 _TRAINER_PATTERNS = tuple((trainer, re.compile(pattern)) for trainer, pattern in _TRAINERS)
 _SIMPLETUNER_BASE = re.compile(r"^(?P<case>.+)_(?P<w>\d{1,6})x(?P<h>\d{1,6})\.(?:png|webp|jpg)$")
-
-_CHECKPOINTS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"^(?P<stem>.+)-step(?P<step>\d{8,9})$",  # kohya
-        r"^(?P<stem>.+)-(?P<epoch>\d{6,9})$",  # kohya, FluxGym
-        r"^(?P<stem>.+?)(?:_LoRA)?_(?P<step>\d{9})$",  # ai-toolkit
-        r"^(?P<stem>.*?)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-save-(?P<step>\d{1,9})-(?P<epoch>\d{1,9})"
-        r"-\d{1,9}$",  # OneTrainer
-        r"^(?P<stem>)checkpoint-(?P<step>\d{1,9})(?:-rolling)?$",  # SimpleTuner, diffusers
-        r"^(?P<stem>)epoch(?P<epoch>\d{1,6})$",  # diffusion-pipe
-        r"^(?P<stem>)step(?P<step>\d{1,9})$",
-        r"^(?P<stem>.*?)[ _-]?epoch[ _=-]?(?P<epoch>\d{1,6})$",
-    )
-)
-
-
-def checkpoint_name(name: str) -> CheckpointName:
-    """The stem and place in a LoRA's name (without folder and ending), by the trainers' patterns.
-
-    OneTrainer's epoch counts completed epochs. A name without number gives itself as stem.
-    """
-    name = name[:LONGEST]
-    for pattern in _CHECKPOINTS:
-        if match := pattern.match(name):
-            groups = match.groupdict()
-            return CheckpointName(
-                groups["stem"].rstrip(_SEPARATORS),
-                _int(groups.get("epoch")),
-                _int(groups.get("step")),
-            )
-    return CheckpointName(name)
 
 
 def parse_name(path: PurePath) -> NameFacts:
