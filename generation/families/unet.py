@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from generation.families.family import Aliases, BlockLists, Layers, blocks, linear
@@ -115,60 +115,63 @@ _SINGLE = {
     "add_embedding.linear_2": "label_emb.0.2",
 }
 _BLOCK_NAME = re.compile(
-    r"(?P<side>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>resnets|attentions|downsamplers|upsamplers)"
+    r"(?P<side>down|up)_blocks\.(?P<level>\d+)\.(?P<kind>resnets|attentions|downsamplers|upsamplers)"
     r"\.(?P<at>\d+)\.(?P<rest>.+)"
 )
 _MID_NAME = re.compile(r"mid_block\.(?P<kind>resnets|attentions)\.(?P<at>\d+)\.(?P<rest>.+)")
 
 
-def stability_names(names: Sequence[str]) -> Aliases:
-    """Stability's UNet names (input_blocks.4.1...) of diffusers' modules.
+def stability_blocks(names: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """The input or output block, ("input_blocks", 4), of those of a whole UNet's modules or
+    parameters, in diffusers' names, that lie in one.
 
-    Each residual block, with its attention, is one input or output block; each downsampler is one
-    more; an upsampler sits at the end of the last output block of its level.
+    Each residual block, with its attention, is one; conv_in is input block 0, each downsampler is
+    one more; an upsampler belongs to the output block before.
     """
-    found = [match for name in names if (match := _BLOCK_NAME.fullmatch(name))]
+    pieces = [match for name in names if (match := _BLOCK_NAME.fullmatch(name))]
     layers: dict[tuple[str, int], int] = {}
-    attending, sampling = set(), set()
-    for match in found:
-        level = (match["side"], int(match["block"]))
-        layers.setdefault(level, 0)
-        if match["kind"] == "resnets":
-            layers[level] = max(layers[level], int(match["at"]) + 1)
-        elif match["kind"] == "attentions":
-            attending.add(level)
-        else:
-            sampling.add(level)
+    for match in pieces:
+        level = (match["side"], int(match["level"]))
+        more = int(match["at"]) + 1 if match["kind"] == "resnets" else 0
+        layers[level] = max(layers.get(level, 0), more)
     first: dict[tuple[str, int], int] = {}
-    for side, at in (("down", 1), ("up", 0)):
-        for level in sorted(key for key in layers if key[0] == side):
-            first[level] = at
-            at += layers[level] + (side == "down" and level in sampling)
+    at = {"down": 1, "up": 0}
+    for side, number in sorted(layers):
+        first[side, number] = at[side]
+        at[side] += layers[side, number] + (side == "down")  # only the last has no downsampler
+    found = {}
+    for match in pieces:
+        level = (match["side"], int(match["level"]))
+        ends = {"downsamplers": layers[level], "upsamplers": layers[level] - 1}
+        inside = ends.get(match["kind"], int(match["at"]))
+        stack = "input_blocks" if match["side"] == "down" else "output_blocks"
+        found[match[0]] = stack, first[level] + inside
+    return found
+
+
+def stability_names(names: Sequence[str]) -> Aliases:
+    """Stability's names (input_blocks.4.1...) of a whole UNet's modules in diffusers' names."""
+    blocks = stability_blocks(names)
+    attending = {name.partition(".attentions.")[0] for name in names}
     for name in names:
         if name in _SINGLE:
             yield _SINGLE[name], (name,), False
-            continue
-        middle = _MID_NAME.fullmatch(name)
-        match = _BLOCK_NAME.fullmatch(name)
-        if middle:
+        elif middle := _MID_NAME.fullmatch(name):
             resnet = middle["kind"] == "resnets"
             rest = _RESNET.get(middle["rest"], "") if resnet else middle["rest"]
-            at = 2 * int(middle["at"]) + (not resnet)
             if rest:
-                yield f"middle_block.{at}.{rest}", (name,), False
-        elif match:
-            level = (match["side"], int(match["block"]))
-            sides = "input_blocks" if match["side"] == "down" else "output_blocks"
-            at, rest = first[level] + int(match["at"]), match["rest"]
+                yield f"middle_block.{2 * int(middle['at']) + (not resnet)}.{rest}", (name,), False
+        elif match := _BLOCK_NAME.fullmatch(name):
+            block, rest = "{}.{}".format(*blocks[name]), match["rest"]
             if match["kind"] == "resnets" and rest in _RESNET:
-                yield f"{sides}.{at}.0.{_RESNET[rest]}", (name,), False
+                yield f"{block}.0.{_RESNET[rest]}", (name,), False
             elif match["kind"] == "attentions":
-                yield f"{sides}.{at}.1.{rest}", (name,), False
+                yield f"{block}.1.{rest}", (name,), False
             elif match["kind"] == "downsamplers":
-                yield f"{sides}.{first[level] + layers[level]}.0.op", (name,), False
+                yield f"{block}.0.op", (name,), False
             elif match["kind"] == "upsamplers":
-                last = first[level] + layers[level] - 1
-                yield f"{sides}.{last}.{1 + (level in attending)}.conv", (name,), False
+                level = name.partition(".upsamplers.")[0]
+                yield f"{block}.{1 + (level in attending)}.conv", (name,), False
 
 
 SD_BLOCKS = BlockLists(

@@ -22,6 +22,7 @@ from decimal import Decimal
 from generation.errors import UserError
 from generation.families import FAMILIES, words
 from generation.families.family import BlockLists
+from generation.families.unet import stability_blocks
 from generation.values import decimal_within
 
 LARGEST = Decimal(10)
@@ -139,44 +140,17 @@ def block_names(keys: Iterable[Key], family: str) -> dict[Key, str]:
     return found
 
 
-_PIECE = re.compile(
-    r"(?P<side>down|up)_blocks\.(?P<level>\d+)\."
-    r"(?P<kind>resnets|attentions|downsamplers|upsamplers)\.(?P<at>\d+)\."
-)
-
-
 def _unet_blocks(names: Iterable[str]) -> dict[str, str]:
-    """diffusers' parameter names -> IN.., M00, OUT.. or BASE.
-
-    Each residual block, with its attention, is one of Stability's input or output blocks; conv_in
-    is input block 0, each downsampler is one more; an upsampler belongs to the output block before.
-    """
+    """diffusers' names of a whole UNet's parameters -> IN.., M00, OUT.. or BASE."""
     kept = list(names)
-    pieces = {name: match for name in kept if (match := _PIECE.match(name))}
-    layers: dict[tuple[str, int], int] = {}
-    for match in pieces.values():
-        level = (match["side"], int(match["level"]))
-        if match["kind"] == "resnets":
-            layers[level] = max(layers.get(level, 0), int(match["at"]) + 1)
-    first: dict[tuple[str, int], int] = {}
-    at = {"down": 1, "up": 0}
-    for side, number in sorted(layers):
-        first[side, number] = at[side]
-        at[side] += layers[side, number] + (side == "down")  # only the last has no downsampler
-    found: dict[str, str] = {}
+    kinds = {"input_blocks": "IN", "output_blocks": "OUT"}
+    found = {
+        name: f"{kinds[stack]}{at:02d}" for name, (stack, at) in stability_blocks(kept).items()
+    }
     for name in kept:
-        if name in pieces:
-            match = pieces[name]
-            level = (match["side"], int(match["level"]))
-            inside = {
-                "downsamplers": layers[level],
-                "upsamplers": layers[level] - 1,
-            }.get(match["kind"], int(match["at"]))
-            kind = "IN" if match["side"] == "down" else "OUT"
-            found[name] = f"{kind}{first[level] + inside:02d}"
-        elif name.startswith("mid_block."):
+        if name.startswith("mid_block."):
             found[name] = "M00"
-        else:
+        elif name not in found:
             found[name] = "IN00" if name.startswith("conv_in.") else "BASE"
     return found
 
