@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from decimal import Decimal
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 DEEPEST = 24
@@ -40,7 +41,8 @@ def build(kind: Any, value: Any, where: str = "") -> Any:
     """`value` as the annotation `kind` has it; fields with a default may be missing.
 
     Known annotations: dataclasses, tuples of one kind, mappings from texts, Literal, unions with
-    None, str, bool, int, float (null is NaN), Decimal (from decimal text) and Any (plain JSON).
+    None, str, bool, int, float (null is NaN), Decimal (from decimal text), Path and Any (plain
+    JSON).
     Raises ValueError naming the place: "scores[3].seed is a list, not an integer".
     """
     if is_dataclass(kind):
@@ -110,6 +112,9 @@ def _simple(kind: Any, value: Any, where: str) -> Any:
         _expect(number, value, where, "a number")
         _expect(abs(value) <= LARGEST, value, where, "a usable number")
         return float(value)
+    if kind is Path:
+        _expect(isinstance(value, str) and "\0" not in value, value, where, "a path")
+        return Path(value)
     if kind is Decimal:
         fits = isinstance(value, str) and _DECIMAL.fullmatch(value)
         _expect(bool(fits), value, where, "a decimal number as text")

@@ -29,7 +29,7 @@ from machine import cpu_name  # noqa: E402
 import sample_data  # noqa: E402
 from analysers.runs.loop import run_study  # noqa: E402
 from analysers.runs.plan import plan_study  # noqa: E402
-from analysers.runs.request import Options  # noqa: E402
+from analysers.runs.request import StudyRequest  # noqa: E402
 from analysers.study import Study  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
 from generation.prompts import read_prompts  # noqa: E402
@@ -39,14 +39,14 @@ def study(where: str, out: Path, prompts: int, batch_size: int) -> Study:
     """The demo's strength study on a device in a dtype, such as "cpu:float32"."""
     device, dtype = where.rsplit(":", 1)
     demo = sample_data.DEMOS["strength"]
-    plan = plan_study(
-        "strength", [sample_data.PATH / demo["loras"]], model="demo", out=out,
+    request = StudyRequest.of(
+        "strength", loras=[sample_data.PATH / demo["loras"]], model="demo", out=out,
         strengths=[Decimal(i) / 5 for i in range(1, 9)],
         prompts=read_prompts(sample_data.PATH / "prompts.txt")[:prompts], seeds=(1,),
         device=device, dtype=dtype, batch_size=batch_size,
         **json.loads((sample_data.PATH / "settings.json").read_text()),
     )  # fmt: skip
-    return run_study(plan, Options())
+    return run_study(plan_study(request))
 
 
 def against(reference: Study, other: Study, roots: tuple[Path, Path]) -> dict[str, Any]:

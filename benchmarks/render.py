@@ -33,7 +33,7 @@ from machine import cpu_name  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings  # noqa: E402
-from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.pictures.store import Store  # noqa: E402
 from generation.renderers.diffusers import engine as engines  # noqa: E402
 from generation.renderers.diffusers.batches import balanced  # noqa: E402
 from generation.renderers.diffusers.models import (  # noqa: E402
@@ -42,7 +42,8 @@ from generation.renderers.diffusers.models import (  # noqa: E402
     find_model,
     write_clip_tokenizer,
 )
-from generation.renderers.diffusers.render import render  # noqa: E402
+from generation.renderers.diffusers.render import DiffusersRenderer  # noqa: E402
+from generation.renderers.renderer import land  # noqa: E402
 
 SIZES = {"demo": 128, "sd15": 512, "sdxl": 1024}
 
@@ -185,8 +186,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             return len(cells)
 
         def ours() -> int:
-            store = Store(root / "run", s, Layout.of(cells))
-            return sum(1 for _ in render(cells, store, lambda: kept["engine"], resume=False))
+            store = Store(root / "run", s)
+            renderer = DiffusersRenderer(s, lambda *_: kept["engine"])
+            return sum(1 for _ in land(cells, renderer, store, resume=False))
 
         def timed(way: Callable[[], int]) -> dict[str, float]:
             wait()
@@ -243,9 +245,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
     """What scoring adds to the wall time of the demo study."""
     from analysers.runs.loop import run_study
-    from analysers.runs.pacing import with_batch_size
     from analysers.runs.plan import plan_study
-    from analysers.runs.request import Options
+    from analysers.runs.request import StudyRequest
     from generation.prompts import read_prompts
 
     settings = json.loads((sample_data.PATH / "settings.json").read_text())
@@ -253,21 +254,23 @@ def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
 
         def plan(name: str) -> Any:
-            return plan_study(
-                "strength", [sample_data.PATH / "lora" / "pstr.safetensors"], model="demo",
+            request = StudyRequest.of(
+                "strength", loras=[sample_data.PATH / "lora" / "pstr.safetensors"], model="demo",
                 out=Path(scratch, name), strengths=[Decimal("0.5"), Decimal(1), Decimal("1.5")],
                 prompts=read_prompts(sample_data.PATH / "prompts.txt")[: arguments.cases],
                 seeds=(1,), device=arguments.device, **settings,
             )  # fmt: skip
+            return plan_study(request)
 
         for turn in range(arguments.rounds):
             start = perf_counter()
-            only, _ = with_batch_size(plan(f"a{turn}"))
-            for _ in render(only.cells, only.store(), only.open_engine):
+            only = plan(f"a{turn}")
+            renderer = only.renderer.begin(only.usable, only.out)
+            for _ in land(only.cells, renderer, Store(only.out, renderer)):
                 pass
             seconds["painted"].append(perf_counter() - start)
             start = perf_counter()
-            run_study(plan(f"b{turn}"), Options())
+            run_study(plan(f"b{turn}"))
             seconds["painted and scored"].append(perf_counter() - start)
     painted, scored = (min(values) for values in seconds.values())
     return {

@@ -1,4 +1,4 @@
-"""What is rendered: cases, checkpoints, cells and the settings they share.
+"""What is rendered: cases, checkpoints, cells, the settings they share, and the pictures.
 
 A *cell* is one picture: a case (prompt, negative prompt, seed) under a checkpoint at a strength.
 A cell without a checkpoint is the case's *control*, shared by every candidate of the study.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ENGINE = 1
 """Counts how the engine paints and reads prompts: to be raised when the same cell would come out
@@ -105,24 +105,48 @@ class RenderSettings:
     compiled: bool = False
     mixed: bool = False
 
+    def identity(self, cell: Cell) -> Mapping[str, Any]:
+        """What decides the pixels besides the cell; a control has no LoRA under study."""
+        settings = asdict(self)
+        settings.pop("model")
+        if cell.is_control:
+            settings.pop("part_strengths")
+            settings.pop("block_weights")
+        return {"engine": ENGINE, "settings": settings}
 
-def content_key(cell: Cell, settings: RenderSettings) -> str:
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A cell as it was painted: a PNG file's bytes, or none and the reason.
+
+    `facts` (JSON-ready) are what its painter notes beside the cell, such as the batch it came from.
+    """
+
+    cell: Cell
+    png: bytes = b""
+    reason: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Painter(Protocol):
+    """Whoever paints cells, as far as the content key is concerned."""
+
+    def identity(self, cell: Cell) -> Mapping[str, Any]:
+        """What decides the cell's pixels besides case, LoRA and strength; JSON-ready."""
+        ...
+
+
+def content_key(cell: Cell, painter: Painter) -> str:
     """SHA-256 (hex) of everything that could change the cell's pixels, and of nothing else.
 
     A file name, the case's label and a checkpoint's place in training are left out: renaming a
     LoRA re-renders nothing, changing one of its weights re-renders all that uses it.
     """
-    identity = asdict(settings)
-    identity.pop("model")
-    if cell.is_control:  # which has no LoRA under study
-        identity.pop("part_strengths")
-        identity.pop("block_weights")
     record = {
-        "engine": ENGINE,
+        **painter.identity(cell),
         "case": [cell.case.prompt, cell.case.negative, cell.case.seed],
         "lora": cell.checkpoint.tensor_hash if cell.checkpoint else None,
         "strength": strength_text(cell.strength),
-        "settings": identity,
     }
     text = json.dumps(record, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -20,11 +20,24 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def never() -> bool:
+    """Nobody wants to stop."""
+    return False
+
+
 class Executor(Protocol):
-    """Runs a worker over tasks. `open_worker` is called once wherever work is done."""
+    """Runs a worker over tasks. `open_worker` is called once wherever work is done.
+
+    Results are plain data and come back to the caller, who alone writes files: workers need no
+    disk that they share with him. Once `stopped` says yes, no task is begun any more, and the
+    results of those at work still come.
+    """
 
     def map(
-        self, open_worker: Callable[[], Callable[[T], R]], tasks: Iterable[T]
+        self,
+        open_worker: Callable[[], Callable[[T], R]],
+        tasks: Iterable[T],
+        stopped: Callable[[], bool] = never,
     ) -> Iterator[R]: ...
 
 
@@ -32,9 +45,16 @@ class Executor(Protocol):
 class InProcess:
     """One task after the other, here."""
 
-    def map(self, open_worker: Callable[[], Callable[[T], R]], tasks: Iterable[T]) -> Iterator[R]:
+    def map(
+        self,
+        open_worker: Callable[[], Callable[[T], R]],
+        tasks: Iterable[T],
+        stopped: Callable[[], bool] = never,
+    ) -> Iterator[R]:
         worker = open_worker()
         for task in tasks:
+            if stopped():
+                return
             yield worker(task)
 
 
@@ -50,7 +70,12 @@ class ProcessPool:
 
     workers: int
 
-    def map(self, open_worker: Callable[[], Callable[[T], R]], tasks: Iterable[T]) -> Iterator[R]:
+    def map(
+        self,
+        open_worker: Callable[[], Callable[[T], R]],
+        tasks: Iterable[T],
+        stopped: Callable[[], bool] = never,
+    ) -> Iterator[R]:
         lost: list[T] = []
         pending: dict[Future[R], T] = {}
         context = multiprocessing.get_context("spawn")
@@ -62,6 +87,8 @@ class ProcessPool:
         )
         try:
             for task in tasks:
+                if stopped():
+                    break
                 try:
                     pending[pool.submit(_work, task)] = task
                 except BrokenProcessPool:
@@ -71,12 +98,14 @@ class ProcessPool:
                     done = list(wait(pending, return_when=FIRST_COMPLETED).done)
                 yield from _results(done, pending, lost)
             while pending:
+                if stopped():
+                    pending = {future: pending[future] for future in pending if not future.cancel()}
                 done = list(wait(pending, return_when=FIRST_COMPLETED).done)
                 yield from _results(done, pending, lost)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         if lost:
-            yield from InProcess().map(open_worker, lost)
+            yield from InProcess().map(open_worker, lost, stopped)
 
 
 def default_workers() -> int:

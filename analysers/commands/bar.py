@@ -1,22 +1,49 @@
-"""The progress bar."""
+"""The progress bar: an observer of a run."""
 
 from __future__ import annotations
 
 import sys
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from analysers.runs.events import Event
+
 
 class Bar:
-    """A `Progress` on stderr: how many of how many, measured pictures per second, time to go.
+    """Progress on stderr: how many of how many, measured pictures per second, time to go.
 
     On a terminal it is a bar; elsewhere a line every half minute, rarer as time passes.
     """
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._rendering = False
+        self._fresh = self._warm_up = self._seen = 0
+
+    def __call__(self, event: Event) -> None:
+        """Show what the event tells."""
+        from analysers.runs import events
+
+        if isinstance(event, events.Asked):
+            self._rendering, self._warm_up = event.rendering, event.warm_up
+            self._fresh = self._seen = 0
+            self.start("Rendering" if event.rendering else "Measuring", len(event.rows))
+        elif isinstance(event, events.Rendered) and self._rendering:
+            self._fresh += event.fresh
+            self.advance(timed=event.fresh and self._fresh > self._warm_up)
+        elif isinstance(event, events.Measured) and not self._rendering:
+            self._seen += 1
+            self.advance(timed=self._seen > 1)  # the first one waits for the processes to start
+        elif isinstance(event, events.Repeated):
+            if event.done:
+                self.advance()
+            else:
+                self.start("Noise floor", event.total)
+        elif isinstance(event, events.Ended):
+            self.finish()
 
     def start(self, label: str, total: int) -> None:
         """Show that nothing is done yet."""
@@ -32,7 +59,10 @@ class Bar:
             self._bar.__enter__()
 
     def advance(self, *, timed: bool = True) -> None:
-        """One more is done. The clock starts with the last one before the first timed one."""
+        """One more is done; `timed` says that it took as long as those still to come will.
+
+        The clock starts with the last one before the first timed one.
+        """
         now = monotonic()
         self._done += 1
         if timed:

@@ -7,16 +7,19 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from decimal import Decimal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from analysers.commands.output import forgiving, full
-from generation.errors import UserError
-from generation.values import decimal_within
+from generation.errors import UserError, named
+
+if TYPE_CHECKING:
+    from analysers.runs.request import StudyRequest
+    from analysers.study import Kind
 
 DONE, NOTHING_RANKED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
@@ -94,7 +97,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--margin", type=click.FloatRange(0), default=None,
                      help="How much worse than the control is still clean "
                      "[default: 5 for BRISQUE]."),
-        click.option("--jobs", type=click.IntRange(0, 256), default=None,
+        click.option("--jobs", "workers", type=click.IntRange(0, 256), default=None,
                      help="Measuring processes [default: one a core, less one; none while the "
                           "CPU renders]."),
         click.option("--demo", is_flag=True, help="The embedded model and LoRA; no network."),
@@ -199,49 +202,58 @@ def flag(field: str) -> str:
     return options.get(field) or "--" + field.replace("_", "-")
 
 
-def typed(name: str) -> str:
-    """The option's value if the user typed it, else ""."""
+@dataclass(frozen=True)
+class Printing:
+    """What the command line asks for beside the study: what is written and told."""
+
+    report_only: Path | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    as_json: bool = False
+    single_file: bool = False
+    share: bool = False
+    votes: Path | None = None
+    images: Path | None = None
+    control: Path | None = None
+    controls: Path | None = None
+    write_weight: bool = False
+
+    @staticmethod
+    def of(options: Mapping[str, Any]) -> Printing:
+        return Printing(**{field.name: options[field.name] for field in fields(Printing)})
+
+    @property
+    def named(self) -> list[Path]:
+        """Files and folders outside of the run folder whose pictures a page may show."""
+        return [path for path in (self.images, self.control, self.controls) if path]
+
+    @property
+    def silent(self) -> bool:
+        """Whether only the result is told."""
+        return self.quiet or self.as_json
+
+
+def request(kind: Kind, options: Mapping[str, Any]) -> StudyRequest:
+    """The request that was typed; what was not typed is the request's own default."""
+    from analysers.runs.request import StudyRequest, is_field
+    from generation.prompts import parse_prompt, read_prompts
+
     context = click.get_current_context()
-    source = context.get_parameter_source(name)
-    typed = source is click.core.ParameterSource.COMMANDLINE
-    return str(context.params[name]) if typed else ""
-
-
-def weighted(text: str) -> tuple[Path, Decimal]:
-    """A LoRA and its weight from "file.safetensors:0.8"; a weight left out is 1."""
-    path, colon, weight = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), Decimal(1)
-    value = decimal_within(weight, 100)
-    if value is None:
-        raise UserError(f"cannot read {text!r}; write LORA.safetensors:0.8.", field="fixed")
-    return Path(path), value
-
-
-def part_strengths(unet: float | None, te: str) -> dict[str, Decimal]:
-    """Factors by part; `te` is "0.5" for all text encoders, or "1,0.5" for each in order."""
-    found = {} if unet is None else {"unet": Decimal(str(unet))}
-    factors = [text.strip() for text in te.split(",")] if te else []
-    for number, text in enumerate(factors, 1):
-        value = decimal_within(text, 10)
-        if value is None:
-            raise UserError(
-                f"cannot read {te!r}; write 0.5 for all text encoders, or 1,0.5 for the first and "
-                "the second.",
-                field="te_strength",
-            )
-        part = "text" if len(factors) == 1 else f"te{number}" if number > 1 else "te"
-        found[part] = value
-    return found
-
-
-def size(text: str) -> tuple[int | None, int | None]:
-    if not text:
-        return None, None
-    width, _, height = text.lower().partition("x")
-    try:
-        return int(width), int(height or width)
-    except ValueError:
+    typed = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    given = {name: value for name, value in typed.items() if is_field(name)}
+    if texts := typed.get("prompt"):
+        most = options["max_prompts"]
+        lines = read_prompts(typed["prompts"], most) if "prompts" in typed else ()
+        given["prompts"] = [*map(parse_prompt, texts), *lines]
+    if options["demo"]:
+        return StudyRequest.demo(kind, **given)
+    if not {"loras", "images"} & given.keys():
         raise UserError(
-            f"cannot read {text!r}; write 768x512, or 768 for both.", field="size"
-        ) from None
+            "There is nothing to analyse: name a LoRA file (or a folder of checkpoints), "
+            f"{named('images')} FOLDER, or try {named('demo')}."
+        )
+    return StudyRequest.of(kind, **given)

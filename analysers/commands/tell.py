@@ -9,18 +9,32 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analysers.commands.bar import duration, rate
-from analysers.commands.options import DONE, NOTHING_RANKED, SOME_FAILED
+from analysers.commands.options import DONE, NOTHING_RANKED, SOME_FAILED, Printing
 from generation.errors import UserError
 
 if TYPE_CHECKING:
-    from analysers.runs.plan import RenderPlan
+    from analysers.runs.plan import Plan
     from analysers.study import Study
     from generation.cells import Checkpoint
     from generation.loras.checkpoints import CheckpointList
 
 
-def describe(plan: Any) -> None:
-    from analysers.runs.pacing import estimate
+def announce(plan: Plan, *, prompts_given: bool) -> None:
+    """What is rendered now."""
+    controls = len(plan.cases)
+    click.echo(
+        f"{plan.title}: {count(len(plan.cells) - controls, 'picture')} and "
+        f"{count(controls, 'control')} at {plan.settings.width}x{plan.settings.height} "
+        f"on {plan.settings.device}."
+    )
+    if not prompts_given:
+        click.echo("No prompts given: these were made from the LoRA's trigger word:")
+        list_prompts(plan)
+
+
+def describe(plan: Plan) -> None:
+    """What would be rendered, and how long it would take."""
+    from analysers.runs.plan import estimate
     from generation.samplers import shown_sampler
 
     used = plan.settings
@@ -42,8 +56,7 @@ def describe(plan: Any) -> None:
     missing, seconds = estimate(plan)
     told = f"To render: {missing} of {count(len(plan.cells), 'picture')}"
     if missing:
-        told += f", about {duration(seconds)} (from two measured renders"
-        told += "; scoring on the same CPU adds to it)" if used.device == "cpu" else ")"
+        told += ", how long cannot be told" if seconds is None else _told(seconds, used.device)
     click.echo(told + ". Nothing was written.")
 
 
@@ -80,12 +93,17 @@ def _list_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
                    f"  (position from {checkpoint.position_source or 'nowhere'})")  # fmt: skip
 
 
-def list_prompts(plan: RenderPlan) -> None:
+def _told(seconds: float, device: str) -> str:
+    told = f", about {duration(seconds)} (from two measured renders"
+    return told + ("; scoring on the same CPU adds to it)" if device == "cpu" else ")")
+
+
+def list_prompts(plan: Plan) -> None:
     for prompt in dict.fromkeys(case.prompt for case in plan.cases):
         click.echo(f"  {prompt[:120]}")
 
 
-def finish(study: Study, out: Path, o: dict[str, Any]) -> int:
+def finish(study: Study, out: Path, printing: Printing) -> int:
     """Write tables and report, print what was found; return the exit code that says how it went."""
     from dataclasses import replace
 
@@ -94,24 +112,25 @@ def finish(study: Study, out: Path, o: dict[str, Any]) -> int:
     from generation.folder import write_result
     from reports import html, pictures, tables, votes
 
-    if o["votes"]:
-        study = replace(study, evidence={**study.evidence, "votes": votes.read_votes(o["votes"])})
-    named = [o[name] for name in ("images", "control", "controls") if o[name]]
+    if printing.votes:
+        study = replace(
+            study, evidence={**study.evidence, "votes": votes.read_votes(printing.votes)}
+        )
     tables.write_tables(study, out)
     report = html.write_report(
         study,
         out,
-        single_file=o["single_file"],
+        single_file=printing.single_file,
         announce=lambda text: click.echo(text, err=True),
-        also=named,
+        also=printing.named,
     )
-    if o["share"]:
-        pictures.write_contact_sheet(study, out, also=named)
-        pictures.write_animation(study, out, also=named)
+    if printing.share:
+        pictures.write_contact_sheet(study, out, also=printing.named)
+        pictures.write_animation(study, out, also=printing.named)
         write_result(out / "summary.md", tables.markdown(study))
-    if o["as_json"]:
+    if printing.as_json:
         click.echo(read_utf8(out / "study.json", MOST_STUDY), nl=False)
-    elif o["quiet"]:
+    elif printing.quiet:
         click.echo(str(report))
     else:
         _tell(study, report)

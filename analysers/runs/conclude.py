@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,12 @@ from analysers.measure import Measured
 from analysers.metrics.metric import declared
 from analysers.runs.evidence import kind_of_picture, unrelated
 from analysers.runs.evidence import trust as trust_evidence
-from analysers.runs.request import Options
+from analysers.runs.request import Judging
+from analysers.runs.source import relative
 from analysers.study import FORMAT, Candidate, Kind, Score, Study, from_json, to_json
 from generation.errors import UserError
 from generation.files import read_utf8
 from generation.folder import write_result
-from generation.loras.inspection import LoraInfo
 
 MOST_STUDY = 1 << 28
 """Bytes of a study.json that are read: a study of a million pictures has a few hundred MB."""
@@ -42,25 +39,25 @@ def load_study(run: Path) -> Study:
     return study if study.format == FORMAT else ranking.decide_again(study)
 
 
-def conclude(
+def decide(
     kind: Kind,
     title: str,
     scores: Sequence[Score],
     measured: Any,
-    options: Options,
+    judging: Judging,
     out: Path,
     evidence: Mapping[str, Any],
     run: Mapping[str, Any],
     warnings: Sequence[str],
 ) -> Study:
-    """Decide, add what argues for and against the decision, and write study.json and run.json."""
+    """The study: decided, with what argues for and against the decision."""
     from analysers.overcooking import likeness
 
     results: list[Measured] = list(measured)
     evidence = {
         **evidence,
-        **trust_evidence(results, options),
-        **kind_of_picture(scores, kind, options),
+        **trust_evidence(results, judging),
+        **kind_of_picture(scores, kind, judging),
     }
     thumbnails: dict[Candidate | None, list[Any]] = {}
     pixels: dict[str, str] = {}
@@ -71,7 +68,7 @@ def conclude(
             thumbnails.setdefault(score.candidate, []).append(result.thumbnail)
             pixels[score.image] = result.pixels
     alike = {c: likeness(images) for c, images in thumbnails.items() if len(images) > 1}
-    better = declared(options.rank_by).better or "lower"
+    better = declared(judging.rank_by).better or "lower"
     floor = evidence.get("noise", {}).get("floor", {})
     trust = evidence.get("trust", {})
     doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
@@ -84,82 +81,32 @@ def conclude(
     summaries, verdict = ranking.decide(
         scores,
         kind=kind,
-        rank_by=options.rank_by,
+        rank_by=judging.rank_by,
         better=better,
-        tie_tolerance=options.tie_tolerance,
-        margin=options.margin,
+        tie_tolerance=judging.tie_tolerance,
+        margin=judging.margin,
         noise_floor=floor,
         likeness=alike,
         warnings=(*doubts, *found, *warnings),
     )
-    study = Study(
+    return Study(
         kind=kind,
         title=title,
-        rank_by=options.rank_by,
+        rank_by=judging.rank_by,
         better=better,
-        metrics=options.all_metrics,
+        metrics=judging.all_metrics,
         scores=tuple(scores),
         summaries=summaries,
         verdict=verdict,
-        tie_tolerance=options.tie_tolerance,
-        margin=ranking.margin_of(options.rank_by, options.margin),
+        tie_tolerance=judging.tie_tolerance,
+        margin=ranking.margin_of(judging.rank_by, judging.margin),
         evidence=evidence,
         run=run,
     )
-    write_result(out / "run.json", json.dumps(run, indent=1, default=str) + "\n")
+
+
+def write(study: Study, out: Path) -> Path:
+    """Write run.json and study.json into the run folder; return study.json's path."""
+    write_result(out / "run.json", json.dumps(study.run, indent=1, default=str) + "\n")
     write_result(out / "study.json", to_json(study))
-    return study
-
-
-def score_row(
-    result: Measured | None,
-    candidate: Candidate | None,
-    case: str,
-    prompt: str,
-    seed: int | None,
-    image: str,
-    control: str,
-    reason: str,
-) -> Score:
-    if reason or result is None:
-        return Score(
-            candidate, case, prompt, seed, image, control, {}, "failed", reason or "not rendered"
-        )
-    return Score(
-        candidate, case, prompt, seed, image, control, result.values, result.status, result.reason
-    )
-
-
-def lora_record(info: LoraInfo) -> dict[str, Any]:
-    from generation.loras.inspection import sha256
-
-    return {
-        "file": info.path.name,
-        "sha256": sha256(info.path),
-        "format": info.format,
-        "family": info.family,
-        "rank": info.rank,
-        "epoch": info.epoch,
-        "step": info.step,
-    }
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("lora-analysers", "numpy", "scipy", "pillow", "piq"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def relative(path: Path | None, out: Path) -> str:
-    """A path as rows hold it: relative to the run folder where it lies inside, else absolute."""
-    if path is None:
-        return ""
-    real = os.path.realpath(path)  # which follows no link round in a circle
-    try:
-        return Path(real).relative_to(os.path.realpath(out)).as_posix()
-    except ValueError:
-        return Path(real).as_posix()
+    return out / "study.json"

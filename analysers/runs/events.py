@@ -1,29 +1,83 @@
-"""What long work tells while it goes on."""
+"""What a run tells while it goes on: frozen events, to whoever observes.
+
+A progress bar, a log and a page in a browser are observers: functions of an event. They are called
+in the run's own thread, one event after the other, and must not take long.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysers.study import Kind, Score, Study
 
 
-class Progress(Protocol):
-    """Where long work reports to; the command line shows a bar, a library user may do nothing."""
+@dataclass(frozen=True)
+class Planned:
+    """A study begins: what it is called, where its folder is, how many pictures it may have."""
 
-    def start(self, label: str, total: int) -> None: ...
-
-    def advance(self, *, timed: bool = True) -> None:
-        """One is done; `timed` says that it took as long as those still to come will."""
-
-    def finish(self) -> None: ...
+    kind: Kind
+    title: str
+    out: Path
+    pictures: int
 
 
-class Silent:
-    """A `Progress` that shows nothing."""
+@dataclass(frozen=True)
+class Asked:
+    """The chooser wants these rows (without values yet).
 
-    def start(self, label: str, total: int) -> None:
-        """Nothing to show."""
+    `rendering` says that pictures are painted now, not only measured; the pace is that of the rest
+    after `warm_up` of them.
+    """
 
-    def advance(self, *, timed: bool = True) -> None:
-        """Nothing to show."""
+    rows: tuple[Score, ...]
+    rendering: bool
+    warm_up: int = 1
 
-    def finish(self) -> None:
-        """Nothing to show."""
+
+@dataclass(frozen=True)
+class Rendered:
+    """A picture lies at `row.image`, or failed with `row.reason`; `fresh` if painted just now."""
+
+    row: Score
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row has its values."""
+
+    score: Score
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What was asked is scored, or the run was interrupted meanwhile."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Of `total` controls that are painted again for the noise floor, `done` are."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The answer, from all that was scored."""
+
+    study: Study
+
+
+@dataclass(frozen=True)
+class Written:
+    """The study lies in its folder."""
+
+    path: Path
+
+
+Event = Planned | Asked | Rendered | Measured | Ended | Repeated | Decided | Written
+
+Observer = Callable[[Event], object]

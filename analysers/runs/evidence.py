@@ -7,25 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysers import checks
 from analysers.measure import Measured
 from analysers.metrics.metric import declared
 from analysers.ranking import margin_of
 from analysers.records import build
-from analysers.runs.events import Progress
-from analysers.runs.plan import RenderPlan
-from analysers.runs.request import Options
+from analysers.runs.events import Ended, Event, Repeated
+from analysers.runs.request import Judging
 from analysers.study import Kind, Score
-from generation.cells import Cell
+from generation.cells import Case, Cell, Checkpoint
 from generation.errors import UserError
 from generation.files import read_json
 from generation.folder import write_result
 from generation.pictures.store import Store
-
-if TYPE_CHECKING:
-    from generation.renderers.diffusers.engine import Engine
+from generation.renderers.renderer import Renderer
 
 TRUST_CONTROLS = 4
 """How many controls are degraded to see whether the ranked metric can be trusted on them."""
@@ -35,15 +32,17 @@ NOISE_CASES = 3
 
 
 def noise_floor(
-    plan: RenderPlan, store: Store, open_engine: Callable[[], Engine], bar: Progress
+    cases: Sequence[Case], renderer: Renderer, store: Store, tell: Callable[[Event], object]
 ) -> dict[str, Any]:
-    """Controls rendered again in another batch size: what rounding alone does to the scores.
+    """Controls rendered again as otherwise as the renderer can: what rounding (or a server's own
+    noise) does to the scores.
 
     Measured once and kept beside the pictures. A device that has no memory for it, with all
     pictures rendered, fails no study.
     """
-    kept = plan.out / "noise.json"
-    keys = [store.key(Cell(case)) for case in plan.cases[:NOISE_CASES]]
+    kept = store.root / "noise.json"
+    controls = [Cell(case) for case in cases[:NOISE_CASES]]
+    keys = [store.key(control) for control in controls]
     if kept.is_file():
         try:
             record = read_json(kept)
@@ -55,62 +54,53 @@ def noise_floor(
             pass
     from analysers.metrics.brisque import brisque
     from analysers.metrics.ssim import ssim
-    from generation.pictures.pixels import read_image
+    from generation.pictures.pixels import decode_image, read_image
 
-    controls = [Cell(case) for case in plan.cases[:NOISE_CASES]]
     controls = [control for control in controls if store.path(control).is_file()]
     if not controls:
         return {}
     pairs = []
-    bar.start("Noise floor", len(controls))
+    tell(Repeated(0, len(controls)))
     try:
-        engine = open_engine()
-        engine.prepare(controls)
-        # A GPU paints few pictures together as fast as one; a CPU rounds alike from two on.
-        size = 1 if plan.settings.device == "cpu" else len(controls)
-        engine.batch_size = size + 1 if size == plan.settings.batch_size else size
-        while controls:
-            batch = engine.batch(controls)
-            pictures = engine.render([control.case for control in batch])
-            for control, again in zip(batch, pictures, strict=True):
-                bar.advance()
-                if again is not None:
-                    first = read_image(store.path(control))
-                    pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
-            controls = [control for control in controls if control not in batch]
+        for number, picture in enumerate(renderer.otherwise().render(controls), 1):
+            tell(Repeated(number, len(controls)))
+            if picture.png:
+                again = decode_image(picture.png)
+                first = read_image(store.path(picture.cell))
+                pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
     except (UserError, MemoryError):
         return {}
     finally:
-        bar.finish()
+        tell(Ended())
     floor = checks.noise_floor(pairs)
     record = {"keys": keys, "pairs": pairs, "floor": floor}
     write_result(kept, json.dumps(record, indent=1) + "\n")
     return record
 
 
-def trust(results: Sequence[Measured], options: Options) -> dict[str, Any]:
+def trust(results: Sequence[Measured], judging: Judging) -> dict[str, Any]:
     """Whether the ranked metric noticed that the user's own controls were degraded."""
     from analysers.trust import judge
 
     scores = {r.pixels: r.ladders for r in results if r.ladders}
     if not scores:
         return {}
-    metric = declared(options.rank_by)
+    metric = declared(judging.rank_by)
     found = judge(list(scores.values()), better=metric.better or "lower", name=metric.label)
     return {"trust": asdict(found)}
 
 
-def kind_of_picture(scores: Sequence[Score], kind: Kind, options: Options) -> dict[str, Any]:
+def kind_of_picture(scores: Sequence[Score], kind: Kind, judging: Judging) -> dict[str, Any]:
     """Whether the ranked metric may have taken another kind of picture for damage."""
     from analysers.trust import kinds_of_picture, kinds_sentence
 
-    if not options.ladders:
+    if not judging.ladders:
         return {}
-    margin = margin_of(options.rank_by, options.margin)
-    found = kinds_of_picture(scores, kind=kind, rank_by=options.rank_by, margin=margin)
+    margin = margin_of(judging.rank_by, judging.margin)
+    found = kinds_of_picture(scores, kind=kind, rank_by=judging.rank_by, margin=margin)
     if not found:
         return {}
-    sentence = kinds_sentence(found, declared(options.rank_by).label)
+    sentence = kinds_sentence(found, declared(judging.rank_by).label)
     return {"kind_of_picture": {"sentence": sentence, "candidates": [asdict(k) for k in found]}}
 
 
@@ -131,12 +121,12 @@ def _different(results: Sequence[Measured], at_most: int) -> list[Any]:
     return [read_image(path) for path in sorted(unique.values())[:at_most]]
 
 
-def weights(plan: RenderPlan) -> dict[str, Any]:
+def weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """What the checkpoints' own numbers say."""
     from analysers.weights import weight_report
 
-    usable = [c for c in plan.checkpoints if c.name not in plan.refused]
     try:
-        frame = weight_report(usable).to_frame()
+        frame = weight_report(checkpoints).to_frame()
     except UserError as error:
         return {"rows": [], "reason": str(error)}
     return {"rows": json.loads(frame.to_json(orient="records"))}

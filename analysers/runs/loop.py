@@ -1,300 +1,207 @@
-"""A study from its first picture to its decision: render, measure, decide, write."""
+"""One loop for every study: plan, ask, render, measure, decide; told as events."""
 
 from __future__ import annotations
 
-import re
+import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
-from analysers.intake.cases import without_triggers
 from analysers.measure import Measured, Task, measure
-from analysers.metrics.adherence import rivals
-from analysers.runs.conclude import conclude, lora_record, relative, score_row, versions
-from analysers.runs.events import Progress, Silent
-from analysers.runs.evidence import TRUST_CONTROLS, noise_floor, weights
-from analysers.runs.pacing import batch_key, with_batch_size
-from analysers.runs.plan import RenderPlan, import_engine
-from analysers.runs.request import Options
-from analysers.study import Candidate, Kind, Study
-from generation.cells import Cell
+from analysers.runs import events
+from analysers.runs.chooser import Chooser, FullGrid
+from analysers.runs.conclude import decide, write
+from analysers.runs.control import Control, CtrlC
+from analysers.runs.events import Event, Observer
+from analysers.runs.plan import Plan
+from analysers.runs.rendered import RenderedPictures
+from analysers.runs.request import Judging, StudyRequest
+from analysers.runs.source import Shot, Source, versions
+from analysers.study import Score, Study
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
-from generation.renderers.diffusers import batches
-from generation.renderers.diffusers.render import BATCHES_A_TASK, render
 
-if TYPE_CHECKING:
-    from analysers.intake import PictureSet
-    from generation.renderers.diffusers.engine import Engine
+C = TypeVar("C")
+
+NOT_RENDERED = "not rendered"
+
+
+class Run(Generic[C]):
+    """A study on its way.
+
+    `go` runs it to its end; from other threads `control` pauses and stops it, and `so_far` answers
+    from what is scored by then. Running the same again completes it: nothing is rendered or
+    measured twice, and a kill loses at most the pictures in flight.
+    """
+
+    def __init__(
+        self,
+        source: Source[C],
+        request: StudyRequest | Judging | None = None,
+        *,
+        chooser: Chooser[C] | None = None,
+        observers: Sequence[Observer] = (),
+        executor: Executor | None = None,
+        control: Control | None = None,
+        command: Sequence[str] = (),
+    ) -> None:
+        self.source = source
+        asked = request if isinstance(request, StudyRequest) else None
+        self.judging = Judging()
+        if request is not None:
+            self.judging = request.judging if isinstance(request, StudyRequest) else request
+        self.control = control or Control()
+        self._chooser = chooser or FullGrid(source.cells)
+        self._observers = tuple(observers)
+        self._executor = executor
+        self._head: dict[str, Any] = {"format": 1, "command": list(command)}
+        self._others = asked is not None and asked.output.allow_non_empty
+        if asked is not None:
+            self._head["request"] = json.loads(asked.to_json())
+        self._lock = threading.Lock()
+        self._asked: dict[C, None] = {}
+        self._scores: dict[C, Score] = {}
+        self._measured: dict[C, Measured] = {}
+        self._ctrl_c = CtrlC(self.control)
+
+    def go(self) -> Study:
+        """The finished study, also written to its folder.
+
+        After `control.stop` it is the answer so far, rows that were asked for and did not come
+        being failed; after Ctrl-C, KeyboardInterrupt once the pictures in flight are saved.
+        """
+        with open_run_folder(self.source.out, others=self._others):
+            return self._go()
+
+    def _go(self) -> Study:
+        source = self.source
+        begin = perf_counter()
+        self._tell(events.Planned(source.kind, source.title, source.out, len(source.cells)))
+        while not self.control.stopped():
+            cells = [c for c in self._chooser.ask(dict(self._scores)) if c not in self._scores]
+            if not cells:
+                break
+            self._score(cells)
+        if self.control.interrupted:
+            raise KeyboardInterrupt
+        evidence = source.evidence(self._tell)
+        seconds = {"seconds": round(perf_counter() - begin, 1)} if source.rendering else {}
+        record = {**self._head, **seconds, **source.record(), "versions": versions()}
+        study = self._decide(evidence, record)
+        self._tell(events.Decided(study))
+        self._tell(events.Written(write(study, source.out)))
+        return study
+
+    def so_far(self) -> Study:
+        """The answer from what is scored by now; nothing is written. ValueError before any is."""
+        with self._lock:
+            if not self._measured:
+                raise ValueError("nothing is scored yet")
+        return self._decide({}, {**self._head, "versions": versions()})
+
+    def _score(self, cells: Sequence[C]) -> None:
+        """Render and measure these cells; a measurement begins when its picture lands."""
+        source = self.source
+        rows = {cell: source.row(cell) for cell in cells}
+        with self._lock:
+            self._asked |= dict.fromkeys(cells)
+        warm_up = source.warm_up if source.rendering else 1
+        self._tell(events.Asked(tuple(rows.values()), source.rendering, warm_up))
+        with self._ctrl_c.held_back() if source.rendering else nullcontext():
+            try:
+                for result in measure(
+                    self._tasks(rows),
+                    self.judging.all_metrics,
+                    self._executor or _executor(self.judging, source.busy),
+                    source.out / "measured.jsonl",
+                    (lambda: source.renderer.engine) if source.rendering else None,
+                ):
+                    row = rows[result.task.tag]
+                    self._keep(result.task.tag, _scored(row, result), result)
+            finally:
+                self._ctrl_c.flying = False
+                self._tell(events.Ended())
+
+    def _tasks(self, rows: Mapping[C, Score]) -> Iterator[Task]:
+        for shot in self.source.pictures(list(rows), self.control.stopped):
+            self._ctrl_c.flying = self._ctrl_c.flying or shot.fresh
+            row = rows[shot.cell]
+            if shot.image is None:
+                row = _failed(row, shot.reason)
+                self._tell(events.Rendered(row, fresh=False))
+                self._keep(shot.cell, row, None)
+            else:
+                self._tell(events.Rendered(row, shot.fresh))
+                yield self._task(shot)
+
+    def _task(self, shot: Shot[C]) -> Task:
+        assert shot.image is not None
+        ladders = self.judging.ladders if shot.degrade else ""
+        return Task(
+            shot.image,
+            shot.control,
+            shot.prompt,
+            shot.cell,
+            ladders=ladders,
+            content=shot.content,
+            others=shot.others,
+        )
+
+    def _keep(self, cell: C, score: Score, result: Measured | None) -> None:
+        with self._lock:
+            self._scores[cell] = score
+            if result is not None:
+                self._measured[cell] = result
+        self._tell(events.Measured(score))
+
+    def _decide(self, evidence: Mapping[str, Any], record: Mapping[str, Any]) -> Study:
+        source = self.source
+        with self._lock:
+            scores, measured = dict(self._scores), dict(self._measured)
+            order = [cell for cell in source.cells if cell in self._asked]
+            known = set(order)
+            order += [cell for cell in self._asked if cell not in known]
+        rows = [scores.get(c) or _failed(source.row(c), NOT_RENDERED) for c in order]
+        return decide(
+            source.kind, source.title, rows, measured.values(), self.judging, source.out,
+            evidence, record, source.warnings,
+        )  # fmt: skip
+
+    def _tell(self, event: Event) -> None:
+        for observer in self._observers:
+            observer(event)
 
 
 def run_study(
-    plan: RenderPlan,
-    options: Options,
+    plan: Plan,
+    request: StudyRequest | Judging | None = None,
     *,
-    progress: Progress | None = None,
-    command: Sequence[str] = (),
-    resume: bool = True,
-) -> Study:
-    """Render what is missing, measure as pictures land, decide, and write study.json.
-
-    Running the same plan again completes it: nothing is rendered or measured twice. Without
-    `resume` everything is rendered anew, and earlier pictures are kept aside.
-    """
-    with open_run_folder(plan.out):
-        return _run(plan, options, progress or Silent(), command, resume)
-
-
-def _run(
-    plan: RenderPlan, options: Options, bar: Progress, command: Sequence[str], resume: bool
-) -> Study:
-    asked = batch_key(plan)
-    plan, probed = with_batch_size(plan)
-    settings = plan.settings
-    batches.keep(plan.out, asked, batches.Batching(settings.batch_size, settings.mixed))
-    store = plan.store()
-    store.check_space(plan.cells)
-    rendered: dict[Cell, str] = {}
-    opened: list[Engine] = [probed] if probed else []
-    devices = import_engine().devices(plan.settings.device)
-    if len(devices) > 1:
-        del probed
-        opened.clear()  # each device's process loads its own
-        import_engine().free_memory()
-
-    def open_engine() -> Engine:
-        if not opened:
-            opened.append(plan.open_engine(devices[0]))
-        return opened[0]
-
-    good = [c for c in plan.cells if c.checkpoint is None or c.checkpoint.name not in plan.refused]
-
-    degraded = {Cell(case) for case in plan.cases[:TRUST_CONTROLS]}
-    triggers = plan.trigger_words
-    contents = {case.prompt: without_triggers(case.prompt, triggers) for case in plan.cases}
-    others = {content: rivals(content, [*contents.values()]) for content in contents.values()}
-    painted: list[Cell] = []
-    rendering = 0.0
-
-    def tasks() -> Iterator[Task]:
-        nonlocal rendering
-        early: list[Task] = []
-        opener = plan.open_engine if len(devices) > 1 else open_engine
-        begin = perf_counter()
-        for done in render(good, store, opener, resume=resume, devices=devices):
-            fresh = done.fresh and done.path is not None
-            if fresh:
-                painted.append(done.cell)
-            bar.advance(timed=fresh and len(painted) > _warm_up(plan, len(devices)))
-            rendering = perf_counter() - begin
-            if done.path is None:
-                rendered[done.cell] = done.reason
-            else:
-                control = None if done.cell.is_control else store.path(Cell(done.cell.case))
-                ladders = options.ladders if done.cell in degraded else ""
-                prompt = done.cell.case.prompt
-                content = contents[prompt]
-                task = Task(
-                    done.path, control, prompt, done.cell, (), ladders, content, others[content]
-                )
-                if control is None or control.is_file():
-                    yield task
-                else:  # a kill can leave a picture whose control is rendered only now
-                    early.append(task)
-        yield from early
-
-    bar.start("Rendering", len(good))
-    start = perf_counter()
-    try:
-        measured = {
-            result.task.tag: result
-            for result in measure(
-                tasks(),
-                options.all_metrics,
-                _executor(options, plan.settings.device),
-                plan.out / "measured.jsonl",
-                open_engine,
-            )
-        }
-    finally:
-        bar.finish()
-    noise = noise_floor(plan, store, open_engine, bar)
-    places = {checkpoint.path: i for i, checkpoint in enumerate(plan.checkpoints)}
-    scores = []
-    for cell in plan.cells:
-        reason = rendered.get(cell, "")
-        if cell.checkpoint is not None:
-            reason = plan.refused.get(cell.checkpoint.name, reason)
-        candidate = None if cell.checkpoint is None else _candidate(cell, places)
-        image, control = store.layout.place(cell), store.layout.place(Cell(cell.case))
-        scores.append(
-            score_row(
-                measured.get(cell),
-                candidate,
-                cell.case.name,
-                cell.case.prompt,
-                cell.case.seed,
-                image.as_posix() if not reason else "",
-                "" if cell.is_control else control.as_posix(),
-                reason,
-            )
-        )
-    run = {
-        "format": 1,
-        "command": list(command),
-        "seconds": round(perf_counter() - start, 1),
-        "rendered": {
-            "pictures": sum(not cell.is_control for cell in painted),
-            "controls": sum(cell.is_control for cell in painted),
-            "kept": len(good) - len(painted) - len(rendered),
-            "seconds": round(rendering, 2),
-        },
-        "model": {"name": plan.settings.model, "sha256": plan.settings.model_hash},
-        "loras": [lora_record(info) for info in plan.loras],
-        "settings": asdict(plan.settings),
-        "cases": [asdict(case) for case in plan.cases],
-        "strengths": [str(s) for s in plan.strengths],
-        "versions": versions(),
-    }
-    evidence: dict[str, Any] = {"noise": noise} if noise else {}
-    if plan.kind != "strength":
-        evidence["weights"] = weights(plan)
-    return conclude(
-        plan.kind, plan.title, scores, measured.values(), options, plan.out, evidence, run,
-        plan.warnings,
-    )  # fmt: skip
-
-
-def score_pictures(
-    kind: Kind,
-    pictures: PictureSet,
-    *,
-    out: Path,
-    options: Options,
-    title: str = "",
-    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
     command: Sequence[str] = (),
 ) -> Study:
-    """Judge pictures that were rendered elsewhere; torch is not needed.
-
-    Pictures that cannot be read or have no control are listed with their reason.
-    """
-    with open_run_folder(out):
-        return _score(kind, pictures, out, options, title, progress or Silent(), command)
+    """Render what is missing, measure as pictures land, decide, and write the study."""
+    resume = request.output.resume if isinstance(request, StudyRequest) else True
+    source = RenderedPictures(plan, resume=resume)
+    return Run(source, request, observers=observers, command=command).go()
 
 
-def _score(
-    kind: Kind,
-    pictures: PictureSet,
-    out: Path,
-    options: Options,
-    title: str,
-    bar: Progress,
-    command: Sequence[str],
-) -> Study:
-    places: dict[tuple[Any, ...], int] = {}
-    controls = {pair.control: pair for pair in pictures.pairs if pair.control is not None}
-    work = [
-        *(
-            Task(
-                path,
-                None,
-                pair.picture.prompt,
-                path,
-                ladders=options.ladders if i < TRUST_CONTROLS else "",
-            )
-            for i, (path, pair) in enumerate(controls.items())
-        ),
-        *(
-            Task(p.picture.path, p.control, p.picture.prompt, i)
-            for i, p in enumerate(pictures.pairs)
-        ),
-    ]
-    bar.start("Measuring", len(work))
-    measured: dict[Any, Measured] = {}
-    cache = out / "measured.jsonl"
-    try:
-        for result in measure(work, options.all_metrics, _executor(options), cache):
-            bar.advance(timed=bool(measured))  # the first one waits for the processes to start
-            measured[result.task.tag] = result
-    finally:
-        bar.finish()
-    scores = [
-        score_row(
-            measured.get(path),
-            None,
-            pair.case,
-            pair.picture.prompt,
-            pair.picture.seed,
-            relative(path, out),
-            "",
-            "",
-        )  # fmt: skip
-        for path, pair in controls.items()
-    ]
-    for index, pair in enumerate(pictures.pairs):
-        picture = pair.picture
-        # the pairs come in order of training, a final checkpoint without a number last
-        place = places.setdefault((picture.step, picture.epoch), len(places))
-        label = f"epoch {picture.epoch}" if picture.epoch is not None else ""
-        label = label or (f"step {picture.step}" if picture.step is not None else "")
-        candidate = Candidate(
-            picture.lora, picture.epoch, picture.step, picture.strength, place, label
-        )
-        row = score_row(
-            measured.get(index), candidate, pair.case, picture.prompt, picture.seed,
-            relative(picture.path, out), relative(pair.control, out), "",
-        )  # fmt: skip
-        if pair.control is None and row.status == "ok":
-            row = replace(row, status="flagged", reason="no control found, so no SSIM")
-        scores.append(row)
-    warnings = [*pictures.warnings]
-    warnings += [f"{r.path.name} was left out: {r.reason}" for r in pictures.rejected]
-    run = {
-        "format": 1,
-        "command": list(command),
-        "pictures": [str(p.picture.path) for p in pictures.pairs],
-        "versions": versions(),
-    }
-    return conclude(
-        kind, title or out.name, scores, measured.values(), options, out, {}, run, warnings
-    )
+def _scored(row: Score, result: Measured) -> Score:
+    """The row with its values. What it said before (no control) stands unless more went wrong."""
+    if result.status == "ok" and row.status != "ok":
+        return replace(row, values=result.values)
+    return replace(row, values=result.values, status=result.status, reason=result.reason)
 
 
-def folder_name(label: str, index: int) -> str:
-    """A label as a folder's name, unique by its number."""
-    words = re.sub(r"[^\w.-]+", "_", label).strip("._")[:60]
-    return f"{index + 1:02d}_{words}" if words else f"{index + 1:02d}"
+def _failed(row: Score, reason: str) -> Score:
+    return replace(row, image="", status="failed", reason=reason)
 
 
-def _warm_up(plan: RenderPlan, devices: int) -> int:
-    """After how many pictures the model is loaded and compiled everywhere: a batch, or a piece
-    of work from each device."""
-    batch = plan.settings.batch_size
-    if devices < 2:
-        return batch
-    return devices * min(BATCHES_A_TASK * batch, len(plan.cases))
-
-
-def _candidate(cell: Cell, places: Mapping[Path, int]) -> Candidate:
-    checkpoint = cell.checkpoint
-    assert checkpoint is not None
-    return Candidate(
-        checkpoint.file,
-        checkpoint.epoch,
-        checkpoint.step,
-        cell.strength,
-        places[checkpoint.path],
-        checkpoint.label,
-        checkpoint.tensor_hash,
-    )
-
-
-def _executor(options: Options, device: str = "") -> Executor:
-    """Where pictures are measured, with rendering going on on `device`."""
-    workers = options.workers
+def _executor(judging: Judging, busy: bool) -> Executor:
+    """Where pictures are measured; rendering that keeps the cores busy goes on beside it."""
+    workers = judging.workers
     if workers is None:
-        workers = 0 if device == "cpu" else default_workers()
+        workers = 0 if busy else default_workers()
     return ProcessPool(workers) if workers else InProcess()

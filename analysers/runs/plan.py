@@ -1,4 +1,4 @@
-"""From what was asked to cells: everything decided before a model is loaded."""
+"""From a request to cells: everything decided before a model is loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sample_data
+from analysers.runs.request import DEMO_MODEL, Rendering, StudyRequest, Subject
 from analysers.study import Kind
 from generation import plan as grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
@@ -19,38 +20,36 @@ from generation.loras.checkpoints import find_checkpoints
 from generation.loras.deltas import Targets
 from generation.loras.inspection import LoraInfo, inspect, tensor_hash
 from generation.loras.suitability import check_allowed, findings, fit, judged
-from generation.pictures.store import Layout, Store
+from generation.pictures.store import Store
 from generation.prompts import PromptLine, unused_options
 from generation.renderers.diffusers.models import check_name
 from generation.renderers.diffusers.prompts import check as check_prompts
+from generation.renderers.diffusers.render import DiffusersRenderer
+from generation.renderers.diffusers.setup import Setup, import_engine
+from generation.renderers.renderer import Renderer
 from generation.samplers import sampler_key
 
 if TYPE_CHECKING:
-    from generation.renderers.diffusers.engine import Engine
     from generation.renderers.diffusers.models import BaseModel
-
-DEMO_MODEL = "demo"
-"""The name that `--model` knows the embedded model by."""
-
-PIP_RENDER = "pip install 'lora-analysers[render]'"
 
 
 @dataclass(frozen=True)
-class RenderPlan:
-    """Everything decided before the model is loaded."""
+class Plan:
+    """What is rendered, and by whom. `refused` are checkpoints that cannot be used, with reasons.
+
+    `settings` is what a person is told of the rendering.
+    """
 
     kind: Kind
     title: str
     out: Path
-    model: BaseModel
+    renderer: Renderer
     settings: RenderSettings
     cells: tuple[Cell, ...]
     checkpoints: tuple[Checkpoint, ...]
     loras: tuple[LoraInfo, ...] = ()
     warnings: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
-    fixed: tuple[tuple[Checkpoint, Decimal], ...] = ()
-    low_vram: bool = False
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -65,178 +64,61 @@ class RenderPlan:
         """The words that the LoRAs under study say wake them, each once."""
         return _each_once(self.loras)
 
-    def store(self) -> Store:
-        """The run folder of this plan."""
-        return Store(self.out, self.settings, Layout.of(self.cells), self.fixed)
-
-    def open_engine(self, device: str = "") -> Engine:
-        """Load the model (on `device`, if given); this is where torch is imported."""
-        engine = import_engine()
-        s = self.settings
-        return engine.Engine(
-            self.model,
-            device=device or s.device,
-            dtype=s.dtype,
-            sampler=s.sampler,
-            steps=s.steps,
-            guidance_scale=s.guidance_scale,
-            width=s.width,
-            height=s.height,
-            clip_skip=s.clip_skip,
-            batch_size=s.batch_size,
-            fixed=self.fixed,
-            part_strengths={part: Decimal(value) for part, value in s.part_strengths},
-            block_weights=blocks.parse(s.block_weights, self.model.family)
-            if s.block_weights
-            else None,
-            compiled=s.compiled,
-            low_vram=self.low_vram,
-            mixed=s.mixed,
+    @property
+    def usable(self) -> tuple[Cell, ...]:
+        """The cells that can be rendered."""
+        return tuple(
+            cell
+            for cell in self.cells
+            if cell.checkpoint is None or cell.checkpoint.name not in self.refused
         )
 
 
-def import_engine() -> Any:
-    """The engine module; UserError with the pip command when its libraries are missing."""
-    try:
-        from generation.renderers.diffusers import engine
-    except ModuleNotFoundError as error:
-        raise UserError(f"Rendering needs {error.name}, which is missing: {PIP_RENDER}") from error
-    return engine
+def estimate(plan: Plan) -> tuple[int, float | None]:
+    """Pictures still to render, and seconds for them where they can be told; writes nothing."""
+    renderer = plan.renderer.begin(plan.usable, plan.out)
+    missing = Store(plan.out, renderer).missing(plan.usable)
+    return len(missing), renderer.seconds(missing) if missing else 0.0
 
 
-def plan_study(
-    kind: Kind,
-    loras: Sequence[Path],
-    *,
-    model: str,
-    out: Path,
-    strengths: Sequence[Decimal],
-    prompts: Sequence[PromptLine] = (),
-    seeds: Sequence[int] = (1, 2),
-    negative: str = "",
-    width: int | None = None,
-    height: int | None = None,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    sampler: str | None = None,
-    clip_skip: int = 0,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_size: int = 0,
-    name: str | None = None,
-    ema: bool = False,
-    model_config: Path | None = None,
-    prediction_type: str | None = None,
-    fixed_loras: Sequence[tuple[Path, Decimal]] = (),
-    part_strengths: Mapping[str, Decimal] | None = None,
-    block_weights: str = "",
-    compiled: bool = False,
-    low_vram: bool = False,
-    allow: Sequence[str] = (),
-) -> RenderPlan:
+def plan_study(request: StudyRequest) -> Plan:
     """Decide everything about a study that renders; nothing is loaded and nothing written.
 
-    `fixed_loras` (file, weight) are merged under every picture, controls included;
-    `part_strengths` multiply the strength of the LoRA under study in "unet" (the denoiser), "text"
-    (all text encoders), or "te", "te2", "te3" (each of them), `block_weights` (as
-    `generation.loras.blocks.parse` reads them) in its blocks. `allow` are checks of
-    `generation.loras.suitability` whose refusals become warnings.
-    Where an option is None, the prompt file's flags decide, then the LoRA's metadata, then the
-    model. Raises UserError for anything that would only fail later.
+    Raises UserError for anything that would only fail later.
     """
-    found = find_checkpoints(loras, name=name, ema=ema)
-    broken = tuple(checkpoint for checkpoint, _ in found.unreadable)
-    checkpoints = (*found.checkpoints, *broken)
-    check_allowed(allow)
+    subject, rendering = request.subject, request.rendering
+    if not subject.loras:
+        raise UserError("name a LoRA file, or a folder of checkpoints.", field="loras")
+    found = find_checkpoints(subject.loras, name=subject.name, ema=subject.ema)
+    checkpoints = (*found.checkpoints, *(checkpoint for checkpoint, _ in found.unreadable))
+    check_allowed(subject.allow)
     infos, refused = inspect_all(found.checkpoints)
     refused.update((checkpoint.name, reason) for checkpoint, reason in found.unreadable)
     if not infos:
         raise UserError(next(iter(refused.values())))
-    if kind == "strength" and len(found.checkpoints) > 1:
-        raise UserError(
-            f"analyse-strength takes one LoRA, got {len(found.checkpoints)}; "
-            f"use analyse-epochs with {named('strengths')} to compare checkpoints."
-        )
-    if kind == "epochs" and len(strengths) > 1:
-        kind = "plane"
+    kind = _kind(subject, len(found.checkpoints))
     first = next(iter(infos.values()))
-    if not model:
-        asks = f"it asks for {first.family_words or 'a base model that its metadata does not name'}"
-        raise UserError(
-            f"{named('model')} is missing: name the base model of {first.path.name}; {asks}."
-        )
-    if model != DEMO_MODEL:
-        check_name(model)
-    engine = import_engine()
-    base: BaseModel = engine.find_model(
-        str(sample_data.PATH / "model") if model == DEMO_MODEL else model,
-        config=model_config,
-        prediction_type=prediction_type,
-    )
-    traits = base.traits
-    fixed = tuple((_fixed(path), weight) for path, weight in fixed_loras)
-    structure = engine.structure(base)
-    objections = _objections(infos, refused, fixed, base, structure, allow)
-    if not traits.negative and (negative or any(line.negative for line in prompts)):
-        raise UserError(
-            f"{words(base.family)} takes no negative prompt; leave it out.", field="negative"
-        )
-    if clip_skip and not traits.clip_skip:
-        raise UserError(
-            f"{words(base.family)} reads no layer that could be skipped; leave it out.",
-            field="clip_skip",
-        )
-    if extra := (part_strengths or {}).keys() - {"unet", "text", *traits.encoders}:
-        raise UserError(
-            f"{words(base.family)} has {len(traits.encoders)} text encoder(s), not "
-            f"{', '.join(sorted(extra))}; give one factor for all, or one for each.",
-            field="te_strength",
-        )
-    lines = tuple(prompts) or _default_prompts(first)
-    natural = first.resolution or (base.width, base.height)
-    chosen_device = engine.choose_device(device)
-    chosen_sampler = _first(sampler, _agreed(lines, "sampler"), traits.sampler)
-    # One sampler, one name: however it is spelled, the pictures' content keys are the same.
-    chosen_sampler = sampler_key(chosen_sampler) or chosen_sampler
-    settings = RenderSettings(
-        model=model,
-        model_hash=base.digest,
-        width=width or _agreed(lines, "width") or natural[0],
-        height=height or _agreed(lines, "height") or natural[1],
-        steps=steps or _agreed(lines, "steps") or traits.steps,
-        guidance_scale=_first(
-            guidance_scale, _agreed(lines, "guidance_scale"), traits.guidance_scale
-        ),
-        sampler=chosen_sampler,
-        clip_skip=clip_skip,
-        dtype=engine.choose_dtype(chosen_device, dtype, base.family),
-        device=chosen_device,
-        batch_size=batch_size,
-        versions=engine.versions(),
-        fixed_loras=tuple((checkpoint.tensor_hash, str(weight)) for checkpoint, weight in fixed),
-        part_strengths=tuple(
-            (part, str(value)) for part, value in sorted((part_strengths or {}).items())
-        ),
-        block_weights=_block_weights(block_weights, base.family, structure),
-        scheduler=engine.scheduler_record(base, chosen_sampler),
-        compiled=compiled,
-    )
-    sides = settings.width, settings.height
-    if any(side % traits.multiple for side in sides) or min(sides) < 64:
-        raise UserError(
-            f"{settings.width}x{settings.height} cannot be rendered; "
-            f"both sides must be multiples of {traits.multiple} and at least 64.",
-            field="size",
-        )
-    cases = grid.cases(lines, seeds, negative)
+    base = _base_model(rendering, first)
+    fixed = tuple((_fixed(one.path), one.weight) for one in subject.fixed)
+    structure = import_engine().structure(base)
+    objections = _objections(infos, refused, fixed, base, structure, subject.allow)
+    _refuse_what_it_has_not(request, base)
+    lines = request.prompts.prompts or _default_prompts(first)
+    settings = _settings(request, base, structure, lines, first.resolution, fixed)
+    cases = grid.cases(lines, request.prompts.seeds, request.prompts.negative)
     texts = [text for case in cases for text in (case.prompt, case.negative)]
-    return RenderPlan(
+    return Plan(
         kind=kind,
         title=first.metadata.get("ss_output_name") or found.checkpoints[0].name,
-        out=out,
-        model=base,
+        out=request.output.out or Path("runs", f"{subject.loras[0].resolve().stem}-{subject.kind}"),
+        renderer=DiffusersRenderer(
+            settings,
+            Setup(base, fixed, rendering.low_vram),
+            devices=import_engine().devices(settings.device),
+            fixed=fixed,
+        ),
         settings=settings,
-        cells=grid.cells(cases, checkpoints, strengths),
+        cells=grid.cells(cases, checkpoints, subject.strengths),
         checkpoints=checkpoints,
         loras=tuple(infos.values()),
         warnings=(
@@ -246,9 +128,101 @@ def plan_study(
             *check_prompts(texts, base.family),
         ),
         refused=refused,
-        fixed=fixed,
-        low_vram=low_vram,
     )
+
+
+def _kind(subject: Subject, checkpoints: int) -> Kind:
+    """The question that these checkpoints at these strengths can answer."""
+    if subject.kind == "strength" and checkpoints > 1:
+        raise UserError(
+            f"analyse-strength takes one LoRA, got {checkpoints}; "
+            f"use analyse-epochs with {named('strengths')} to compare checkpoints."
+        )
+    return "plane" if subject.kind == "epochs" and len(subject.strengths) > 1 else subject.kind
+
+
+def _base_model(rendering: Rendering, lora: LoraInfo) -> BaseModel:
+    if not rendering.model:
+        asks = f"it asks for {lora.family_words or 'a base model that its metadata does not name'}"
+        raise UserError(
+            f"{named('model')} is missing: name the base model of {lora.path.name}; {asks}."
+        )
+    if rendering.model != DEMO_MODEL:
+        check_name(rendering.model)
+    embedded = str(sample_data.PATH / "model")
+    base: BaseModel = import_engine().find_model(
+        embedded if rendering.model == DEMO_MODEL else rendering.model,
+        config=rendering.model_config,
+        prediction_type=rendering.prediction_type,
+    )
+    return base
+
+
+def _refuse_what_it_has_not(request: StudyRequest, base: BaseModel) -> None:
+    """Raise UserError for fields that a model of this family has no use for."""
+    traits, name = base.traits, words(base.family)
+    prompts = request.prompts
+    if not traits.negative and (prompts.negative or any(p.negative for p in prompts.prompts)):
+        raise UserError(f"{name} takes no negative prompt; leave it out.", field="negative")
+    if request.rendering.clip_skip and not traits.clip_skip:
+        raise UserError(
+            f"{name} reads no layer that could be skipped; leave it out.", field="clip_skip"
+        )
+    if extra := request.subject.part_strengths.keys() - {"unet", "text", *traits.encoders}:
+        raise UserError(
+            f"{name} has {len(traits.encoders)} text encoder(s), not "
+            f"{', '.join(sorted(extra))}; give one factor for all, or one for each.",
+            field="te_strength",
+        )
+
+
+def _settings(
+    request: StudyRequest,
+    base: BaseModel,
+    structure: Targets,
+    lines: Sequence[PromptLine],
+    trained_at: tuple[int, int] | None,
+    fixed: Sequence[tuple[Checkpoint, Decimal]],
+) -> RenderSettings:
+    """What is asked, else what the prompt lines say, else the LoRA's metadata, else the model."""
+    engine, traits = import_engine(), base.traits
+    subject, asked = request.subject, request.rendering
+    natural = trained_at or (base.width, base.height)
+    device = engine.choose_device(asked.device)
+    sampler = _first(asked.sampler, _agreed(lines, "sampler"), traits.sampler)
+    # One sampler, one name: however it is spelled, the pictures' content keys are the same.
+    sampler = sampler_key(sampler) or sampler
+    settings = RenderSettings(
+        model=asked.model,
+        model_hash=base.digest,
+        width=asked.width or _agreed(lines, "width") or natural[0],
+        height=asked.height or _agreed(lines, "height") or natural[1],
+        steps=asked.steps or _agreed(lines, "steps") or traits.steps,
+        guidance_scale=_first(
+            asked.guidance_scale, _agreed(lines, "guidance_scale"), traits.guidance_scale
+        ),
+        sampler=sampler,
+        clip_skip=asked.clip_skip,
+        dtype=engine.choose_dtype(device, asked.dtype, base.family),
+        device=device,
+        batch_size=asked.batch_size,
+        versions=engine.versions(),
+        fixed_loras=tuple((checkpoint.tensor_hash, str(weight)) for checkpoint, weight in fixed),
+        part_strengths=tuple(
+            (part, str(value)) for part, value in sorted(subject.part_strengths.items())
+        ),
+        block_weights=_block_weights(subject.block_weights, base.family, structure),
+        scheduler=engine.scheduler_record(base, sampler),
+        compiled=asked.compiled,
+    )
+    sides = settings.width, settings.height
+    if any(side % traits.multiple for side in sides) or min(sides) < 64:
+        raise UserError(
+            f"{settings.width}x{settings.height} cannot be rendered; "
+            f"both sides must be multiples of {traits.multiple} and at least 64.",
+            field="size",
+        )
+    return settings
 
 
 def trigger_words(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
@@ -320,7 +294,7 @@ def _block_weights(text: str, family: str, structure: Targets) -> str:
 
 
 def _fixed(path: Path) -> Checkpoint:
-    """A LoRA of --with. Raises UserError if it cannot be applied."""
+    """A LoRA under every picture. Raises UserError if it cannot be applied."""
     info = inspect(path)
     if info.unsupported:
         raise UserError(

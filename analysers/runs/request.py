@@ -1,15 +1,115 @@
-"""What a study is asked for."""
+"""What a study is asked for: one request, whoever asks.
+
+The command line, the Python calls and a web form each hand their fields to `StudyRequest.of`, as
+text or as values; what cannot be read is a UserError that names the field.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, get_args
 
+import sample_data
 from analysers.metrics.metric import declared, load_metric
+from analysers.records import build, parse
+from analysers.study import Kind
 from generation.errors import UserError
+from generation.plan import parse_seeds, parse_strengths
+from generation.prompts import PromptLine, parse_prompt, read_prompts
+from generation.values import decimal_within
+
+FORMAT = 1
+"""History: 1 = first release."""
+
+DEMO_MODEL = "demo"
+"""The name of the embedded model."""
 
 
 @dataclass(frozen=True)
-class Options:
+class Weighted:
+    """A LoRA that lies under every picture."""
+
+    path: Path
+    weight: Decimal = Decimal(1)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tested: LoRA files at strengths, or pictures that were made elsewhere.
+
+    `kind` is the question: which strength, which epoch, or both ("plane"). `name` chooses among
+    several LoRAs in a folder, `ema` takes averaged weights. `fixed` lie under every picture,
+    controls included. `unet_strength` multiplies the strength in the denoiser,
+    `te_strength` in all text encoders (one value) or in each, `block_weights` (as
+    `generation.loras.blocks.parse` reads them) in the blocks. `allow` are checks of
+    `generation.loras.suitability` whose refusals become warnings. `images` is a folder of pictures
+    to judge instead, with one `control` or a folder of `controls`.
+    """
+
+    kind: Kind
+    loras: tuple[Path, ...] = ()
+    strengths: tuple[Decimal, ...] = ()
+    name: str | None = None
+    ema: bool = False
+    fixed: tuple[Weighted, ...] = ()
+    unet_strength: Decimal | None = None
+    te_strength: tuple[Decimal, ...] = ()
+    block_weights: str = ""
+    allow: tuple[str, ...] = ()
+    images: Path | None = None
+    control: Path | None = None
+    controls: Path | None = None
+
+    @property
+    def part_strengths(self) -> dict[str, Decimal]:
+        """The factors by part: "unet", "text" (all text encoders) or "te", "te2", "te3"."""
+        found = {} if self.unet_strength is None else {"unet": self.unet_strength}
+        if len(self.te_strength) == 1:
+            return {**found, "text": self.te_strength[0]}
+        for number, factor in enumerate(self.te_strength, 1):
+            found[f"te{number}" if number > 1 else "te"] = factor
+        return found
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is painted: every prompt with every seed. Without prompts they are made from the
+    trigger word that the LoRA's metadata tells. More than `max_prompts` in a file are taken for
+    another kind of file."""
+
+    prompts: tuple[PromptLine, ...] = ()
+    seeds: tuple[int, ...] = (1, 2)
+    negative: str = ""
+    max_prompts: int = 1000
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How it is painted. Where a value is None, the prompt lines' flags decide, then the LoRA's
+    metadata, then the model. `batch_size` 0 is as many as fit."""
+
+    model: str = ""
+    model_config: Path | None = None
+    prediction_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    clip_skip: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 0
+    compiled: bool = False
+    low_vram: bool = False
+
+
+@dataclass(frozen=True)
+class Judging:
     """How to score and decide. `margin` and `tie_tolerance` are in units of `rank_by`.
 
     Without a margin that of the metric is taken (`Declaration.margin`); a metric that has none is
@@ -45,3 +145,228 @@ class Options:
             raise UserError(
                 f"{self.rank_by} describes a picture and cannot rank it.", field="rank_by"
             )
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the run folder lies (None: runs/NAME), whether what it holds is kept (`resume`), and
+    whether it may hold other files (`allow_non_empty`)."""
+
+    out: Path | None = None
+    resume: bool = True
+    allow_non_empty: bool = False
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """Everything that somebody can ask of a study."""
+
+    subject: Subject
+    prompts: Prompts = field(default_factory=Prompts)
+    rendering: Rendering = field(default_factory=Rendering)
+    judging: Judging = field(default_factory=Judging)
+    output: Output = field(default_factory=Output)
+    format: int = FORMAT
+
+    @staticmethod
+    def of(kind: Kind, **given: Any) -> StudyRequest:
+        """The request with these fields, whichever group they belong to; None leaves a default.
+
+        Values may be texts as people type them ("0.2:1.4:0.2", "1:4", "lpips,gmsd") or Python
+        values; `size` ("768x512") stands for width and height, `prompts` may be a file's path.
+        Raises UserError for an unknown field and for a value that cannot be read.
+        """
+        size = given.pop("size", None)
+        if size:
+            given["width"], given["height"] = _size(size)
+        if kind not in get_args(Kind):
+            raise UserError(f"{kind!r} is no question; ask for {listed(get_args(Kind))}.", "kind")
+        if isinstance(given.get("prompts"), (str, Path)):
+            most = given.get("max_prompts") or Prompts().max_prompts
+            given["prompts"] = read_prompts(Path(given["prompts"]), most)
+        groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
+        for name, value in given.items():
+            if name not in _HOME or name == "kind":
+                raise UserError(f"there is no field {name!r}; known are {listed(sorted(_HOME))}.")
+            if value is not None:
+                groups[_HOME[name]][name] = _READ.get(name, _as_is)(value)
+        groups["subject"]["kind"] = kind
+        groups["subject"].setdefault("strengths", parse_strengths(DEFAULT_STRENGTHS[kind]))
+        return StudyRequest(**{name: GROUPS[name](**values) for name, values in groups.items()})
+
+    @staticmethod
+    def demo(kind: Kind, **given: Any) -> StudyRequest:
+        """The embedded model's own study, but for the fields that are given."""
+        demo = sample_data.DEMOS["strength" if kind == "strength" else "epochs"]
+        usual = {
+            **json.loads((sample_data.PATH / "settings.json").read_text(encoding="utf-8")),
+            "model": DEMO_MODEL,
+            "loras": (sample_data.PATH / demo["loras"],),
+            "strengths": demo["strengths"],
+            "seeds": demo["seeds"],
+            "prompts": sample_data.PATH / "prompts.txt",
+            "out": Path("runs", f"demo-{kind}"),
+        }
+        return StudyRequest.of(kind, **{**usual, **{k: v for k, v in given.items() if v}})
+
+    def to_json(self) -> str:
+        """The request as versioned JSON."""
+        return json.dumps(_plain(asdict(self)), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> StudyRequest:
+        """The request that `to_json` wrote. Raises UserError for what is none."""
+        try:
+            request: StudyRequest = build(StudyRequest, parse(text))
+            if request.format != FORMAT:
+                raise ValueError(f"it has format {request.format}, this version reads {FORMAT}")
+        except ValueError as error:
+            raise UserError(f"This is no request for a study ({error}).") from error
+        return request
+
+
+GROUPS: Mapping[str, Any] = {
+    "subject": Subject,
+    "prompts": Prompts,
+    "rendering": Rendering,
+    "judging": Judging,
+    "output": Output,
+}
+
+_HOME = {f.name: name for name, group in GROUPS.items() for f in fields(group)}
+
+DEFAULT_STRENGTHS: Mapping[Kind, str] = {
+    "strength": "0.2:1.4:0.2",
+    "epochs": "1.0",
+    "plane": "0.6,0.8,1.0",
+}
+
+
+def is_field(name: str) -> bool:
+    """Whether `StudyRequest.of` takes a field of this name."""
+    return name in _HOME or name == "size"
+
+
+def listed(words: Iterable[str]) -> str:
+    return ", ".join(words)
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _path(value: Any) -> Path:
+    return Path(value)
+
+
+def _paths(value: Any) -> tuple[Path, ...]:
+    several = [value] if isinstance(value, (str, Path)) else value
+    return tuple(Path(one) for one in several)
+
+
+def _strengths(value: Any) -> tuple[Decimal, ...]:
+    if isinstance(value, (int, float, Decimal)):
+        value = [value]
+    return parse_strengths(value if isinstance(value, str) else ",".join(map(_typed, value)))
+
+
+def _typed(value: Any) -> str:
+    """A number as people type it, so that Decimal("1E+1") and 0.1 + 0.2 are what they look like."""
+    try:
+        return format(Decimal(str(value)), "f")
+    except InvalidOperation:
+        return str(value)
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if isinstance(value, int):
+        value = [value]
+    return parse_seeds(value if isinstance(value, str) else ",".join(map(str, value)))
+
+
+def _prompts(value: Any) -> tuple[PromptLine, ...]:
+    return tuple(one if isinstance(one, PromptLine) else parse_prompt(one) for one in value)
+
+
+def _metrics(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _fixed(value: Any) -> tuple[Weighted, ...]:
+    """From "file.safetensors:0.8" (a weight left out is 1) or pairs."""
+    several = [value] if isinstance(value, (str, Path)) else value
+    return tuple(_weighted(one) for one in several)
+
+
+def _weighted(one: Any) -> Weighted:
+    if isinstance(one, Weighted):
+        return one
+    if not isinstance(one, (str, Path)):
+        path, weight = one
+        return Weighted(Path(path), Decimal(str(weight)))
+    path, colon, weight = str(one).rpartition(":")
+    if not colon or Path(one).exists():
+        return Weighted(Path(one))
+    value = decimal_within(weight, 100)
+    if value is None:
+        raise UserError(f"cannot read {str(one)!r}; write LORA.safetensors:0.8.", field="fixed")
+    return Weighted(Path(path), value)
+
+
+def _te_strength(value: Any) -> tuple[Decimal, ...]:
+    """Factors from "0.5" (all text encoders) or "1,0.5" (each in order)."""
+    if isinstance(value, (int, float, Decimal)):
+        value = [value]
+    several = value.split(",") if isinstance(value, str) else map(str, value)
+    found = [decimal_within(one.strip(), 10) for one in several if one.strip()]
+    if None in found:
+        raise UserError(
+            f"cannot read {value!r}; write 0.5 for all text encoders, or 1,0.5 for the first and "
+            "the second.",
+            field="te_strength",
+        )
+    return tuple(one for one in found if one is not None)
+
+
+def _unet_strength(value: Any) -> Decimal:
+    return Decimal(str(value))
+
+
+def _size(value: Any) -> tuple[int, int]:
+    if not isinstance(value, str):
+        width, height = value
+        return int(width), int(height)
+    width, _, height = value.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        sentence = f"cannot read {value!r}; write 768x512, or 768 for both."
+        raise UserError(sentence, field="size") from None
+
+
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "loras": _paths,
+    "strengths": _strengths,
+    "fixed": _fixed,
+    "unet_strength": _unet_strength,
+    "te_strength": _te_strength,
+    "images": _path,
+    "control": _path,
+    "controls": _path,
+    "prompts": _prompts,
+    "seeds": _seeds,
+    "model": str,
+    "guidance_scale": float,
+    "model_config": _path,
+    "metrics": _metrics,
+    "out": _path,
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, (Path, Decimal)) else value

@@ -12,96 +12,47 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from generation.cells import Cell, Checkpoint, RenderSettings, content_key, strength_text
+from generation.cells import Cell, Checkpoint, Painter, Picture, content_key, strength_text
 from generation.errors import UserError
 from generation.folder import make_inside, move_aside
-from generation.pictures.infotext import parameters_text
-from generation.pictures.pixels import read_text, write_png
+from generation.pictures.pixels import read_text, with_text, write_bytes
 
 CELL_CHUNK = "lora_analysers"
 """Name of the PNG text chunk with the cell as JSON."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where each cell of one study lies below `images/`.
-
-    One checkpoint: strength_0.60/p00_s1.png. One strength: epoch_0007/p00_s1.png. Both axes:
-    epoch_0007/strength_0.80/p00_s1.png.
-    """
-
-    folders: Mapping[Path, str]
-    many_strengths: bool
-
-    @staticmethod
-    def of(cells: Iterable[Cell]) -> Layout:
-        checkpoints: dict[Path, Checkpoint] = {}
-        strengths = set()
-        for cell in cells:
-            if cell.checkpoint is not None:
-                checkpoints.setdefault(cell.checkpoint.path, cell.checkpoint)
-                strengths.add(cell.strength)
-        names: dict[Path, str] = {}
-        if len(checkpoints) > 1:
-            for path, checkpoint in checkpoints.items():
-                name = _folder_name(checkpoint)
-                names[path] = name if name not in names.values() else f"{name}_{len(names)}"
-        return Layout(names, len(strengths) > 1 or len(checkpoints) < 2)
-
-    def place(self, cell: Cell) -> Path:
-        """The cell's path relative to the run folder."""
-        parts = ["images"]
-        if cell.checkpoint is None:
-            parts.append("control")
-        else:
-            if folder := self.folders.get(cell.checkpoint.path):
-                parts.append(folder)
-            if self.many_strengths:
-                parts.append("strength_" + _two_decimals(strength_text(cell.strength)))
-        return Path(*parts, f"{cell.case.name}.png")
-
-
-@dataclass(frozen=True)
 class Store:
-    """The pictures of one study under `root`.
-
-    `fixed` are the LoRAs under every picture, for the pictures' infotext; what of them decides
-    pixels stands in the settings.
-    """
+    """The pictures of one study under `root`, painted by `painter`."""
 
     root: Path
-    settings: RenderSettings
-    layout: Layout
-    fixed: tuple[tuple[Checkpoint, Decimal], ...] = ()
+    painter: Painter
 
     def path(self, cell: Cell) -> Path:
-        return self.root / self.layout.place(cell)
+        return self.root / place(cell)
 
     def key(self, cell: Cell) -> str:
-        """The cell's content key under this study's settings."""
-        return content_key(cell, self.settings)
+        """The cell's content key."""
+        return content_key(cell, self.painter)
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells of which no picture lies anywhere in the folder; moves nothing."""
         found, _ = self._index()
         return [cell for cell in cells if self.key(cell) not in found]
 
-    def check_space(self, cells: Sequence[Cell]) -> None:
-        """Raise UserError if the cells' pictures can hardly fit on the disk.
+    def check_space(self, cells: Sequence[Cell], pixels: int) -> None:
+        """Raise UserError if the cells' pictures, of so many pixels, can hardly fit on the disk.
 
         Photographs take 1.5 to 1.9 bytes a pixel at the compression used, drawings from 0.7 on:
         refused is what half the usual size would not let in.
         """
         pictures = len(self.missing(cells))
-        need = pictures * (4096 + 1.5 * self.settings.width * self.settings.height)
+        need = pictures * (4096 + 1.5 * pixels)
         try:
             free = shutil.disk_usage(self.root).free
         except OSError:
@@ -129,10 +80,12 @@ class Store:
                 if key is not None:
                     found[key] = aside
         for cell, key in keys.items():
-            place = self.path(cell)
-            if key in found and found[key] != place:
-                make_inside(self.root, place.parent)
-                os.replace(found[key], place)
+            here = self.path(cell)
+            if key in found and found[key] != here:
+                make_inside(self.root, here.parent)
+                os.replace(found[key], here)
+                with suppress(OSError):  # where other pictures lie
+                    found[key].parent.rmdir()
         return [cell for cell, key in keys.items() if key not in found]
 
     def set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
@@ -162,49 +115,25 @@ class Store:
                 found[key] = path
         return found, others
 
-    def save(self, cell: Cell, pixels: np.ndarray[Any, Any], *, batch_size: int) -> Path:
-        """Write the cell's picture (uint8, HxWx3) with its texts; return its path."""
+    def save(self, picture: Picture) -> Path:
+        """Write a painted picture with its cell inside; return its path."""
+        cell = picture.cell
         path = self.path(cell)
         make_inside(self.root, path.parent)
         if os.path.lexists(path):  # it came while this one was rendered
             self._aside(path)
-        settings = self.settings
         checkpoint = cell.checkpoint
-        height, width = pixels.shape[:2]
-        text = {
-            "parameters": parameters_text(
-                prompt=cell.case.prompt,
-                negative=cell.case.negative,
-                steps=settings.steps,
-                sampler=settings.sampler,
-                guidance=settings.guidance_scale,
-                seed=cell.case.seed,
-                width=width,
-                height=height,
-                model=Path(settings.model).name,
-                model_hash=settings.model_hash[:10],
-                lora_name=checkpoint.path.stem if checkpoint else "",
-                lora_hash=checkpoint.tensor_hash if checkpoint else "",
-                strength=cell.strength,
-                clip_skip=settings.clip_skip,
-                fixed=[(other.path.stem, other.tensor_hash, w) for other, w in self.fixed],
-            ),
-            CELL_CHUNK: json.dumps(
-                {
-                    "key": self.key(cell),
-                    "prompt": cell.case.prompt,
-                    "negative": cell.case.negative,
-                    "seed": cell.case.seed,
-                    "lora": checkpoint.name if checkpoint else None,
-                    "tensor_hash": checkpoint.tensor_hash if checkpoint else None,
-                    "strength": strength_text(cell.strength),
-                    "model": settings.model,
-                    "batch_size": batch_size,
-                },
-                sort_keys=True,
-            ),
+        record = {
+            "key": self.key(cell),
+            "prompt": cell.case.prompt,
+            "negative": cell.case.negative,
+            "seed": cell.case.seed,
+            "lora": checkpoint.name if checkpoint else None,
+            "tensor_hash": checkpoint.tensor_hash if checkpoint else None,
+            "strength": strength_text(cell.strength),
+            **picture.facts,
         }
-        write_png(path, pixels, text)
+        write_bytes(path, with_text(picture.png, CELL_CHUNK, json.dumps(record, sort_keys=True)))
         return path
 
 
@@ -217,12 +146,26 @@ def stored_key(path: Path) -> str | None:
     return key if isinstance(key, str) else None
 
 
+def place(cell: Cell) -> Path:
+    """The cell's path in any run folder: images/control/p00_s1.png for a control, else
+    images/my-000007_3fa2c1d0/strength_0.60/p00_s1.png.
+
+    It follows from the cell alone, so that no picture moves when a study grows: the first digits
+    of the LoRA's tensor hash tell files apart that share a name.
+    """
+    if cell.checkpoint is None:
+        return Path("images", "control", f"{cell.case.name}.png")
+    return Path(
+        "images",
+        _folder_name(cell.checkpoint),
+        "strength_" + _two_decimals(strength_text(cell.strength)),
+        f"{cell.case.name}.png",
+    )
+
+
 def _folder_name(checkpoint: Checkpoint) -> str:
-    if checkpoint.epoch is not None:
-        return f"epoch_{checkpoint.epoch:04d}"
-    if checkpoint.step is not None:
-        return f"step_{checkpoint.step:08d}"
-    return re.sub(r"[^\w.-]+", "_", checkpoint.path.stem)[:80] or "lora"
+    stem = re.sub(r"[^\w.-]+", "_", checkpoint.path.stem)[:80].strip(".") or "lora"
+    return "_".join(filter(None, (stem, checkpoint.tensor_hash[:8])))
 
 
 def _two_decimals(text: str) -> str:

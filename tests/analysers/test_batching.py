@@ -15,47 +15,59 @@ pytest.importorskip("diffusers")
 import sample_data  # noqa: E402
 from analysers.runs.evidence import NOISE_CASES  # noqa: E402
 from analysers.runs.loop import run_study  # noqa: E402
-from analysers.runs.pacing import _can_mix, _pace, batch_key, with_batch_size  # noqa: E402
-from analysers.runs.plan import RenderPlan, plan_study  # noqa: E402
-from analysers.runs.request import Options  # noqa: E402
+from analysers.runs.plan import Plan, plan_study  # noqa: E402
+from analysers.runs.request import Judging, StudyRequest  # noqa: E402
 from generation.cells import Cell  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
+from generation.pictures.store import Store  # noqa: E402
 from generation.prompts import PromptLine  # noqa: E402
-from generation.renderers.diffusers import batches  # noqa: E402
+from generation.renderers.diffusers import batches, pacing  # noqa: E402
+from generation.renderers.diffusers.render import DiffusersRenderer  # noqa: E402
 
 FOUR = [Decimal(text) for text in ("0.25", "0.5", "0.75", "1")]
 
 
-def plan(out: Path, strengths: list[Decimal] = FOUR, **options: Any) -> RenderPlan:
+def plan(out: Path, strengths: list[Decimal] = FOUR, **options: Any) -> Plan:
     few = {"steps": 2, "width": 64, "height": 64, "prompts": [PromptLine("a cat, pstr style")]}
     lora = sample_data.PATH / "lora" / "pstr.safetensors"
-    return plan_study(
-        "strength", [lora], model="demo", out=out, strengths=strengths, seeds=(1,),
+    request = StudyRequest.of(
+        "strength", loras=[lora], model="demo", out=out, strengths=strengths, seeds=(1,),
         **{**few, "device": "cpu", **options},
     )  # fmt: skip
+    return plan_study(request)
+
+
+def begun(study: Plan) -> DiffusersRenderer:
+    """What paints the study, its batches decided."""
+    renderer = study.renderer.begin(study.usable, study.out)
+    assert isinstance(renderer, DiffusersRenderer)
+    return renderer
 
 
 def test_a_batch_is_no_larger_than_the_cases_or_than_asked(tmp_path: Path) -> None:
     for asked, seeds, size in ((0, 1, 1), (0, 6, 3), (16, 3, 3), (2, 3, 2), (16, 20, 10)):
         prompts = [PromptLine(f"a cat {i}") for i in range(seeds)]
-        decided, engine = with_batch_size(plan(tmp_path, prompts=prompts, batch_size=asked))
+        decided = begun(plan(tmp_path, prompts=prompts, batch_size=asked))
         assert (decided.settings.batch_size, decided.settings.mixed) == (size, False)
-        assert engine is None, "nothing is loaded to decide this on the CPU"
+        assert decided._engine is None, "nothing is loaded to decide this on the CPU"
 
 
 def test_which_studies_can_mix(tmp_path: Path) -> None:
-    assert _can_mix(plan(tmp_path))
-    assert not _can_mix(plan(tmp_path, [Decimal(1)]))
-    assert not _can_mix(plan(tmp_path, compiled=True))
+    def can_mix(study: Plan) -> bool:
+        return pacing.can_mix(study.settings, study.cells)
+
+    assert can_mix(plan(tmp_path))
+    assert not can_mix(plan(tmp_path, [Decimal(1)]))
+    assert not can_mix(plan(tmp_path, compiled=True))
 
 
 def test_two_ways_are_timed_and_leave_no_trace(tmp_path: Path) -> None:
     study = plan(tmp_path, batch_size=1)
-    engine = study.open_engine()
+    engine = begun(study).engine
     case = study.cases[0]
     base = engine.render([case])[0]
     for batching in (batches.Batching(1), batches.Batching(5, mixed=True)):
-        assert _pace(study, engine, batching) > 0
+        assert pacing.pace(engine, study.cells, batching) > 0
         assert (engine.steps, engine.batch_size, engine.mixed) == (2, 1, False)
         assert np.array_equal(engine.render([case])[0], base)
 
@@ -63,13 +75,12 @@ def test_two_ways_are_timed_and_leave_no_trace(tmp_path: Path) -> None:
 def test_a_folder_that_began_mixed_goes_on_mixed(tmp_path: Path) -> None:
     """Its pictures are those of merged weights up to rounding, and none is painted twice."""
     study = plan(tmp_path / "mixed")
-    batches.keep(study.out, batch_key(study), batches.Batching(5, mixed=True))
-    options = Options(workers=0)
+    batches.keep(study.out, pacing.batch_key(study.settings), batches.Batching(5, mixed=True))
+    options = Judging(workers=0)
     first = run_study(study, options)
     record = first.run["settings"]
     assert (record["batch_size"], record["mixed"]) == (5, True)
-    decided, _ = with_batch_size(study)
-    store = decided.store()
+    store = Store(study.out, begun(study))
     assert not store.missing(study.cells)
     times = {cell: store.path(cell).stat().st_mtime_ns for cell in study.cells}
     more = replace(plan(tmp_path / "mixed", [*FOUR, Decimal("1.2")]))
@@ -77,12 +88,12 @@ def test_a_folder_that_began_mixed_goes_on_mixed(tmp_path: Path) -> None:
     assert {cell: store.path(cell).stat().st_mtime_ns for cell in study.cells} == times
     merged = plan(tmp_path / "merged")
     run_study(merged, options)
-    other, _ = with_batch_size(merged)
+    other = Store(merged.out, begun(merged))
     for cell in study.cells:
-        one, two = (read_image(s.path(cell)).astype(int) for s in (store, other.store()))
+        one, two = (read_image(s.path(cell)).astype(int) for s in (store, other))
         assert np.abs(one - two).mean() < 1, cell.strength
     strongest = [s.path(Cell(study.cases[0], study.checkpoints[0], Decimal(1)))
-                 for s in (store, other.store())]  # fmt: skip
+                 for s in (store, other)]  # fmt: skip
     control = read_image(store.path(study.cells[0])).astype(int)
     assert all(np.abs(read_image(path) - control).mean() > 5 for path in strongest)
 
@@ -93,10 +104,10 @@ def test_the_noise_floor_in_one_batch_as_on_a_gpu(tmp_path: Path) -> None:
     study = plan(
         tmp_path, [Decimal(1)], prompts=[PromptLine(text) for text in texts], device="cpu:0"
     )
-    done = run_study(study, Options(workers=0))
+    done = run_study(study, Judging(workers=0))
     noise = done.evidence["noise"]
     assert len(noise["pairs"]) == NOISE_CASES
     assert all(0.98 < similar <= 1 and apart < 1 for similar, apart in noise["pairs"])
-    again = run_study(study, Options(workers=0))
+    again = run_study(study, Judging(workers=0))
     assert again.evidence["noise"]["floor"] == noise["floor"]
     assert again.run["rendered"]["kept"] == 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import os
 import random
@@ -401,19 +400,18 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 def test_the_noise_floor_is_measured_with_several_devices_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from analysers.runs.plan import RenderPlan
     from generation.renderers.diffusers import engine
+    from generation.renderers.diffusers.setup import Setup
 
     monkeypatch.setattr(engine, "devices", lambda _device: ["cpu", "cpu"])
     opened = []
-    open_engine = RenderPlan.open_engine
+    open_engine = Setup.__call__
 
-    @functools.wraps(open_engine)  # the devices' processes find the method by its name
-    def counted(plan: RenderPlan, device: str = "") -> object:
+    def counted(setup: Setup, settings: object, device: str = "") -> object:
         opened.append(device)
-        return open_engine(plan, device)
+        return open_engine(setup, settings, device)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(RenderPlan, "open_engine", counted)
+    monkeypatch.setattr(Setup, "__call__", counted)
     command = [
         LORA, "--model", "demo", "--prompt", "a cat", "--prompt", "a dog", "--seeds", "1,2",
         "--strengths", "0.5,1", "--out", tmp_path / "run", *QUICK,

@@ -362,16 +362,17 @@ def test_the_content_key_knows_block_weights_of_the_lora_only() -> None:
 
 def test_a_plan_carries_block_weights_to_the_engine(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    from analysers.runs.plan import plan_study
+    from rendering import planned
+
     from generation.prompts import PromptLine
 
-    plan = plan_study(
-        "strength", [LORA], model="demo", out=tmp_path, strengths=[Decimal(1)], seeds=[1],
+    plan = planned(
+        "strength", loras=[LORA], model="demo", out=tmp_path, strengths=[Decimal(1)], seeds=[1],
         prompts=[PromptLine("pstr style")], width=64, height=64, device="cpu", batch_size=1,
         block_weights=" all=0, in01 = .50 ",
     )  # fmt: skip
     assert plan.settings.block_weights == "ALL=0,IN01=0.5"
-    engine = plan.open_engine()
+    engine = plan.renderer.engine
     engine.apply(plan.checkpoints[0], Decimal(1))
     assert 0 < engine.modules_merged < 92
     assert set(FAMILIES) == set(COUNTS)

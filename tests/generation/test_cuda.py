@@ -14,13 +14,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from rendering import render  # noqa: E402
+
 import sample_data  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
-from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.pictures.store import Store  # noqa: E402
 from generation.renderers.diffusers import batches  # noqa: E402
 from generation.renderers.diffusers.engine import Engine, find_model  # noqa: E402
-from generation.renderers.diffusers.render import render  # noqa: E402
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")
@@ -42,8 +43,8 @@ def open_engine(device: str = DEVICE, **options: Any) -> Engine:
 
 
 def pictures(engine: Engine, folder: Path, cells: list[Cell], **settings: Any) -> list[Any]:
-    store = Store(folder, replace(SETTINGS, **settings), Layout.of(cells))
-    done = {r.cell: r for r in render(cells, store, lambda: engine)}
+    store = Store(folder, replace(SETTINGS, **settings))
+    done = {r.cell: r for r in render(cells, store, lambda *_: engine)}
     assert all(done[cell].path for cell in CELLS)
     return [read_image(store.path(cell)).astype(int) for cell in CELLS]
 
@@ -60,9 +61,9 @@ def test_order_and_resume_change_no_bit(mixed: bool, tmp_path: Path) -> None:
     """With decoding in a stream and a thread of its own."""
     engine = open_engine(dtype="float16", mixed=mixed)
     forward = pictures(engine, tmp_path / "1", CELLS, mixed=mixed)
-    store = Store(tmp_path / "2", replace(SETTINGS, mixed=mixed), Layout.of(CELLS))
+    store = Store(tmp_path / "2", replace(SETTINGS, mixed=mixed))
     backwards = CELLS[::-1]
-    list(render(backwards[:5], store, lambda: engine))
+    list(render(backwards[:5], store, lambda *_: engine))
     backward = pictures(engine, tmp_path / "2", backwards, mixed=mixed)
     assert all(np.array_equal(one, two) for one, two in zip(forward, backward, strict=True))
 
@@ -86,22 +87,23 @@ def test_the_probe_finds_a_batch_and_leaves_the_engine_as_it_was() -> None:
 
 
 def test_a_study_decides_its_batches_and_keeps_to_them(tmp_path: Path) -> None:
+    from rendering import planned
+
     from analysers.runs.loop import run_study
-    from analysers.runs.plan import RenderPlan, plan_study
-    from analysers.runs.request import Options
+    from analysers.runs.plan import Plan
     from generation.prompts import PromptLine
 
-    def plan() -> RenderPlan:
-        return plan_study(
-            "strength", [PSTR.path], model="demo", out=tmp_path, device=DEVICE,
+    def plan() -> Plan:
+        return planned(
+            "strength", loras=[PSTR.path], model="demo", out=tmp_path, device=DEVICE,
             strengths=[Decimal(i) / 4 for i in range(1, 9)], seeds=(1,),
             prompts=[PromptLine("a cat, pstr style")], width=128, height=128, steps=6,
         )  # fmt: skip
 
-    study = run_study(plan(), Options())
+    study = run_study(plan())
     assert [s.status for s in study.scores].count("failed") == 0
     kept = next(iter(json.loads((tmp_path / "batch.json").read_text()).values()))
     used = study.run["settings"]
     assert (kept["size"], kept["mixed"]) == (used["batch_size"], used["mixed"])
-    again = run_study(plan(), Options())
+    again = run_study(plan())
     assert again.run["rendered"]["pictures"] == 0

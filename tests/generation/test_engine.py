@@ -14,14 +14,14 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 import torch  # noqa: E402
+from rendering import render  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings  # noqa: E402
 from generation.errors import UserError  # noqa: E402
-from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.pictures.store import Store  # noqa: E402
 from generation.renderers.diffusers.engine import SAMPLERS, Engine, choose_device, find_model  # noqa: E402
-from generation.renderers.diffusers.render import render  # noqa: E402
 
 ONE = Decimal(1)
 CASES = [Case(f"a picture of a {s} on green grass, pstr style", i, name=f"p{i:02d}_s{i}")
@@ -153,14 +153,14 @@ def test_a_study_rendered_in_two_orders_is_the_same(
     cells = [Cell(c, demo_checkpoint, s) for s in (Decimal("0.5"), ONE) for c in CASES]
     cells = [*(Cell(c) for c in CASES), *cells]
     settings = RenderSettings("demo", "0", 64, 64, 3, 4.0, "dpmpp_2m_karras", batch_size=2)
-    stores = [Store(tmp_path / name, settings, Layout.of(cells)) for name in "ab"]
-    forward = list(render(cells, stores[0], lambda: engine))
-    backward = list(render(cells[::-1], stores[1], lambda: engine))
+    stores = [Store(tmp_path / name, settings) for name in "ab"]
+    forward = list(render(cells, stores[0], lambda *_: engine))
+    backward = list(render(cells[::-1], stores[1], lambda *_: engine))
     assert all(r.fresh and r.path for r in (*forward, *backward))
     for cell in cells:
         one, two = (np.asarray(Image.open(store.path(cell))) for store in stores)
         assert np.array_equal(one, two)
-    assert not any(r.fresh for r in render(cells, stores[0], lambda: pytest.fail("rendered")))
+    assert not any(r.fresh for r in render(cells, stores[0], lambda *_: pytest.fail("rendered")))
 
 
 def test_weights_laid_out_as_on_cuda_are_switched_and_restored(
@@ -198,8 +198,10 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(
     monkeypatch.setattr(engine.pipe.unet, "forward", greedy)
     cells = [Cell(c) for c in CASES]
     settings = RenderSettings("demo", "0", 64, 64, 3, 4.0, "", batch_size=4)
-    store = Store(tmp_path, settings, Layout.of(cells))
-    assert [r.path for r in render(cells, store, lambda: engine)] == [store.path(c) for c in cells]
+    store = Store(tmp_path, settings)
+    assert [r.path for r in render(cells, store, lambda *_: engine)] == [
+        store.path(c) for c in cells
+    ]
     assert engine.batch_size == 1
 
 

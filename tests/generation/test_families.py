@@ -163,7 +163,8 @@ def test_flux_takes_what_it_has_and_schnell_four_steps_without_guidance(
     tiny_model: Tiny, tiny_checkpoint: Single, tmp_path: Path
 ) -> None:
     """FLUX.1 schnell is FLUX.1 dev without the guidance embedding, in both layouts."""
-    from analysers.runs.plan import plan_study
+    from rendering import planned
+
     from generation.prompts import PromptLine
 
     dev = find_model(str(tiny_model("flux")))
@@ -188,8 +189,8 @@ def test_flux_takes_what_it_has_and_schnell_four_steps_without_guidance(
         (str(tmp_path / "schnell.safetensors"), 4, 0.0),
         (str(tiny_model("flux")), 25, 3.5),
     ):
-        plan = plan_study(
-            "strength", [lora], model=model, out=tmp_path, strengths=[Decimal(1)],
+        plan = planned(
+            "strength", loras=[lora], model=model, out=tmp_path, strengths=[Decimal(1)],
             prompts=[PromptLine("a cat")], width=64, height=64,
             model_config=folder if model.endswith(".safetensors") else None,
         )  # fmt: skip
@@ -199,8 +200,8 @@ def test_flux_takes_what_it_has_and_schnell_four_steps_without_guidance(
         ("clip_skip", "clip_skip: FLUX"),
     ):
         with pytest.raises(UserError, match=sentence):
-            plan_study(
-                "strength", [lora], model=str(folder), out=tmp_path, strengths=[Decimal(1)],
+            planned(
+                "strength", loras=[lora], model=str(folder), out=tmp_path, strengths=[Decimal(1)],
                 prompts=[PromptLine("a cat")], **{option: "blur" if option == "negative" else 1},
             )  # fmt: skip
 

@@ -791,9 +791,9 @@ def test_checking_needs_no_torch() -> None:
 def test_a_study_is_planned_with_the_warnings(tmp_path: Path, tiny_model: Tiny) -> None:
     from decimal import Decimal
 
+    from rendering import planned
     from safetensors.torch import save_file
 
-    from analysers.runs.plan import plan_study
     from generation.prompts import PromptLine
 
     stem = "transformer.single_transformer_blocks.0.attn.to_q"
@@ -803,9 +803,9 @@ def test_a_study_is_planned_with_the_warnings(tmp_path: Path, tiny_model: Tiny) 
     def warnings(prompt: str, negative: str = "", family: str = "demo") -> str:
         demo = sample_data.PATH / "lora" / "pstr.safetensors"
         return "\n".join(
-            plan_study(
+            planned(
                 "strength",
-                [demo if family == "demo" else flux],
+                loras=[demo if family == "demo" else flux],
                 model="demo" if family == "demo" else str(tiny_model(family)),
                 out=tmp_path / "run",
                 strengths=[Decimal(1)],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,14 +14,16 @@ import pytest
 
 pytest.importorskip("diffusers")
 import torch  # noqa: E402
+from rendering import render  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
-from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.pictures.store import Store  # noqa: E402
 from generation.renderers.diffusers import batches  # noqa: E402
+from generation.renderers.diffusers.batches import stretches  # noqa: E402
 from generation.renderers.diffusers.engine import Engine, find_model  # noqa: E402
-from generation.renderers.diffusers.render import NOT_FINITE, render, stretches  # noqa: E402
+from generation.renderers.diffusers.render import NOT_FINITE  # noqa: E402
 
 ONE, HALF, ZERO = Decimal(1), Decimal("0.5"), Decimal(0)
 CASES = [Case(f"a picture of a {s} on green grass, pstr style", i, name=f"p{i:02d}_s{i}")
@@ -36,7 +36,7 @@ EARLY, LATE = (
 )  # fmt: skip
 
 
-def open_engine(device: str = "cpu", **options: object) -> Engine:
+def open_engine(_settings: object = None, device: str = "cpu", **options: object) -> Engine:
     few = {"steps": 2, "guidance_scale": 4.0, "width": 64, "height": 64, "batch_size": 2}
     model = find_model(str(sample_data.PATH / "model"))
     return Engine(model, device=device, sampler="euler_a", **{**few, **options})  # type: ignore[arg-type]
@@ -50,10 +50,6 @@ def engine() -> Iterator[Engine]:
 
 def study(*strengths: Decimal) -> list[Cell]:
     return [*(Cell(c) for c in CASES), *(Cell(c, EARLY, s) for s in strengths for c in CASES)]
-
-
-def store_of(folder: Path, cells: list[Cell]) -> Store:
-    return Store(folder, SETTINGS, Layout.of(cells))
 
 
 def test_fixed_loras_lie_under_everything(engine: Engine) -> None:
@@ -118,59 +114,42 @@ def test_low_vram_paints_the_same_bits(engine: Engine) -> None:
 
 def test_two_processes_paint_the_same_bits_as_one(engine: Engine, tmp_path: Path) -> None:
     cells = study(HALF, ONE)
-    alone, shared = store_of(tmp_path / "1", cells), store_of(tmp_path / "2", cells)
-    assert all(r.path for r in render(cells, alone, lambda: engine))
+    alone, shared = Store(tmp_path / "1", SETTINGS), Store(tmp_path / "2", SETTINGS)
+    assert all(r.path for r in render(cells, alone, lambda *_: engine))
     done = list(render(cells, shared, partial(open_engine, batch_size=2), devices=["cpu", "cpu"]))
     assert {r.cell for r in done} == set(cells) and all(r.fresh and r.path for r in done)
     for cell in cells:
         assert np.array_equal(read_image(alone.path(cell)), read_image(shared.path(cell)))
 
 
-def test_ctrl_c_finishes_the_pictures_in_flight_and_the_rest_follows(
-    engine: Engine, tmp_path: Path
+def test_a_stop_finishes_the_pictures_in_flight_and_the_rest_follows(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = study(ONE)
-    undisturbed = store_of(tmp_path / "1", cells)
-    list(render(cells, undisturbed, lambda: engine))
-    store = store_of(tmp_path / "2", cells)
-    steps = []
+    undisturbed = Store(tmp_path / "1", SETTINGS)
+    list(render(cells, undisturbed, lambda *_: engine))
+    store = Store(tmp_path / "2", SETTINGS)
+    begun, denoise = [], engine.denoise
 
-    def interrupt() -> None:
-        steps.append(1)
-        if len(steps) == 3:  # in the middle of the second batch
-            os.kill(os.getpid(), signal.SIGINT)
+    def counted(*arguments: object) -> object:
+        begun.append(arguments)
+        return denoise(*arguments)  # type: ignore[arg-type]
 
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        list(render(cells, store, lambda: engine, on_step=interrupt))
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert len(steps) == 4, "the batch in flight was finished and none begun"
+    monkeypatch.setattr(engine, "denoise", counted)
+    done = list(render(cells, store, lambda *_: engine, stopped=lambda: len(begun) == 2))
+    assert [r.cell for r in done] == cells[:3], "two pictures and one: both batches' own"
     assert [store.path(c).is_file() for c in cells] == [True] * 3 + [False] * 3
-    assert sum(r.fresh for r in render(cells, store, lambda: engine)) == 3
+    assert sum(r.fresh for r in render(cells, store, lambda *_: engine)) == 3
     for cell in cells:
         assert np.array_equal(read_image(undisturbed.path(cell)), read_image(store.path(cell)))
-
-
-def test_a_second_ctrl_c_stops_at_once(engine: Engine, tmp_path: Path) -> None:
-    cells = study()
-    steps = []
-
-    def interrupt() -> None:
-        steps.append(1)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    engine_steps = open_engine(steps=5)
-    with pytest.raises(KeyboardInterrupt):
-        list(render(cells, store_of(tmp_path, cells), lambda: engine_steps, on_step=interrupt))
-    assert len(steps) == 2
 
 
 def test_rendering_works_outside_of_the_main_thread(engine: Engine, tmp_path: Path) -> None:
     cells = study()
     found: list[int] = []
-    store = store_of(tmp_path, cells)
+    store = Store(tmp_path, SETTINGS)
     thread = threading.Thread(
-        target=lambda: found.append(len(list(render(cells, store, lambda: engine))))
+        target=lambda: found.append(len(list(render(cells, store, lambda *_: engine))))
     )
     thread.start()
     thread.join()
@@ -190,7 +169,7 @@ def test_a_picture_that_is_not_finite_fails_with_a_reason(
 
     monkeypatch.setattr(engine.pipe.unet, "forward", overflow)
     cells = study()
-    done = list(render(cells, store_of(tmp_path, cells), lambda: engine))
+    done = list(render(cells, Store(tmp_path, SETTINGS), lambda *_: engine))
     assert {r.cell.case.name: r.reason for r in done} == {
         "p00_s0": "", "p01_s1": NOT_FINITE, "p02_s2": ""
     }  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,17 +13,18 @@ import pytest
 
 pytest.importorskip("diffusers")
 import torch  # noqa: E402
+from rendering import render  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings, content_key  # noqa: E402
 from generation.loras import deltas  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
-from generation.pictures.store import Layout, Store  # noqa: E402
+from generation.pictures.store import Store  # noqa: E402
 from generation.renderers.diffusers import render as renderer  # noqa: E402
+from generation.renderers.diffusers.batches import stretches  # noqa: E402
 from generation.renderers.diffusers.engine import Engine, find_model  # noqa: E402
 from generation.renderers.diffusers.models import FAMILIES, BaseModel  # noqa: E402
-from generation.renderers.diffusers.render import render, stretches  # noqa: E402
 
 CASES = [
     Case("a cat on green grass, pstr style", 3, name="p00_s3"),
@@ -174,14 +174,13 @@ def test_a_mixed_study_resumes_to_the_same_bits(
     """In order in one go; and backwards, in two goes, decoded in a thread as on a GPU."""
     some = cells()
     engine = demo(mixed=True)
-    one, two = (Store(tmp_path / n, SETTINGS, Layout.of(some)) for n in ("1", "2"))
-    assert [r.reason for r in render(some, one, lambda: engine)] == [""] * 10
-    with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(renderer, "_at_once", pool.submit)
-        backwards = some[:1:-1]
-        list(render(backwards[:3], two, lambda: engine))
-        assert len(two.missing(some)) == 7
-        done = list(render([*some[:2], *backwards], two, lambda: engine))
+    one, two = (Store(tmp_path / n, SETTINGS) for n in ("1", "2"))
+    assert [r.reason for r in render(some, one, lambda *_: engine)] == [""] * 10
+    monkeypatch.setattr(renderer, "_beside", lambda _engine: True)
+    backwards = some[:1:-1]
+    list(render(backwards[:3], two, lambda *_: engine))
+    assert len(two.missing(some)) == 7
+    done = list(render([*some[:2], *backwards], two, lambda *_: engine))
     assert sum(r.fresh for r in done) == 7 and all(r.path for r in done)
     for cell in some:
         assert np.array_equal(read_image(one.path(cell)), read_image(two.path(cell)))
@@ -195,7 +194,7 @@ def test_memory_running_out_while_decoding_costs_nothing(
     """It is done again with nothing beside it, and denoising waits for what is being decoded."""
     some = cells()[:2]
     engine = demo(batch_size=1)
-    store = Store(tmp_path, replace(SETTINGS, mixed=False, batch_size=1), Layout.of(some))
+    store = Store(tmp_path, replace(SETTINGS, mixed=False, batch_size=1))
     calls = {"decode": 0, "denoise": 0}
     decode, denoise = engine._picture, engine.pipe.unet.forward
 
@@ -213,9 +212,8 @@ def test_memory_running_out_while_decoding_costs_nothing(
 
     monkeypatch.setattr(engine, "_picture", sometimes)
     monkeypatch.setattr(engine.pipe.unet, "forward", once)
-    with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(renderer, "_at_once", pool.submit)
-        done = list(render(some, store, lambda: engine))
+    monkeypatch.setattr(renderer, "_beside", lambda _engine: True)
+    done = list(render(some, store, lambda *_: engine))
     assert [r.reason for r in done] == ["", ""] and engine.batch_size == 1
     assert calls == {"decode": 3, "denoise": 6}
 
@@ -237,8 +235,8 @@ def test_a_checkpoint_that_does_not_fit_takes_no_control_along(tmp_path: Path) -
     some = [*map(Cell, CASES), *(Cell(c, each, Decimal(1)) for each in (odd, PSTR) for c in CASES)]
     for mixed in (False, True):
         settings = replace(SETTINGS, mixed=mixed)
-        store = Store(tmp_path / str(mixed), settings, Layout.of(some))
-        done = {r.cell: r.reason for r in render(some, store, lambda: demo(mixed=mixed))}  # noqa: B023
+        store = Store(tmp_path / str(mixed), settings)
+        done = {r.cell: r.reason for r in render(some, store, lambda *_: demo(mixed=mixed))}  # noqa: B023
         assert [bool(done[cell]) for cell in some] == [False, False, True, True, False, False]
         assert "odd.safetensors" in done[some[2]]
 

@@ -12,14 +12,15 @@ from generation.errors import UserError
 from generation.files import write_text
 from generation.folder import open_run_folder
 from generation.pictures.pixels import read_image, read_text
-from generation.pictures.store import Layout, Store, stored_key
+from generation.pictures.store import Store, place, stored_key
+from generation.renderers.diffusers.render import picture
 
 SETTINGS = RenderSettings("demo", "ab" * 32, 64, 64, 4, 4.0, "dpmpp_2m_karras")
 LORA = Checkpoint(Path("x/my-000007.safetensors"), "my", epoch=7, tensor_hash="c" * 64)
 
 
-def study(root: Path, *cells: Cell) -> Store:
-    return Store(root, SETTINGS, Layout.of(cells))
+def study(root: Path) -> Store:
+    return Store(root, SETTINGS)
 
 
 def paint(number: int) -> np.ndarray:
@@ -32,22 +33,24 @@ def sweep(*prompts: str) -> list[Cell]:
     return [*(Cell(c) for c in cases), *(Cell(c, LORA, s) for s in strengths for c in cases)]
 
 
-def test_pictures_lie_where_people_look_for_them(tmp_path: Path) -> None:
+def test_pictures_lie_where_people_look_for_them() -> None:
     case = Case("a cat", 1, name="p00_s1")
-    other = replace(LORA, path=Path("x/my-000008.safetensors"), epoch=8)
-    one = [Cell(case), Cell(case, LORA, Decimal("0.6"))]
-    assert study(tmp_path, *one).layout.place(one[1]) == Path("images/strength_0.60/p00_s1.png")
-    epochs = [Cell(case, LORA, Decimal(1)), Cell(case, other, Decimal(1))]
-    assert Layout.of(epochs).place(epochs[0]) == Path("images/epoch_0007/p00_s1.png")
-    plane = [*epochs, Cell(case, other, Decimal("0.125"))]
-    assert Layout.of(plane).place(plane[2]) == Path("images/epoch_0008/strength_0.125/p00_s1.png")
-    assert Layout.of(plane).place(Cell(case)) == Path("images/control/p00_s1.png")
+    assert place(Cell(case)) == Path("images/control/p00_s1.png")
+    cell = Cell(case, LORA, Decimal("0.6"))
+    assert place(cell) == Path("images/my-000007_cccccccc/strength_0.60/p00_s1.png")
+    fine = replace(cell, strength=Decimal("-0.125"))
+    assert place(fine).parent.name == "strength_-0.125"
+    # files that share a name are told apart whichever of them is in the study
+    twin = replace(LORA, path=Path("y/my-000007.safetensors"), tensor_hash="d" * 64)
+    assert place(replace(cell, checkpoint=twin)).parts[1] == "my-000007_dddddddd"
+    odd = replace(LORA, path=Path("x/..?*.safetensors"), tensor_hash="")
+    assert place(replace(cell, checkpoint=odd)).parts[1] not in ("", ".", "..")
 
 
 def test_a_picture_carries_its_cell_and_infotext(tmp_path: Path) -> None:
     cell = Cell(Case("a cat", 5, "blurry", "p00_s5"), LORA, Decimal("0.60"))
-    store = study(tmp_path, cell)
-    path = store.save(cell, paint(1), batch_size=4)
+    store = study(tmp_path)
+    path = store.save(picture(cell, paint(1), SETTINGS))
     assert np.array_equal(read_image(path), paint(1))
     assert stored_key(path) == content_key(cell, SETTINGS)
     text = read_text(path)["parameters"]
@@ -76,13 +79,13 @@ def test_the_key_holds_what_changes_pixels_and_nothing_else() -> None:
 
 def test_only_what_is_new_is_missing_after_prompts_are_reordered(tmp_path: Path) -> None:
     first = sweep("a cat", "a dog")
-    store = study(tmp_path, *first)
+    store = study(tmp_path)
     assert store.settle(first) == first
     for number, cell in enumerate(first):
-        store.save(cell, paint(number), batch_size=4)
+        store.save(picture(cell, paint(number), SETTINGS))
     assert store.settle(first) == []
     second = sweep("a fox", "a dog", "a cat")
-    store = study(tmp_path, *second)
+    store = study(tmp_path)
     assert {cell.case.prompt for cell in store.missing(second)} == {"a fox"}
     missing = store.settle(second)
     assert {cell.case.prompt for cell in missing} == {"a fox"} and len(missing) == 3
@@ -93,21 +96,21 @@ def test_only_what_is_new_is_missing_after_prompts_are_reordered(tmp_path: Path)
 
 def test_what_gives_way_is_kept_aside(tmp_path: Path) -> None:
     cells = sweep("a cat")
-    store = study(tmp_path, *cells)
+    store = study(tmp_path)
     for cell in cells:
-        store.save(cell, paint(1), batch_size=4)
+        store.save(picture(cell, paint(1), SETTINGS))
     changed = replace(SETTINGS, steps=9)
-    other = Store(tmp_path, changed, store.layout)
+    other = Store(tmp_path, changed)
     assert other.settle(cells) == cells
     assert len(list((tmp_path / "images" / "previous").glob("*.png"))) == len(cells)
     for cell in cells:
-        other.save(cell, paint(2), batch_size=4)
+        other.save(picture(cell, paint(2), SETTINGS))
     assert store.settle(cells) == [], "going back to the first settings renders nothing"
 
 
 def test_a_stranger_in_the_place_of_a_picture_is_not_overwritten(tmp_path: Path) -> None:
     cells = sweep("a cat")
-    store = study(tmp_path, *cells)
+    store = study(tmp_path)
     place = store.path(cells[0])
     place.parent.mkdir(parents=True)
     place.write_bytes(b"not a picture of ours")
@@ -118,12 +121,12 @@ def test_a_stranger_in_the_place_of_a_picture_is_not_overwritten(tmp_path: Path)
 
 def test_rendering_anew_keeps_the_old_pictures(tmp_path: Path) -> None:
     cells = sweep("a cat")
-    store = study(tmp_path, *cells)
+    store = study(tmp_path)
     for cell in cells:
-        store.save(cell, paint(1), batch_size=4)
+        store.save(picture(cell, paint(1), SETTINGS))
     assert store.set_aside(cells) == cells
     for cell in cells:
-        store.save(cell, paint(2), batch_size=4)
+        store.save(picture(cell, paint(2), SETTINGS))
     assert store.settle(cells) == []
     assert np.array_equal(read_image(store.path(cells[0])), paint(2))
 
@@ -142,8 +145,8 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
 
 def test_half_a_picture_left_by_a_kill_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     cells = sweep("a cat")
-    store = study(tmp_path, *cells)
-    whole = store.save(cells[0], paint(1), batch_size=4)
+    store = study(tmp_path)
+    whole = store.save(picture(cells[0], paint(1), SETTINGS))
     half = whole.with_name(f".{whole.stem}.1.2.tmp.png")
     half.write_bytes(whole.read_bytes()[:-400])
     whole.unlink()

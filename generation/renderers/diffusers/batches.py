@@ -6,10 +6,12 @@ A batch of another size rounds otherwise, so a run folder keeps the size that it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
+from generation.cells import Cell
 from generation.files import read_json
 from generation.folder import write_result
 
@@ -52,6 +54,23 @@ def largest(peak: Callable[[int], float], memory: float, most: int = MOST) -> in
         return most
     fitting = 1 + int((USED * memory - one) // each)
     return max(1, min(most, fitting))
+
+
+def stretches(cells: Sequence[Cell], mixed: bool = False) -> list[list[Cell]]:
+    """The cells in order, cut where the weights change.
+
+    With `mixed`, which needs one batch for many strengths, they are cut where the checkpoint
+    changes, and controls go with what follows them.
+    """
+    if not mixed:
+        return [list(group) for _, group in groupby(cells, lambda c: (c.checkpoint, c.strength))]
+    found: list[list[Cell]] = []
+    for checkpoint, group in groupby(cells, lambda c: c.checkpoint):
+        if found and checkpoint is not None and found[-1][-1].is_control:
+            found[-1].extend(group)
+        else:
+            found.append(list(group))
+    return found
 
 
 def kept(out: Path, key: str) -> Batching | None:

@@ -348,19 +348,15 @@ class Engine:
         self,
         cases: Sequence[Case],
         strengths: Sequence[Decimal] = (),
-        *,
-        on_step: Callable[[], None] | None = None,
     ) -> list[np.ndarray[Any, Any] | None]:
         """Pictures of the cases: `denoise`, then `decode`."""
-        return self.decode(self.denoise(cases, strengths, on_step=on_step))
+        return self.decode(self.denoise(cases, strengths))
 
     @torch.inference_mode()
     def denoise(
         self,
         cases: Sequence[Case],
         strengths: Sequence[Decimal] = (),
-        *,
-        on_step: Callable[[], None] | None = None,
     ) -> torch.Tensor:
         """Latents of at most `batch_size` cases, under the weights set or at a strength of each.
 
@@ -377,11 +373,6 @@ class Engine:
         each = [*strengths, *[strengths[-1]] * padding] if strengths else [Decimal(0)] * len(padded)
         self._rows.set([float(strength) for strength in each])
 
-        def report(_pipe: Any, _step: int, _time: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-            if on_step is not None:
-                on_step()
-            return arguments
-
         def paint() -> torch.Tensor:
             encoded = [self._encode(case, s) for case, s in zip(padded, each, strict=True)]
             latents: torch.Tensor = self.pipe(
@@ -395,7 +386,6 @@ class Engine:
                 num_inference_steps=self.steps,
                 guidance_scale=self.guidance_scale,
                 output_type="latent",
-                callback_on_step_end=report,
             ).images
             if latents.is_cuda:
                 torch.cuda.current_stream(self.device).synchronize()

@@ -1,29 +1,30 @@
-"""Missing cells -> pictures in the run folder, weights switched as rarely as possible.
+"""Cells -> pictures, weights switched as rarely as possible.
 
-Pictures are decoded, compressed and written by threads while the next ones are denoised. With
-several devices, one process for each takes pieces of the work; a picture's bits do not depend on
-which.
+Pictures are decoded and compressed by threads while the next ones are denoised. With several
+devices, one process for each takes pieces of the work and sends pictures back; a picture's bits do
+not depend on which.
 """
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from generation.cells import Cell
+from generation.cells import Cell, Checkpoint, Picture, RenderSettings
 from generation.errors import UserError, named
-from generation.executors import ProcessPool, worker_number
-from generation.pictures.store import Store
+from generation.executors import ProcessPool, never, worker_number
+from generation.pictures.infotext import parameters_text
+from generation.pictures.pixels import encode_png
+from generation.renderers.diffusers import batches, pacing
+from generation.renderers.diffusers.batches import stretches
+from generation.renderers.diffusers.setup import import_engine
+from generation.renderers.renderer import Renderer
 
 if TYPE_CHECKING:
     from generation.renderers.diffusers.engine import Engine
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WRITERS = 2
-"""Threads that write pictures: PNG compression scales 1.6 times from one to two."""
+"""Threads that compress pictures: PNG compression scales 1.6 times from one to two."""
 
 BATCHES_A_TASK = 4
-"""What a device's process takes at once: long enough to overlap writing, short enough to share."""
+"""What a device's process takes at once: long enough to overlap decoding, short enough to share."""
 
 NOT_FINITE = (
     "the model painted no finite picture (its numbers overflowed); try another dtype (bfloat16, "
@@ -42,160 +43,263 @@ NOT_FINITE = (
 )
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """A cell and where its picture lies; `path` is None when it failed, and `reason` says why."""
+class DiffusersRenderer(Renderer):
+    """Paints with diffusers, here or on several devices.
 
-    cell: Cell
-    path: Path | None
-    reason: str = ""
-    fresh: bool = True
-
-
-def render(
-    cells: Sequence[Cell],
-    store: Store,
-    open_engine: Callable[..., Engine],
-    on_step: Callable[[], None] | None = None,
-    resume: bool = True,
-    devices: Sequence[str] = (),
-) -> Iterator[Rendered]:
-    """Yield every cell's picture: first those that lie there already, then each as it is written.
-
-    The model is loaded only if something is missing. A checkpoint that cannot be applied fails its
-    own cells and no others. When memory runs out, the batch is halved and rendering goes on; the
-    picture's own text records the batch it came from. Ctrl-C takes effect when the pictures in
-    flight are saved, a second Ctrl-C at once.
-
-    With more than one device, `open_engine` (picklable) is called with a device's name in a
-    process of its own for each; else without arguments, here.
+    `open_engine(settings, device)` loads the model, once and only if something is to be painted;
+    with more than one of `devices` it is called in a process of its own for each, and must be
+    picklable. `fixed` are the LoRAs under every picture, for its infotext; what of them decides
+    pixels stands in the settings.
     """
-    missing = store.settle(cells) if resume else store.set_aside(cells)
-    absent = set(missing)
-    for cell in cells:
-        if cell not in absent:
-            yield Rendered(cell, store.path(cell), fresh=False)
-    if not missing:
-        return
-    if len(devices) < 2:
-        yield from _render_here(missing, store, open_engine(), on_step)
-        return
-    pieces = [
-        piece
-        for stretch in stretches(missing, store.settings.mixed)
-        for piece in _pieces(stretch, BATCHES_A_TASK * store.settings.batch_size)
-    ]
-    worker = partial(_open_worker, open_engine, store, tuple(devices))
-    for done in ProcessPool(min(len(devices), len(pieces))).map(worker, pieces):
-        yield from done
+
+    def __init__(
+        self,
+        settings: RenderSettings,
+        open_engine: Callable[..., Engine],
+        *,
+        devices: Sequence[str] = (),
+        fixed: Sequence[tuple[Checkpoint, Decimal]] = (),
+        engine: Engine | None = None,
+    ) -> None:
+        self.settings, self.devices, self.fixed = settings, tuple(devices), tuple(fixed)
+        self._open_engine, self._engine = open_engine, engine
+        self._keep: Callable[[], None] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine in this process, loaded when it is first asked for."""
+        if self._engine is None:
+            device = self.devices[0] if self.devices else ""
+            self._engine = self._open_engine(self.settings, device)
+        return self._engine
+
+    def identity(self, cell: Cell) -> Mapping[str, Any]:
+        """The settings that decide pixels, with the engine's own version."""
+        return self.settings.identity(cell)
+
+    def record(self) -> Mapping[str, Any]:
+        """The model and the settings, as they were used."""
+        return {
+            "model": {"name": self.settings.model, "sha256": self.settings.model_hash},
+            "settings": asdict(self.settings),
+        }
+
+    @property
+    def warm_up(self) -> int:
+        """A batch, or a piece of work from each device."""
+        batch = self.settings.batch_size
+        return batch if len(self.devices) < 2 else len(self.devices) * BATCHES_A_TASK * batch
+
+    @property
+    def busy(self) -> bool:
+        """Whether it paints on the CPU."""
+        return self.settings.device == "cpu"
+
+    def render(
+        self, cells: Sequence[Cell], stopped: Callable[[], bool] = never
+    ) -> Iterator[Picture]:
+        """Paint the cells in order, batch by batch.
+
+        A checkpoint that cannot be applied fails its own cells and no others. When memory runs out,
+        the batch is halved and painting goes on; a picture's facts tell the batch it came from.
+        """
+        if not cells:
+            return
+        if self._keep is not None:
+            self._keep()
+        if len(self.devices) < 2:
+            yield from paint(cells, self.engine, self.settings, self.fixed, stopped)
+            return
+        size = BATCHES_A_TASK * self.settings.batch_size
+        pieces = [
+            stretch[start : start + size]
+            for stretch in stretches(cells, self.settings.mixed)
+            for start in range(0, len(stretch), size)
+        ]
+        worker = partial(_open_worker, self._open_engine, self.settings, self.fixed, self.devices)
+        pool = ProcessPool(min(len(self.devices), len(pieces)))
+        for pictures in pool.map(worker, pieces, stopped):
+            yield from pictures
+
+    def begin(self, cells: Sequence[Cell], out: Path) -> DiffusersRenderer:
+        """With the batches that this folder began with, or that suit these cells and the device."""
+        batching, engine = pacing.decide(self.settings, cells, out, lambda: self.engine)
+        if engine is not None and len(self.devices) > 1:  # each device's process loads its own
+            engine = self._engine = None
+            import_engine().free_memory()
+        begun = DiffusersRenderer(
+            pacing.decided(self.settings, batching),
+            self._open_engine,
+            devices=self.devices,
+            fixed=self.fixed,
+            engine=engine,
+        )
+        key = pacing.batch_key(self.settings)
+        begun._keep = partial(batches.keep, out, key, batching)
+        return begun
+
+    def seconds(self, cells: Sequence[Cell]) -> float | None:
+        """From two measured batches; loads the model."""
+        return pacing.seconds(self.engine, cells, len(self.devices)) if cells else 0.0
+
+    def otherwise(self) -> Renderer:
+        """The same engine with batches of another size."""
+        return _AnotherBatch(self)
 
 
-def stretches(cells: Sequence[Cell], mixed: bool = False) -> list[list[Cell]]:
-    """The cells in order, cut where the weights change.
+class _AnotherBatch(Renderer):
+    """Paints cells in a batch of another size than its renderer, which rounds otherwise."""
 
-    With `mixed`, which needs one batch for many strengths, they are cut where the checkpoint
-    changes, and controls go with what follows them.
-    """
-    if not mixed:
-        return [list(group) for _, group in groupby(cells, lambda c: (c.checkpoint, c.strength))]
-    found: list[list[Cell]] = []
-    for checkpoint, group in groupby(cells, lambda c: c.checkpoint):
-        if found and checkpoint is not None and found[-1][-1].is_control:
-            found[-1].extend(group)
-        else:
-            found.append(list(group))
-    return found
+    def __init__(self, renderer: DiffusersRenderer) -> None:
+        self._renderer = renderer
+
+    def identity(self, cell: Cell) -> Mapping[str, Any]:
+        return self._renderer.identity(cell)
+
+    def render(
+        self, cells: Sequence[Cell], stopped: Callable[[], bool] = never
+    ) -> Iterator[Picture]:
+        engine, settings = self._renderer.engine, self._renderer.settings
+        # A GPU paints few pictures together as fast as one; a CPU rounds alike from two on.
+        size = 1 if settings.device == "cpu" else len(cells)
+        usual, engine.batch_size = (
+            engine.batch_size,
+            size + 1 if size == settings.batch_size else size,
+        )
+        try:
+            yield from paint(cells, engine, settings, self._renderer.fixed, stopped)
+        finally:
+            engine.batch_size = usual
+
+
+def picture(
+    cell: Cell,
+    pixels: Any,
+    settings: RenderSettings,
+    fixed: Sequence[tuple[Checkpoint, Decimal]] = (),
+    batch_size: int | None = None,
+) -> Picture:
+    """Painted pixels (uint8, HxWx3) as a PNG file with A1111's infotext."""
+    checkpoint = cell.checkpoint
+    height, width = pixels.shape[:2]
+    text = parameters_text(
+        prompt=cell.case.prompt,
+        negative=cell.case.negative,
+        steps=settings.steps,
+        sampler=settings.sampler,
+        guidance=settings.guidance_scale,
+        seed=cell.case.seed,
+        width=width,
+        height=height,
+        model=Path(settings.model).name,
+        model_hash=settings.model_hash[:10],
+        lora_name=checkpoint.path.stem if checkpoint else "",
+        lora_hash=checkpoint.tensor_hash if checkpoint else "",
+        strength=cell.strength,
+        clip_skip=settings.clip_skip,
+        fixed=[(other.path.stem, other.tensor_hash, weight) for other, weight in fixed],
+    )
+    facts = {"model": settings.model, "batch_size": batch_size or settings.batch_size}
+    return Picture(cell, encode_png(pixels, {"parameters": text}), facts=facts)
 
 
 def _open_worker(
-    open_engine: Callable[..., Engine], store: Store, devices: Sequence[str]
-) -> Callable[[list[Cell]], list[Rendered]]:
-    engine = open_engine(devices[worker_number() % len(devices)])
-    return lambda piece: list(_render_here(piece, store, engine, None))
+    open_engine: Callable[..., Engine],
+    settings: RenderSettings,
+    fixed: Sequence[tuple[Checkpoint, Decimal]],
+    devices: Sequence[str],
+) -> Callable[[list[Cell]], list[Picture]]:
+    engine = open_engine(settings, devices[worker_number() % len(devices)])
+    return lambda piece: list(paint(piece, engine, settings, fixed))
 
 
 @dataclass(frozen=True)
 class _Flying:
-    """A denoised batch on its way to the disk."""
+    """A denoised batch on its way to pictures."""
 
     cells: Sequence[Cell]
     latents: Any
-    paths: Future[list[Future[Path] | None]]
+    pictures: Future[list[Future[Picture] | None]]
 
     def landed(self) -> bool:
         """Whether nothing has to be waited for any more."""
-        if not self.paths.done():
+        if not self.pictures.done():
             return False
-        failed = self.paths.exception() is not None
-        return failed or all(path is None or path.done() for path in self.paths.result())
+        failed = self.pictures.exception() is not None
+        return failed or all(one is None or one.done() for one in self.pictures.result())
 
 
-def _render_here(
-    cells: Sequence[Cell], store: Store, engine: Engine, on_step: Callable[[], None] | None
-) -> Iterator[Rendered]:
-    """Denoise here, decode in one thread and write in others; at most two batches wait for them."""
+def paint(
+    cells: Sequence[Cell],
+    engine: Engine,
+    settings: RenderSettings,
+    fixed: Sequence[tuple[Checkpoint, Decimal]] = (),
+    stopped: Callable[[], bool] = never,
+) -> Iterator[Picture]:
+    """Denoise here, decode in one thread and compress in others; on a GPU at most two batches wait
+    for them, on a CPU none does."""
     flying: deque[_Flying] = deque()
+    beside = _beside(engine)
     with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(1) as decoder:
 
-        def decode(batch: Sequence[Cell], latents: Any) -> list[Future[Path] | None]:
-            save = partial(store.save, batch_size=engine.batch_size)
-            pictures = (engine.decode(latents[i : i + 1])[0] for i in range(len(batch)))
+        def decode(batch: Sequence[Cell], latents: Any) -> list[Future[Picture] | None]:
+            each = partial(picture, settings=settings, fixed=fixed, batch_size=engine.batch_size)
+            painted = (engine.decode(latents[i : i + 1])[0] for i in range(len(batch)))
             return [
-                None if picture is None else writers.submit(save, cell, picture)
-                for cell, picture in zip(batch, pictures, strict=True)
+                None if pixels is None else writers.submit(each, cell, pixels)
+                for cell, pixels in zip(batch, painted, strict=True)
             ]
 
-        def land() -> Iterator[Rendered]:
+        def land() -> Iterator[Picture]:
             batch = flying.popleft()
             try:
-                paths = batch.paths.result()
+                pictures = batch.pictures.result()
             except MemoryError:  # now that nothing is denoised beside it
-                paths = decode(batch.cells, batch.latents)
-            for cell, path in zip(batch.cells, paths, strict=True):
-                if path is None:
-                    yield Rendered(cell, None, NOT_FINITE)
-                else:
-                    yield Rendered(cell, path.result())
+                pictures = decode(batch.cells, batch.latents)
+            for cell, one in zip(batch.cells, pictures, strict=True):
+                yield Picture(cell, reason=NOT_FINITE) if one is None else one.result()
 
-        # Two threads of a CPU's parallel loops would make the whole a third slower, and Metal's
-        # one command queue is not made for two.
-        beside = decoder.submit if engine.device.type == "cuda" else _at_once
+        start = decoder.submit if beside else _at_once
         for queue in stretches(cells, engine.mixed):
+            if stopped():
+                break
             try:
                 engine.prepare(queue)
             except UserError as error:
                 failed = [cell for cell in queue if not cell.is_control]
-                yield from (Rendered(cell, None, str(error)) for cell in failed)
+                yield from (Picture(cell, reason=str(error)) for cell in failed)
                 queue = [cell for cell in queue if cell.is_control]
                 if queue:  # the study's own error then, and no checkpoint's
                     engine.prepare(queue)
             except MemoryError:
                 raise UserError(
-                    f"{store.settings.device} has too little memory to switch weights; "
+                    f"{settings.device} has too little memory to switch weights; "
                     f"try {named('low_vram')}.",
                     field="device",
                 ) from None
-            while queue:
+            while queue and not stopped():
                 chunk = engine.batch(queue)
                 strengths = [cell.strength for cell in chunk] if engine.mixed else []
                 try:
-                    with _finish_first():
-                        latents = engine.denoise(
-                            [cell.case for cell in chunk], strengths, on_step=on_step
-                        )
-                        paths = beside(decode, chunk, latents)
-                        flying.append(_Flying(chunk, latents, paths))
+                    latents = engine.denoise([cell.case for cell in chunk], strengths)
+                    flying.append(_Flying(chunk, latents, start(decode, chunk, latents)))
                 except MemoryError:
                     if not flying:
-                        _halve(engine, store)
+                        _halve(engine, settings)
                     while flying:  # what is being decoded takes room too
                         yield from land()
                     continue
                 queue = [cell for cell in queue if cell not in chunk]
-                while flying and (flying[0].landed() or len(flying) > 2):
+                while flying and (not beside or flying[0].landed() or len(flying) > 2):
                     yield from land()
         while flying:
             yield from land()
+
+
+def _beside(engine: Engine) -> bool:
+    """Whether pictures are decoded while the next are denoised. Two threads of a CPU's parallel
+    loops would make the whole a third slower, and Metal's one command queue is not made for two."""
+    return engine.device.type == "cuda"
 
 
 def _at_once(work: Callable[..., T], *arguments: Any) -> Future[T]:
@@ -208,46 +312,12 @@ def _at_once(work: Callable[..., T], *arguments: Any) -> Future[T]:
     return future
 
 
-def _halve(engine: Engine, store: Store) -> None:
+def _halve(engine: Engine, settings: RenderSettings) -> None:
     if engine.batch_size == 1:
-        settings = store.settings
         raise UserError(
             f"{settings.device} has too little memory for one picture of "
-            f"{settings.width}x{settings.height}; "
-            f"lower {named('size')} or try {named('low_vram')}.",
+            f"{settings.width}x{settings.height}; lower {named('size')} or "
+            f"try {named('low_vram')}.",
             field="device",
         ) from None
     engine.batch_size //= 2
-
-
-def _pieces(stretch: Sequence[Cell], size: int) -> Iterator[list[Cell]]:
-    for start in range(0, len(stretch), size):
-        yield list(stretch[start : start + size])
-
-
-@contextmanager
-def _finish_first() -> Iterator[None]:
-    """Hold back the first Ctrl-C until the block is done; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = False
-
-    def wait(_number: int, _frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        print("\nFinishing the pictures in flight; Ctrl-C again stops at once.", file=sys.stderr)
-
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is signal.SIG_IGN or usual is None:
-        yield
-        return
-    signal.signal(signal.SIGINT, wait)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-        if asked:
-            raise KeyboardInterrupt

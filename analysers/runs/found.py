@@ -1,0 +1,155 @@
+"""Pictures that were made elsewhere: cells are numbers of rows, controls first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysers.runs.evidence import TRUST_CONTROLS
+from analysers.runs.plan import trigger_words
+from analysers.runs.request import StudyRequest, Subject
+from analysers.runs.source import Shot, Tell, relative
+from analysers.study import Candidate, Kind, Score
+from generation.cells import Checkpoint
+
+if TYPE_CHECKING:
+    from analysers.intake import PictureSet
+
+
+@dataclass(frozen=True)
+class _Found:
+    row: Score
+    image: Path
+    control: Path | None = None
+    degrade: bool = False
+
+
+class FoundPictures:
+    """A source of pictures that lie somewhere already; torch is not needed.
+
+    Pictures that cannot be read or have no control are listed with their reason.
+    """
+
+    rendering = False
+    renderer = None
+    warm_up = 1
+    busy = False
+
+    def __init__(
+        self, kind: Kind, pictures: PictureSet, *, out: Path, title: str = "", label: str = ""
+    ) -> None:
+        self.kind, self.out, self.title = kind, out, title or out.name
+        self.label = label or self.title
+        self._found = [*_controls(pictures, out), *_with_lora(pictures, out)]
+        self._paths = [str(pair.picture.path) for pair in pictures.pairs]
+        self.with_lora = len(pictures.pairs)
+        self.cells: Sequence[int] = range(len(self._found))
+        self.warnings = (
+            *pictures.warnings,
+            *(f"{one.path.name} was left out: {one.reason}" for one in pictures.rejected),
+        )
+
+    def row(self, cell: int) -> Score:
+        """The picture's row, without values."""
+        return self._found[cell].row
+
+    def pictures(self, cells: Sequence[int], stopped: Callable[[], bool]) -> Iterator[Shot[int]]:
+        """All of them; nothing is waited for."""
+        for cell in cells:
+            if stopped():
+                return
+            found = self._found[cell]
+            row = found.row
+            yield Shot(cell, found.image, found.control, row.prompt, degrade=found.degrade)
+
+    def evidence(self, tell: Tell) -> Mapping[str, Any]:
+        """None: nothing can be rendered again."""
+        return {}
+
+    def record(self) -> Mapping[str, Any]:
+        """The pictures' paths."""
+        return {"pictures": self._paths}
+
+
+def folder_of(request: StudyRequest) -> Path:
+    """The run folder for the pictures that the request names."""
+    images = request.subject.images
+    assert images is not None
+    return request.output.out or Path("runs", f"{images.resolve().name}-{request.subject.kind}")
+
+
+def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPictures]:
+    """The pictures that the request names, each LoRA and setting found there as a study of its own.
+
+    A1111's grids are cut into a folder `cells` of the run folder, if anything may be written.
+    """
+    from analysers import intake
+    from generation.loras.checkpoints import find_checkpoints
+
+    subject, out = request.subject, folder_of(request)
+    loras: Sequence[Checkpoint] = ()
+    if subject.loras:
+        loras = find_checkpoints(subject.loras, name=subject.name).checkpoints
+    assert subject.images is not None
+    found = intake.find_pictures(
+        subject.images,
+        axis="strength" if subject.kind == "strength" else "epoch",
+        control=subject.control,
+        controls=subject.controls,
+        triggers=trigger_words(loras),
+        cells=out / "cells" if writes else None,
+    )
+    parts = intake.split_studies(intake.join_checkpoints(found, loras))
+    title = subject.images.resolve().name
+    if len(parts) == 1:
+        return [FoundPictures(_kind(subject, parts[0]), parts[0], out=out, title=title)]
+    return [
+        FoundPictures(
+            _kind(subject, part),
+            part if index == 0 else replace(part, rejected=(), warnings=()),
+            out=out / folder_name(part.label, index),
+            title=f"{title}: {part.label}",
+            label=part.label,
+        )
+        for index, part in enumerate(parts)
+    ]
+
+
+def _kind(subject: Subject, part: PictureSet) -> Kind:
+    return "plane" if part.axis == "both" else subject.kind
+
+
+def _controls(pictures: PictureSet, out: Path) -> Iterator[_Found]:
+    controls = {pair.control: pair for pair in pictures.pairs if pair.control is not None}
+    for number, (path, pair) in enumerate(controls.items()):
+        picture = pair.picture
+        image = relative(path, out)
+        row = Score(None, pair.case, picture.prompt, picture.seed, image, "", {})
+        yield _Found(row, path, degrade=number < TRUST_CONTROLS)
+
+
+def _with_lora(pictures: PictureSet, out: Path) -> Iterator[_Found]:
+    places: dict[tuple[Any, ...], int] = {}
+    for pair in pictures.pairs:
+        picture = pair.picture
+        # the pairs come in order of training, a final checkpoint without a number last
+        place = places.setdefault((picture.step, picture.epoch), len(places))
+        label = f"epoch {picture.epoch}" if picture.epoch is not None else ""
+        label = label or (f"step {picture.step}" if picture.step is not None else "")
+        candidate = Candidate(
+            picture.lora, picture.epoch, picture.step, picture.strength, place, label
+        )
+        image, control = relative(picture.path, out), relative(pair.control, out)
+        row = Score(candidate, pair.case, picture.prompt, picture.seed, image, control, {})
+        if pair.control is None:
+            row = replace(row, status="flagged", reason="no control found, so no SSIM")
+        yield _Found(row, picture.path, pair.control)
+
+
+def folder_name(label: str, index: int) -> str:
+    """A label as a folder's name, unique by its number."""
+    words = re.sub(r"[^\w.-]+", "_", label).strip("._")[:60]
+    return f"{index + 1:02d}_{words}" if words else f"{index + 1:02d}"

@@ -1,0 +1,142 @@
+"""Pictures that are rendered for the study: cells are the renderer's cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from time import perf_counter
+from typing import Any
+
+from analysers.intake.cases import without_triggers
+from analysers.metrics.adherence import rivals
+from analysers.runs.evidence import TRUST_CONTROLS, noise_floor, weights
+from analysers.runs.plan import Plan
+from analysers.runs.source import Shot, Tell, lora_record
+from analysers.study import Candidate, Score
+from generation.cells import Cell
+from generation.pictures.store import Store, place
+from generation.renderers.renderer import land
+
+
+class RenderedPictures:
+    """A source of pictures: what lies in the run folder already, and what is painted now.
+
+    Without `resume` everything is painted anew, and earlier pictures are kept aside.
+    """
+
+    rendering = True
+
+    def __init__(self, plan: Plan, *, resume: bool = True) -> None:
+        self.plan, self._resume = plan, resume
+        self.kind, self.title, self.out = plan.kind, plan.title, plan.out
+        self.cells: Sequence[Cell] = plan.cells
+        self.warnings = plan.warnings
+        self._places = {checkpoint.path: i for i, checkpoint in enumerate(plan.checkpoints)}
+        self._degraded = {Cell(case) for case in plan.cases[:TRUST_CONTROLS]}
+        contents = {
+            case.prompt: without_triggers(case.prompt, plan.trigger_words) for case in plan.cases
+        }
+        self._asks = {
+            prompt: (content, rivals(content, [*contents.values()]))
+            for prompt, content in contents.items()
+        }
+        self._painted: list[Cell] = []
+        self._kept, self._seconds = 0, 0.0
+
+    @cached_property
+    def renderer(self) -> Any:
+        """The plan's renderer with everything decided; may load the model."""
+        return self.plan.renderer.begin(self.plan.usable, self.out)
+
+    @cached_property
+    def store(self) -> Store:
+        """The run folder. Raises UserError where the disk is too small for what is missing."""
+        store = Store(self.out, self.renderer)
+        settings = self.plan.settings
+        store.check_space(self.plan.usable, settings.width * settings.height)
+        return store
+
+    @property
+    def warm_up(self) -> int:
+        return int(self.renderer.warm_up)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.renderer.busy)
+
+    def row(self, cell: Cell) -> Score:
+        """The cell's row, without values."""
+        checkpoint = cell.checkpoint
+        candidate = None
+        if checkpoint is not None:
+            candidate = Candidate(
+                checkpoint.file,
+                checkpoint.epoch,
+                checkpoint.step,
+                cell.strength,
+                self._places[checkpoint.path],
+                checkpoint.label,
+                checkpoint.tensor_hash,
+            )
+        control = "" if cell.is_control else place(Cell(cell.case)).as_posix()
+        image = place(cell).as_posix()
+        case = cell.case
+        return Score(candidate, case.name, case.prompt, case.seed, image, control, {})
+
+    def pictures(self, cells: Sequence[Cell], stopped: Callable[[], bool]) -> Iterator[Shot[Cell]]:
+        """Each cell's picture as it lands; one whose control is still to come waits for it."""
+        refused = self.plan.refused
+        good = []
+        for cell in cells:
+            if cell.checkpoint is not None and cell.checkpoint.name in refused:
+                yield Shot(cell, reason=refused[cell.checkpoint.name])
+            else:
+                good.append(cell)
+        early: list[Shot[Cell]] = []
+        begin = perf_counter()
+        before = self._seconds
+        for done in land(good, self.renderer, self.store, resume=self._resume, stopped=stopped):
+            self._seconds = before + perf_counter() - begin
+            if done.path is None:
+                yield Shot(done.cell, reason=done.reason)
+                continue
+            if done.fresh:
+                self._painted.append(done.cell)
+            else:
+                self._kept += 1
+            control = None if done.cell.is_control else self.store.path(Cell(done.cell.case))
+            prompt, degrade = done.cell.case.prompt, done.cell in self._degraded
+            content, others = self._asks[prompt]
+            shot = Shot(
+                done.cell, done.path, control, prompt, "", done.fresh, degrade, content, others
+            )
+            if control is None or control.is_file():
+                yield shot
+            else:  # a kill can leave a picture whose control is rendered only now
+                early.append(shot)
+        yield from early
+
+    def evidence(self, tell: Tell) -> Mapping[str, Any]:
+        """The noise floor, and for several checkpoints what their weights say."""
+        noise = noise_floor(self.plan.cases, self.renderer, self.store, tell)
+        found: dict[str, Any] = {"noise": noise} if noise else {}
+        if self.kind != "strength":
+            usable = [c for c in self.plan.checkpoints if c.name not in self.plan.refused]
+            found["weights"] = weights(usable)
+        return found
+
+    def record(self) -> Mapping[str, Any]:
+        """What run.json says of the rendering."""
+        return {
+            "rendered": {
+                "pictures": sum(not cell.is_control for cell in self._painted),
+                "controls": sum(cell.is_control for cell in self._painted),
+                "kept": self._kept,
+                "seconds": round(self._seconds, 2),
+            },
+            **self.renderer.record(),
+            "loras": [lora_record(info) for info in self.plan.loras],
+            "cases": [asdict(case) for case in self.plan.cases],
+            "strengths": [str(s) for s in self.plan.strengths],
+        }

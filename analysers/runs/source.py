@@ -1,0 +1,125 @@
+"""Where a study's pictures come from: a protocol that rendered and found pictures follow."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from analysers.runs.events import Event
+from analysers.study import Kind, Score
+from generation.loras.inspection import LoraInfo, sha256
+
+C = TypeVar("C")
+Tell = Callable[[Event], object]
+
+
+@dataclass(frozen=True)
+class Shot(Generic[C]):
+    """A picture that is ready to be measured, or why there is none (`image` is None then).
+
+    `fresh` says that it was painted just now; `degrade`, that copies of it are degraded to see
+    whether the ranked metric notices. `content` and `others` are for metrics that ask the base
+    model: the prompt without trigger words, and what the picture might show instead (`Sample`).
+    """
+
+    cell: C
+    image: Path | None = None
+    control: Path | None = None
+    prompt: str = ""
+    reason: str = ""
+    fresh: bool = False
+    degrade: bool = False
+    content: str = ""
+    others: tuple[str, ...] = ()
+
+
+class Source(Protocol[C]):
+    """What there is to score, and how it comes by its pictures.
+
+    `cells` are all in the order of the rows; `rendering` says whether pictures are painted (then
+    `renderer` is what paints them), `busy` whether that keeps the cores of
+    this machine busy.
+    """
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def cells(self) -> Sequence[C]: ...
+
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
+    @property
+    def rendering(self) -> bool: ...
+
+    @property
+    def renderer(self) -> Any: ...
+
+    @property
+    def warm_up(self) -> int: ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    def row(self, cell: C) -> Score:
+        """The cell's row, without values."""
+        ...
+
+    def pictures(self, cells: Sequence[C], stopped: Callable[[], bool]) -> Iterator[Shot[C]]:
+        """A shot for each cell, in any order; fewer only once `stopped` says yes."""
+        ...
+
+    def evidence(self, tell: Tell) -> Mapping[str, Any]:
+        """What argues for and against the answer beside the scores; asked once, at the end."""
+        ...
+
+    def record(self) -> Mapping[str, Any]:
+        """What run.json says of where the pictures came from."""
+        ...
+
+
+def lora_record(info: LoraInfo) -> dict[str, Any]:
+    """A LoRA file as run.json names it."""
+    return {
+        "file": info.path.name,
+        "sha256": sha256(info.path),
+        "format": info.format,
+        "family": info.family,
+        "rank": info.rank,
+        "epoch": info.epoch,
+        "step": info.step,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what measures and decides."""
+    found = {"python": platform.python_version()}
+    for name in ("lora-analysers", "numpy", "scipy", "pillow", "piq"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def relative(path: Path | None, out: Path) -> str:
+    """A path as rows hold it: relative to the run folder where it lies inside, else absolute."""
+    if path is None:
+        return ""
+    real = os.path.realpath(path)  # which follows no link round in a circle
+    try:
+        return Path(real).relative_to(os.path.realpath(out)).as_posix()
+    except ValueError:
+        return Path(real).as_posix()

@@ -1,0 +1,243 @@
+"""The loop itself, with a renderer that needs no model: events, choosers, pauses, stops, kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from toy import LATER, LORA, Toy, toy_plan
+
+from analysers.runs import events
+from analysers.runs.chooser import FullGrid
+from analysers.runs.conclude import load_study
+from analysers.runs.conformance import chooser_conforms
+from analysers.runs.control import Control
+from analysers.runs.loop import NOT_RENDERED, Run, run_study
+from analysers.runs.rendered import RenderedPictures
+from analysers.runs.request import Judging
+from analysers.study import Score
+from generation.cells import Cell, Picture
+from generation.executors import never
+
+HERE = Judging(workers=0)
+
+
+def test_a_whole_study_without_a_model(tmp_path: Path) -> None:
+    told: list[events.Event] = []
+    study = run_study(toy_plan(tmp_path), HERE, observers=[told.append])
+    assert [score.status for score in study.scores] == ["ok"] * 12
+    assert study.verdict.best is not None and study.verdict.best.strength != Decimal("1.6")
+    kinds = [type(event).__name__ for event in told]
+    assert kinds[:2] == ["Planned", "Asked"] and kinds[-2:] == ["Decided", "Written"]
+    assert kinds.count("Rendered") == kinds.count("Measured") == 12
+    assert study.evidence["noise"]["floor"]["ssim"] == 0, "the toy repeats itself exactly"
+    assert load_study(tmp_path).summaries == study.summaries
+    for score in study.scores:
+        assert (tmp_path / score.image).is_file()
+
+
+def test_a_finished_study_renders_and_measures_nothing_again(tmp_path: Path) -> None:
+    first = run_study(toy_plan(tmp_path), HERE)
+    toy = Toy()
+    log = (tmp_path / "measured.jsonl").read_bytes()
+    again = run_study(toy_plan(tmp_path, renderer=toy), HERE)
+    assert not toy.painted and (tmp_path / "measured.jsonl").read_bytes() == log
+    assert again.scores == first.scores and again.run["rendered"]["kept"] == 12
+
+
+def test_no_picture_moves_when_axes_grow(tmp_path: Path) -> None:
+    run_study(toy_plan(tmp_path, ["0.8"], count=2), HERE)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "images").rglob("*.png")}
+    for wider in (
+        toy_plan(tmp_path, ["0.4", "0.8"], count=2),
+        toy_plan(tmp_path, ["0.4", "0.8"], count=4),
+        toy_plan(tmp_path, ["0.4", "0.8"], count=4, checkpoints=(LORA, LATER)),
+        toy_plan(tmp_path, ["0.8"], count=2, checkpoints=(LATER, LORA)),
+    ):
+        run_study(wider, HERE)
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+
+
+class OneByOne:
+    """The controls, then strength after strength upwards, until BRISQUE says that it is enough."""
+
+    def __init__(self, cells: Sequence[Cell], limit: float) -> None:
+        self._cells, self._limit = cells, limit
+
+    def ask(self, scores: Mapping[Cell, Score]) -> Sequence[Cell]:
+        if any(s.values["brisque"] > self._limit for c, s in scores.items() if not c.is_control):
+            return ()
+        rest = [cell for cell in self._cells if cell not in scores]
+        return [cell for cell in rest if cell.strength == rest[0].strength] if rest else ()
+
+
+def test_a_chooser_decides_what_is_rendered(tmp_path: Path) -> None:
+    toy = Toy()
+    plan = toy_plan(tmp_path, ["0.4", "0.8", "1.6", "2"], renderer=toy)
+    asked: list[int] = []
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.Asked):
+            asked.append(len(event.rows))
+
+    chooser = OneByOne(plan.cells, limit=60)
+    source = RenderedPictures(plan)
+    study = Run(source, HERE, chooser=chooser, observers=[observe]).go()
+    used = {score.candidate.strength for score in study.scores if score.candidate}
+    limit = {s.candidate.strength for s in study.scores if s.candidate
+             and s.values["brisque"] > 60}  # fmt: skip
+    assert Decimal("0.4") in used and (not limit or max(used) == min(limit))
+    assert asked == [3] * (1 + len(used)) and len(toy.painted) == 3 * (1 + len(used))
+    whole = run_study(toy_plan(tmp_path, ["0.4", "0.8", "1.6", "2"], renderer=toy), HERE)
+    assert len(toy.painted) == 15 == len(whole.scores), "continued to the full grid"
+
+
+@pytest.mark.parametrize("make", [FullGrid, lambda cells: OneByOne(cells, 1e9)])
+def test_choosers_conform(make: Callable[[Sequence[Cell]], FullGrid[Cell]], tmp_path: Path) -> None:
+    cells = toy_plan(tmp_path).cells
+
+    def scored(cell: Cell) -> Score:
+        return replace(RenderedPictures(toy_plan(tmp_path)).row(cell), values={"brisque": 1.0})
+
+    asked = chooser_conforms(lambda: make(cells), scored, lambda cell: Cell(cell.case))
+    assert set(asked) == set(cells)
+
+
+class Endless:
+    def ask(self, scores: Mapping[Cell, Score]) -> Sequence[Cell]:
+        return list(scores) or [Cell(toy_plan(Path()).cases[0])]
+
+
+class Orphans:
+    def ask(self, scores: Mapping[Cell, Score]) -> Sequence[Cell]:
+        return [cell for cell in toy_plan(Path()).cells if not cell.is_control and not scores]
+
+
+@pytest.mark.parametrize("broken", [Endless, Orphans])
+def test_each_broken_chooser_is_found(broken: Callable[[], FullGrid[Cell]]) -> None:
+    with pytest.raises(AssertionError):
+        chooser_conforms(
+            broken,
+            lambda cell: RenderedPictures(toy_plan(Path())).row(cell),
+            lambda cell: Cell(cell.case),
+        )
+
+
+def test_the_answer_so_far_can_be_had_at_any_time(tmp_path: Path) -> None:
+    found = []
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.Measured):
+            found.append(run.so_far())
+
+    run = Run(RenderedPictures(toy_plan(tmp_path)), HERE, observers=[observe])
+    with pytest.raises(ValueError, match="nothing is scored"):
+        run.so_far()
+    study = run.go()
+    assert found[-1].verdict.best == study.verdict.best
+    assert [sum(s.status == "ok" for s in early.scores) for early in found] == list(range(1, 13))
+
+
+def test_a_pause_holds_rendering_and_a_stop_keeps_what_is_there(tmp_path: Path) -> None:
+    toy, control = Toy(), Control()
+    paused = threading.Event()
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.Rendered) and len(toy.painted) == 4 and not paused.is_set():
+            control.pause()
+            paused.set()
+
+    plan = toy_plan(tmp_path, renderer=toy)
+    run = Run(RenderedPictures(plan), HERE, observers=[observe], control=control)
+    studies = []
+    thread = threading.Thread(target=lambda: studies.append(run.go()))
+    thread.start()
+    assert paused.wait(30)
+    thread.join(0.3)
+    assert thread.is_alive() and control.paused and len(toy.painted) == 4
+    assert run.so_far().scores, "asked while it pauses"
+    control.stop()
+    thread.join(30)
+    reasons = [score.reason for score in studies[0].scores]
+    assert reasons.count(NOT_RENDERED) == 8 and reasons.count("") == 4
+    more = run_study(toy_plan(tmp_path, renderer=toy), HERE)
+    assert len(toy.painted) == 12 and all(s.status == "ok" for s in more.scores)
+
+
+def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    control = Control()
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.Rendered) and not control.paused and event.row.case:
+            control.pause()
+            threading.Timer(0.05, control.resume).start()
+
+    plan = toy_plan(tmp_path, count=1)
+    study = Run(RenderedPictures(plan), HERE, observers=[observe], control=control).go()
+    assert all(score.status == "ok" for score in study.scores)
+
+
+class Interrupted(Toy):
+    """Ctrl-C comes while it paints the third picture, and again `times`."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._times = times
+
+    def render(
+        self, cells: Sequence[Cell], stopped: Callable[[], bool] = never
+    ) -> Iterator[Picture]:
+        for picture in super().render(cells, stopped):
+            if len(self.painted) == 3:
+                for _ in range(self._times):
+                    os.kill(os.getpid(), signal.SIGINT)
+            yield picture
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1, 3), (2, 2)])
+def test_ctrl_c_keeps_the_picture_in_flight_and_a_second_one_does_not_wait(
+    times: int, kept: int, tmp_path: Path
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(toy_plan(tmp_path, renderer=Interrupted(times)), HERE)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert len(list((tmp_path / "images").rglob("*.png"))) == kept
+    toy = Toy()
+    study = run_study(toy_plan(tmp_path, renderer=toy), HERE)
+    assert len(toy.painted) == 12 - kept and all(s.status == "ok" for s in study.scores)
+
+
+def test_a_picture_that_failed_has_its_reason_and_takes_no_other_along(tmp_path: Path) -> None:
+    class Failing(Toy):
+        def render(
+            self, cells: Sequence[Cell], stopped: Callable[[], bool] = never
+        ) -> Iterator[Picture]:
+            for picture in super().render(cells, stopped):
+                bad = picture.cell.strength == Decimal("0.8") and picture.cell.case.seed == 1
+                yield Picture(picture.cell, reason="the server ran away") if bad else picture
+
+    study = run_study(toy_plan(tmp_path, renderer=Failing()), HERE)
+    failed = [score for score in study.scores if score.status == "failed"]
+    assert [score.reason for score in failed] == ["the server ran away"]
+
+
+def test_the_loop_and_the_toy_import_no_torch() -> None:
+    code = (
+        "import sys, tempfile; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from toy import toy_plan\n"
+        "from analysers.runs.loop import run_study\n"
+        "from analysers.runs.request import Judging\n"
+        "run_study(toy_plan(Path(tempfile.mkdtemp())), Judging(workers=0))\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
