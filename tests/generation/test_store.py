@@ -161,12 +161,12 @@ def test_pictures_that_cannot_fit_are_refused_before_they_are_rendered(
     import shutil
 
     cells = sweep("a cat")
-    store = study(tmp_path, *cells)
-    store.check_space(cells)
+    store = study(tmp_path)
+    store.check_space(cells, 64 * 64)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match="MB are free"):
-        store.check_space(cells)
+        store.check_space(cells, 64 * 64)
     for cell in cells:
-        store.save(cell, paint(1), batch_size=4)
-    store.check_space(cells)
+        store.save(picture(cell, paint(1), SETTINGS))
+    store.check_space(cells, 64 * 64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from analysers.runs.plan import plan_study  # noqa: E402
+from analysers.runs.request import StudyRequest  # noqa: E402
+from analysers.study import Kind  # noqa: E402
 from generation.errors import UserError  # noqa: E402
 from generation.families import FAMILIES  # noqa: E402
 from generation.loras import deltas  # noqa: E402
 from generation.loras.inspection import inspect  # noqa: E402
 from generation.loras.suitability import findings, fit, judged  # noqa: E402
-from generation.prompts import PromptLine  # noqa: E402
 from generation.renderers.diffusers.engine import Engine  # noqa: E402
 from generation.renderers.diffusers.models import (  # noqa: E402
     PARTS,
@@ -164,10 +164,11 @@ def test_keys_that_fit_are_found_without_reading_a_weight(
 
 
 def plan(lora: list[Path], model: Path, out: Path, **options: Any) -> Any:
-    return plan_study(
-        "epochs" if len(lora) > 1 else "strength", lora, model=str(model), out=out,
-        strengths=[Decimal(1)], prompts=[PromptLine("a cat")], width=64, height=64, **options,
-    )  # fmt: skip
+    kind: Kind = "epochs" if len(lora) > 1 else "strength"
+    return plan_study(StudyRequest.of(
+        kind, loras=lora, model=str(model), out=out, strengths="1", prompts=["a cat"],
+        size="64x64", **options,
+    ))  # fmt: skip
 
 
 def test_a_lora_that_finds_no_place_is_refused_in_the_plan(
@@ -201,7 +202,7 @@ def test_metadata_can_be_overruled_and_then_warn(tiny_model: Tiny, tmp_path: Pat
     with pytest.raises(UserError, match="allow: kin is no check"):
         plan([kolors], tiny_model("sdxl"), tmp_path / "out", allow=["kin"])
     with pytest.raises(UserError, match="Kolors"):
-        plan([good], tiny_model("sdxl"), tmp_path / "out", fixed_loras=[(kolors, Decimal(1))])
+        plan([good], tiny_model("sdxl"), tmp_path / "out", fixed=[(kolors, 1)])
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_the_others_stay(
