@@ -37,7 +37,7 @@ class Setup:
     def __call__(self, settings: RenderSettings, device: str = "") -> Engine:
         """Load the model (on `device`, if given); this is where torch is imported."""
         s = settings
-        return import_engine().Engine(  # type: ignore[no-any-return]
+        return import_engine().Engine(
             self.model,
             device=device or s.device,
             dtype=s.dtype,
