@@ -268,6 +268,107 @@ def test_bypassed_and_muted_nodes_of_a_workflow() -> None:
     assert "leads to no checkpoint" in workflow(2).unknown
 
 
+def workflow_of(lora: tuple[str, str, str, Any], *more: tuple[str, str, str, Any]) -> Facts:
+    """The facts of a workflow alone: checkpoint, node 2 (and 9, ...), two prompts, sampler, save.
+
+    A node is (class, inputs "name=TYPE=link", outputs, widget values); link 12 comes from node 9.
+    """
+    plain = [
+        ("CheckpointLoaderSimple", "", "MODEL CLIP VAE", ["dream.safetensors"]),
+        lora,
+        ("CLIPTextEncode", "clip=CLIP=3", "CONDITIONING", ["a castle"]),
+        ("CLIPTextEncode", "clip=CLIP=4", "CONDITIONING", ["ugly"]),
+        ("EmptyLatentImage", "", "LATENT", [512, 512, 1]),
+        ("KSampler", "model=MODEL=5 positive=C=6 negative=C=7 latent_image=LATENT=8", "LATENT",
+         [7, "fixed", 20, 8, "euler", "normal", 1.0]),
+        ("VAEDecode", "samples=LATENT=9 vae=VAE=10", "IMAGE", []),
+        ("SaveImage", "images=IMAGE=11", "", ["x"]),
+        *more,
+    ]  # fmt: skip
+    nodes = []
+    for number, (kind, ins, outs, values) in enumerate(plain, 1):
+        split = [each.split("=") for each in ins.split()]
+        inputs = [{"name": n, "type": t, "link": int(link)} for n, t, link in split]
+        outputs = [{"type": name} for name in outs.split()]
+        nodes.append({"id": number, "type": kind, "widgets_values": values, "mode": 0,
+                      "inputs": inputs, "outputs": outputs})  # fmt: skip
+    ends = [(1, 0), (1, 1), (2, 1), (2, 1), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (1, 2), (7, 0)]
+    links = [[i, *end, 0, 0, "*"] for i, end in enumerate([*ends, (9, 0)], 1)]
+    return facts(workflow=json.dumps({"nodes": nodes, "links": links}))
+
+
+THROUGH = "model=MODEL=1 clip=CLIP=2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("Power Lora Loader (rgthree)", [{}, {"on": True, "lora": "my.safetensors", "strength": 0.7,
+                                              "strengthTwo": None}, {}, ""]),
+        ("Lora Loader Stack (rgthree)", ["my.safetensors", 0.7, "None", 1, "None", 1, "None", 1]),
+        ("LoraTagLoader", ["a <lora:my:0.7>"]),
+        ("LoadLoraTag", ["a <lora:my:0.7>"]),
+        ("LoRA Text Loader (LoraManager)", ["<lora:my:0.7>"]),
+        ("Lora Loader (LoraManager)", ["<lora:my:0.7>", [{"name": "my", "strength": 0.7}]]),
+        ("Power Prompt (rgthree)", ["a <lora:my:0.7>"]),
+        ("ImpactWildcardEncode", ["a <lora:my:0.7>", "a <lora:my:0.7>", True, "", "", 1]),
+        ("LoraLoader|pysssss", [{"content": "my.safetensors"}, 0.7, 0.7, "[none]"]),
+        ("LoraLoader", ["my.safetensors", 0.7, 0.7, "new field"]),
+        ("LoraLoader", []),
+        ("GetNode", ["my model"]),
+        ("6f2c1a5e-2a07-4c6b-8d6b-0123456789ab", [0.7]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_values_of_a_workflow_that_have_no_names_are_unread(kind: str, values: Any) -> None:
+    found = workflow_of((kind, THROUGH, "MODEL CLIP", values))
+    assert kind in found.unknown, found
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("CR LoRA Stack", ["On", "my", 0.7, 0.7, "Off", "None", 1, 1, "Off", "None", 1, 1]),
+        ("LoRA Stacker", ["simple", 1, "my.safetensors", 0.7, 1, 1]),
+        ("easy loraStack", [True, "simple", 1, "my.safetensors", 0.7, 1, 1]),
+    ],
+)
+def test_stacks_of_a_workflow_that_have_no_names_are_unread(kind: str, values: Any) -> None:
+    applied = ("CR Apply LoRA Stack", f"{THROUGH} lora_stack=LORA_STACK=12", "MODEL CLIP", [])
+    found = workflow_of(applied, (kind, "", "LORA_STACK", values))
+    assert kind in found.unknown, found
+
+
+def test_prompts_and_settings_of_a_workflow_that_have_no_names_are_unread() -> None:
+    values: list[Any] = [7, "fixed", 20, 8, "euler", "normal", 1.0]
+
+    def unread(encoder: str, sampler: str, settings: list[Any]) -> set[str]:
+        nodes = [
+            {"id": 1, "type": "CheckpointLoaderSimple", "widgets_values": ["dream.safetensors"]},
+            {"id": 2, "type": encoder, "widgets_values": ["a castle"], "inputs": [
+                {"name": "clip", "link": 1}]},
+            {"id": 3, "type": sampler, "widgets_values": settings, "inputs": [
+                {"name": "model", "link": 2}, {"name": "positive", "link": 3}]},
+            {"id": 4, "type": "VAEDecode", "inputs": [{"name": "samples", "link": 4}]},
+            {"id": 5, "type": "SaveImage", "inputs": [{"name": "images", "link": 5}]},
+        ]  # fmt: skip
+        links = [[1, 1, 1], [2, 1, 0], [3, 2, 0], [4, 3, 0], [5, 4, 0]]
+        found = facts(workflow=json.dumps({"nodes": nodes, "links": links}))
+        assert found.unknown == "" and found.loras == ()
+        return set(found.unread)
+
+    assert unread("CLIPTextEncode", "KSampler", values) == set()
+    assert unread("CLIPTextEncodeFlux", "KSampler", values) == {"prompt"}
+    for sampler, settings in (
+        ("KSampler (Efficient)", [*values, "auto", "true"]),
+        ("KSampler", values[:1] + values[2:]),  # no word of what comes after the seed
+        ("KSampler", []),
+    ):
+        assert unread("CLIPTextEncode", sampler, settings) == {
+            "seed", "steps", "cfg", "sampler", "scheduler", "denoise"
+        }  # fmt: skip
+
+
 # --- ComfyUI's prompts and passes -----------------------------------------------------------------
 
 

@@ -47,6 +47,8 @@ def rows(graph: Graph, node: Node) -> list[Row] | None:
     reader = READERS.get(node["class_type"])
     if reader is None:
         return None
+    if node.get("unnamed"):
+        raise NotRead("has fields in an order that is not known")
     found = []
     for row in reader(graph, node):
         found.append(row)
@@ -175,7 +177,7 @@ def _toggled(graph: Graph, node: Node) -> bool:
 def _comfyroll_stack(graph: Graph, node: Node) -> Iterator[Row]:
     inputs = node["inputs"]
     for i in (1, 2, 3):
-        name = inputs.get(f"lora_name_{i}", "None")
+        name = inputs.get(f"lora_name_{i}", UNREAD)
         state = switched_on(constant(graph, inputs.get(f"switch_{i}", UNREAD)))
         if state is None and name != "None":
             raise NotRead(f'has a switch "switch_{i}" that cannot be read')
@@ -186,6 +188,8 @@ def _comfyroll_stack(graph: Graph, node: Node) -> Iterator[Row]:
 
 def _rgthree_stack(graph: Graph, node: Node) -> Iterator[Row]:
     inputs = node["inputs"]
+    if "lora_01" not in inputs:
+        raise NotRead("does not tell which LoRA it loads")
     for i in ("01", "02", "03", "04"):
         model = inputs.get(f"strength_{i}", UNREAD)
         yield from _row(graph, inputs.get(f"lora_{i}", "None"), model)
@@ -232,6 +236,8 @@ def _tags(*keys: str) -> Reader:
     """Tags in a text; ComfyUI's packs write the model's strength first, A1111 the other."""
 
     def read(graph: Graph, node: Node) -> Iterator[Row]:
+        if not any(key in node["inputs"] for key in keys):
+            raise NotRead("has no text that can be read")
         for key in keys:
             text = node["inputs"].get(key, "")
             text = constant(graph, text)

@@ -413,7 +413,8 @@ class _Picture:
 
         def note(key: str) -> None:
             text = constant(self.graph, inputs.get(key))
-            if text is UNREAD or not isinstance(text, (str, type(None))):
+            unnamed = key not in inputs and node.get("unnamed")
+            if text is UNREAD or unnamed or not isinstance(text, (str, type(None))):
                 found.unread.append(called)
             elif text:
                 prompt = read_prompt(text)
@@ -553,6 +554,7 @@ def _gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
     """A sampler's inputs, with those of the guider, noise, sigmas and sampler nodes it is split
     into by SamplerCustomAdvanced, and of a pipe."""
     inputs = dict(sampler["inputs"])
+    unnamed = bool(sampler.get("unnamed"))
     for part in ("guider", "noise", "sigmas", "sampler", "basic_pipe"):
         node = linked(graph, inputs.get(part))
         for _ in range(8):
@@ -563,12 +565,17 @@ def _gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
                     inputs.setdefault("model", sampler["inputs"][part])
                     inputs.setdefault("positive", sampler["inputs"][part])
                 break
+            unnamed = unnamed or bool(node.get("unnamed"))
             for key, value in node["inputs"].items():
                 key = {"conditioning": "positive", "cond1": "positive"}.get(key, key)
                 if key == "model" and part not in ("guider", "basic_pipe"):
                     continue  # a schedule reads the model, it does not sample it
                 inputs.setdefault(key, value)
             node = linked(graph, node["inputs"].get("sigmas", node["inputs"].get("basic_pipe")))
+    if unnamed:  # what stands nowhere is unread
+        inputs.setdefault("noise_seed" if "noise_seed" in inputs else "seed", ["", 0])
+        for key in _SAMPLING:
+            inputs.setdefault(key, ["", 0])
     return inputs
 
 

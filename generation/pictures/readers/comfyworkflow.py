@@ -2,7 +2,8 @@
 
 Facts from Comfy-Org/ComfyUI_frontend: `mode` 2 mutes a node and 4 bypasses it, which joins each of
 its outputs to its first input of the same type; widgets stand in the node's own order without
-names. Only the orders below are known: other nodes keep their links alone.
+names. Only the orders below are known: other nodes keep their links alone, and are marked as
+`unnamed`, so that a value that is not there counts as unread and not as absent.
 """
 
 from __future__ import annotations
@@ -61,13 +62,18 @@ def graph_of_workflow(data: object) -> Graph:
     for key, node in by_id.items():
         if node.get("mode") in (_MUTED, _BYPASSED):
             continue
-        inputs = _widgets(node)
+        widgets = _widgets(node)
+        inputs = dict(widgets or {})
         for name, source in _inputs(node, origin):
             link = _through(source, by_id, origin)
             if link is not None:
                 inputs[name] = link
-        title = node.get("title")
-        graph[key] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
+        graph[key] = {
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": node.get("title")},
+            "unnamed": widgets is None,
+        }
     return graph_of(graph)
 
 
@@ -130,15 +136,20 @@ def _through(
     return None
 
 
-def _widgets(node: Mapping[str, Any]) -> dict[str, Any]:
+def _widgets(node: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The values of a node's widgets by name, None where their order is not known."""
     values = node.get("widgets_values")
     if isinstance(values, dict):
         return dict(list(values.items())[:1000])
     names = _WIDGETS.get(str(node["type"]), "").split()
+    if not values:
+        return None if names else {}
     if not isinstance(values, list) or len(values) > len(names):
-        return {}
-    return {
-        name: value
-        for name, value in zip(names, values, strict=False)
-        if name != "control_after_generate" and not isinstance(value, list)
-    }
+        return None
+    named = dict(zip(names, values, strict=False))
+    if named.pop("control_after_generate", "fixed") not in _CONTROLS:
+        return None
+    return {name: value for name, value in named.items() if not isinstance(value, list)}
+
+
+_CONTROLS = ("fixed", "increment", "decrement", "randomize")
