@@ -1,7 +1,7 @@
 """A ComfyUI graph as it is executed: nodes, links, constants.
 
 A node is {"class_type": ..., "inputs": {...}}; an input is a value or a link [node id, output].
-Nodes of a workflow may be marked as "unnamed": they hold values that cannot be told from each other.
+Nodes of a workflow may be marked as "unnamed": they hold values that cannot be told apart.
 """
 
 from __future__ import annotations
