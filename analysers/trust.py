@@ -91,8 +91,8 @@ def ladder_scores(picture: Pixels, metric: Metric) -> tuple[tuple[float, ...], .
 def judge(
     scores: Sequence[tuple[tuple[float, ...], ...]],
     *,
-    better: Literal["lower", "higher"] = "lower",
-    name: str = "BRISQUE",
+    better: Literal["lower", "higher"],
+    name: str,
 ) -> TrustResult:
     """The verdict from what `ladder_scores` gave for each control.
 

@@ -112,7 +112,8 @@ def main() -> None:
     metric = load_metric("brisque")
     for kind, pictures in kinds.items():
         for name, picture in pictures.items():
-            found = trust.judge([trust.ladder_scores(picture, metric)])
+            ladders = [trust.ladder_scores(picture, metric)]
+            found = trust.judge(ladders, better="lower", name="BRISQUE")
             rows.append(
                 {
                     "kind": kind,

@@ -12,8 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from analysers.commands import bar as bars
 from analysers.commands.main import analyse_epochs, analyse_strength
 from analysers.commands.tell import rendered
 from analysers.intake import find_pictures
+from generation.loras import container, inspection
 from generation.loras.inspection import tensor_hash
 from generation.pictures.pixels import read_image, read_text, write_png
 
@@ -360,6 +365,37 @@ def test_epochs_times_strengths_with_one_unusable_checkpoint(tmp_path: Path) -> 
     assert all("pstr-000002" in row["reason"] for row in failed)
     (last,) = (tmp_path / "run" / "images").glob("pstr-000003_*")
     assert (last / "strength_0.50").is_dir()
+
+
+def test_each_of_ten_loras_is_parsed_inspected_and_hashed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(sample_data.PATH / "lora", tmp_path / "loras")
+    later = time.time_ns() + 10**10  # what was written a moment ago is not remembered
+    monkeypatch.setattr(container, "time_ns", lambda: later)
+    counted: Counter[str] = Counter()
+
+    def count(module: ModuleType, name: str, call: Callable[..., str]) -> None:
+        real = getattr(module, name)
+
+        def counting(*arguments: Any) -> Any:
+            counted[call(*arguments)] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, counting)
+
+    count(container, "_parse_header", lambda path, _: f"parsed {path.name}")
+    count(inspection, "_stored_alphas", lambda header, _: f"inspected {header.path.name}")
+    count(container, "_digest", lambda path, start: f"hashed from {min(start, 1)} {path.name}")
+    result = epochs(
+        folder, "--model", sample_data.PATH / "model", "--prompt", "a red house", "--seeds", "1",
+        *QUICK, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in folder.iterdir())
+    once = ("parsed", "inspected", "hashed from 0", "hashed from 1")
+    of_loras = {what: times for what, times in counted.items() if what.endswith(tuple(names))}
+    assert len(names) == 10 and of_loras == {f"{what} {name}": 1 for what in once for name in names}
 
 
 def test_a_dry_run_without_a_model_lists_the_checkpoints(tmp_path: Path) -> None:

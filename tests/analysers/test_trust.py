@@ -37,6 +37,7 @@ def trust_check(
     def metric(samples: Sequence[Sample]) -> list[float]:
         return [score(sample.image) for sample in samples]
 
+    said = {"better": "lower", "name": "BRISQUE", **said}
     return judge([ladder_scores(control, metric) for control in controls], **said)
 
 
