@@ -146,9 +146,8 @@ class ClipScore(Declared):
 
     model: str = ""
 
-    @property
-    def declaration(self) -> Declaration:  # type: ignore[override]
-        return Declaration(
+    def __post_init__(self) -> None:
+        self.declaration = Declaration(
             f"clip:{self.model}" if self.model else "clip",
             "higher",
             label=f"CLIP score ({self.model})" if self.model else "CLIP score",

@@ -441,30 +441,25 @@ class Engine:
 
     def _scaled(self, latents: torch.Tensor) -> Sequence[torch.Tensor]:
         """Each picture's latents as the VAE takes them, in float32."""
-        config = self.pipe.vae.config
         if self.traits.unpack is not None:
             latents = self.traits.unpack(self.pipe, latents, self.height, self.width)
         z = latents.to(torch.float32)
-        if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
-            mean, std = (
-                torch.tensor(values, device=z.device).view(1, -1, 1, 1)
-                for values in (config.latents_mean, config.latents_std)
-            )
-            z = z * std / config.scaling_factor + mean
-        else:
-            z = z / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        return z.split(1)
+        mean, std, factor = self._scaling(z.device)
+        return torch.split(z * std / factor + mean, 1)
 
     def unit_latents(self, z: torch.Tensor) -> torch.Tensor:
         """What the VAE's encoder gives (N x C x H x W, float32), as the denoiser takes it."""
+        mean, std, factor = self._scaling(z.device)
+        return (z - mean) * factor / std
+
+    def _scaling(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Mean and deviation of the VAE's latents (1 x C x 1 x 1, or 1 for C), and their factor."""
         config = self.pipe.vae.config
-        if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
-            mean, std = (
-                torch.tensor(values, device=z.device).view(1, -1, 1, 1)
-                for values in (config.latents_mean, config.latents_std)
-            )
-            return (z - mean) * config.scaling_factor / std
-        return (z - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if not (mean and std):
+            mean, std = [getattr(config, "shift_factor", None) or 0.0], [1.0]
+        middle, spread = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
+        return middle, spread, float(config.scaling_factor)
 
     def _picture(self, z: torch.Tensor) -> np.ndarray[Any, Any] | None:
         if not z.isfinite().all():

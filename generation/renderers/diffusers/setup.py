@@ -37,7 +37,8 @@ class Setup:
     def __call__(self, settings: RenderSettings, device: str = "") -> Engine:
         """Load the model (on `device`, if given); this is where torch is imported."""
         s = settings
-        return import_engine().Engine(
+        kind: type[Engine] = import_engine().Engine
+        return kind(
             self.model,
             device=device or s.device,
             dtype=s.dtype,
