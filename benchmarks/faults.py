@@ -240,15 +240,13 @@ def killed_children(bench: Bench) -> Line:
     count = 1 if bench.quick else 6
     options, seconds, scores = bench.undisturbed("judge")
     wrong, hit = [], 0
-    for _ in range(count):
+    while hit < count:
         out = bench.folder()
         process = bench.start([*options, "--jobs", "2", "--out", str(out)])
-        end = time.monotonic() + seconds * bench.rng.uniform(0.3, 0.9)
-        while time.monotonic() < end and process.poll() is None:
-            time.sleep(0.02)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        pids = [int(p) for p in children.read_text().split()] if children.exists() else []
-        if pids:
+        while not measuring(process.pid) and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(bench.rng.uniform(0.0, 0.5) * seconds)
+        if pids := measuring(process.pid):
             os.kill(bench.rng.choice(pids), signal.SIGKILL)
             hit += 1
         _, errors = process.communicate(timeout=600)
@@ -258,9 +256,23 @@ def killed_children(bench: Bench) -> Line:
                 "; ".join(wrong) or "the others and the caller did its work")  # fmt: skip
 
 
-def crowd(count: int) -> Callable[[Bench], Line]:
+def measuring(parent: int) -> list[int]:
+    """The measuring processes of a command."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ancestor = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue  # ended just now
+        if ancestor == parent and b"spawn_main" in command:
+            found.append(int(folder.name))
+    return found
+
+
+def crowd(count: int, name: str = "judge") -> Callable[[Bench], Line]:
     def test(bench: Bench) -> Line:
-        options, _, scores = bench.undisturbed("judge")
+        options, _, scores = bench.undisturbed(name)
         rounds, wrong, said = (1 if bench.quick else 4), [], set()
         for _ in range(rounds):
             out = bench.folder()
@@ -275,10 +287,11 @@ def crowd(count: int) -> Callable[[Bench], Line]:
                     wrong.append(one_line(errors))
             if (out / "scores.csv").read_bytes() != scores:
                 wrong.append("scores.csv differs")
-            if problem := bench.finished("judge", out):
+            if problem := bench.finished(name, out):
                 wrong.append(problem)
         told = "; ".join(sorted(set(wrong))) or " / ".join(sorted(said)) or "all ended"
-        return Line(f"{count} processes at once in one folder", rounds, not wrong, told)
+        fault = f"{count} processes at once in one folder: {NAMES[name]}"
+        return Line(fault, rounds, not wrong, told)
 
     return test
 
@@ -296,12 +309,17 @@ def small_disk(bench: Bench, size: str) -> Iterator[Path]:
             subprocess.run(["umount", place])
 
 
-def full_disk(name: str, sizes: tuple[str, ...]) -> Callable[[Bench], Line]:
+def full_disk(name: str, shares: tuple[float, ...]) -> Callable[[Bench], Line]:
+    """`shares` of the bytes that an undisturbed run takes are all that there is."""
+
     def test(bench: Bench) -> Line:
         options, _, scores = bench.undisturbed(name)
+        whole = bench.folder()
+        bench.run([*options, "--out", str(whole)])
+        pages = sum(-(-p.stat().st_size // 4096) for p in whole.rglob("*") if p.is_file())
         wrong, said, tried = [], set(), 0
-        for size in sizes[:1] if bench.quick else sizes:
-            with small_disk(bench, size) as place:
+        for share in shares[:1] if bench.quick else shares:
+            with small_disk(bench, f"{max(1, int(share * pages)) * 4}k") as place:
                 if place == Path():
                     return Line(f"disk full: {NAMES[name]}", 0, True, "left out: no mount here")
                 out = place / "run"
@@ -438,16 +456,17 @@ def tests(quick: bool) -> list[tuple[str, Callable[[Bench], Line]]]:
     many = (lambda n: max(2, n // 20)) if quick else (lambda n: n)
     kill, term, hup = signal.SIGKILL, signal.SIGTERM, signal.SIGHUP
     return [
-        ("kill judge", signalled("judge", many(64), kill, "SIGKILL")),
-        ("kill render", signalled("render", many(15), kill, "SIGKILL")),
+        ("kill judge", signalled("judge", many(60), kill, "SIGKILL")),
+        ("kill render", signalled("render", many(30), kill, "SIGKILL")),
         ("kill report", killed_reports),
         ("kill child", killed_children),
         ("term", signalled("judge", many(4), term, "SIGTERM")),
         ("hup", signalled("judge", many(4), hup, "SIGHUP")),
         ("two", crowd(2)),
         ("four", crowd(4)),
-        ("full judge", full_disk("judge", ("8k", "40k", "100k", "200k", "400k"))),
-        ("full render", full_disk("render", ("40k", "100k"))),
+        ("two render", crowd(2, "render")),
+        ("full judge", full_disk("judge", (0.02, 0.1, 0.3, 0.5, 0.7, 0.9))),
+        ("full render", full_disk("render", (0.1, 0.5, 0.8))),
         ("broken", broken_disk),
         ("readonly", read_only),
         ("clock", jumping_clock),

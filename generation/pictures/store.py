@@ -59,7 +59,7 @@ class Store:
             return
         if free < need / 2:
             raise UserError(
-                f"{pictures} pictures need about {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB "
+                f"{pictures} pictures need about {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB "
                 f"are free where {self.root} lies; make room, or choose another folder.",
                 field="out",
             )
