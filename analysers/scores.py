@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,59 +62,70 @@ def before(a: Candidate, b: Candidate, kind: Kind) -> bool:
 
 def tabulate(scores: Sequence[Score], kind: Kind) -> Tables:
     """The rows as tables. Rows that failed count as missing; repeated rows are averaged."""
-    rows = [row for row in scores if row.candidate is not None]
+    rows = [(row.candidate, row) for row in scores if row.candidate is not None]
     controls = [row for row in scores if row.candidate is None]
     candidates = tuple(
-        sorted({row.candidate for row in rows if row.candidate}, key=lambda c: preference(c, kind))
+        sorted({candidate for candidate, _ in rows}, key=lambda c: preference(c, kind))
     )
-    prompt_of = {row.case: row.prompt or _unseeded(row.case) for row in (*controls, *rows)}
-    cases = tuple(sorted({row.case for row in rows}))
-    number = {text: i for i, text in enumerate(sorted({prompt_of[case] for case in cases}))}
-    metrics = sorted({name for row in rows for name in row.values})
+    cases = tuple(sorted({row.case for _, row in rows}))
+    metrics = sorted({name for _, row in rows for name in row.values})
     at = {candidate: i for i, candidate in enumerate(candidates)}
     column = {case: k for k, case in enumerate(cases)}
-    by_path = {row.image: row for row in controls}
-    by_case = {row.case: row for row in controls}
-    shape = (len(candidates), len(cases))
     cells: dict[tuple[int, int], list[Score]] = {}
-    reasons: dict[Candidate, str] = {}
-    for row in rows:
-        assert row.candidate is not None
+    for candidate, row in rows:
         if row.status != "failed":
-            cells.setdefault((at[row.candidate], column[row.case]), []).append(row)
-        if row.reason and row.status != "ok":
-            reasons[row.candidate] = min(row.reason, reasons.get(row.candidate, row.reason))
+            cells.setdefault((at[candidate], column[row.case]), []).append(row)
+
+    shape = (len(candidates), len(cases))
     rendered = np.zeros(shape, dtype=bool)
     values = {name: np.full(shape, math.nan) for name in metrics}
     control = {name: np.full(shape, math.nan) for name in metrics}
     undefined = {name: np.zeros(shape, dtype=bool) for name in metrics}
+    by_path = {row.image: row for row in controls if row.image}
+    by_case = {row.case: row for row in controls}
     for place, found in cells.items():
         rendered[place] = True
-        own = by_path.get(found[0].control) or by_case.get(cases[place[1]])
+        own = by_path.get(found[0].control) or by_case.get(found[0].case)
         for name in metrics:
-            given = (row.values.get(name, math.nan) for row in found)
-            known = [value for value in given if math.isfinite(value)]
-            if known:
-                values[name][place] = math.fsum(known) / len(known)
-            # a control in which the metric is undefined too says nothing against the LoRA
-            reference = None if own is None or own.status == "failed" else own.values.get(name)
-            if reference is not None and math.isfinite(reference):
-                control[name][place] = reference
-            undefined[name][place] = (
-                not known
-                and any(row.status == "flagged" and name in row.values for row in found)
-                and (reference is None or math.isfinite(reference))
-            )
-    return Tables(
-        candidates,
-        cases,
-        np.array([number[prompt_of[case]] for case in cases], dtype=np.intp),
-        values,
-        control,
-        rendered,
-        undefined,
-        reasons,
+            one = _cell(found, own, name)
+            values[name][place], control[name][place], undefined[name][place] = one
+    prompts = _prompt_numbers(cases, [*controls, *(row for _, row in rows)])
+    return Tables(candidates, cases, prompts, values, control, rendered, undefined, _reasons(rows))
+
+
+def _cell(rows: Sequence[Score], control: Score | None, metric: str) -> tuple[float, float, bool]:
+    """A cell's mean value and its control's, NaN where there is none, and whether its pictures
+    are such that the metric is undefined."""
+    given = (row.values.get(metric, math.nan) for row in rows)
+    known = [value for value in given if math.isfinite(value)]
+    if control is None or control.status == "failed":
+        reference = None
+    else:
+        reference = control.values.get(metric)
+    # a control in which the metric is undefined too says nothing against the LoRA
+    excused = reference is not None and not math.isfinite(reference)
+    flagged = any(row.status == "flagged" and metric in row.values for row in rows)
+    return (
+        math.fsum(known) / len(known) if known else math.nan,
+        math.nan if reference is None or excused else reference,
+        not known and flagged and not excused,
     )
+
+
+def _prompt_numbers(cases: Sequence[str], rows: Iterable[Score]) -> NDArray[np.intp]:
+    """Each case's prompt as a number, (cases,); the name without the seed where none is known."""
+    prompt_of = {row.case: row.prompt or _unseeded(row.case) for row in rows}
+    number = {text: i for i, text in enumerate(sorted({prompt_of[case] for case in cases}))}
+    return np.array([number[prompt_of[case]] for case in cases], dtype=np.intp)
+
+
+def _reasons(rows: Iterable[tuple[Candidate, Score]]) -> dict[Candidate, str]:
+    """Why a picture of each candidate has no score: of several reasons, the first by name."""
+    reasons: dict[Candidate, str] = {}
+    for candidate, row in rows:
+        if row.reason and row.status != "ok":
+            reasons[candidate] = min(row.reason, reasons.get(candidate, row.reason))
+    return reasons
 
 
 def compared(tables: Tables, metric: Declaration) -> Array:
