@@ -462,10 +462,88 @@ def test_civitais_resources() -> None:
         ("a castle", ", Hypernet: anime", ""),
         ("a castle", "", "\nTemplate: a {castle|dog} <lora:my:0.5>"),
         ("a castle\nNegative prompt: <lora:my:-1>", "", ""),
+        ("a castle", ', Hashes: {"model": "abc", "lora:my": "60129e9d06"}', ""),
+        ("a castle", ', Hashes: {"LORA:my": "60129e9d06"}', ""),
+        ("a castle", ', Hashes: "{\\"lyco:my\\": \\"60129e9d06\\"}"', ""),
+        ("a castle # <lora:my:0.8>", "", ""),
+        ("a castle", ', LoRA networks: "my:0.8"', ""),
+        ("a <lora:my:0.8>", ', LoRA networks: "my:0.5"', ""),
+        ("a castle", ", Lora_0 Model name: my, Lora_0 Strength model: 0.7", ""),
+        ("a castle", ", Extra networks: lora my 0.5", ""),
+        ("a castle", ", Style Selector Style: my LoRA", ""),
+        ("a castle", ', Loras: ["my:0.8"]', ""),
+        ("a <lora:my:0.8>", ', ADetailer prompt 2nd: "face <lora:detail:0.8>"', ""),
+        ("a castle", ', Wildcard prompt: "__a/<lora:my:0.6>__"', ""),
     ],
 )
 def test_traces_in_a1111s_text_make_it_unknown(prompt: str, more: str, after: str) -> None:
     assert a1111(prompt, more, after).unknown
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "expected"),
+    [
+        ("a castle", ", Diffusion in Low Bits: Automatic (fp16 LoRA), Module 1: ae", []),
+        ("a castle", ", RP Active: True, RP LoRA Neg Te Ratios: 0", []),
+        ("a castle", ', TI hashes: "easynegative: c74b4e810b03"', []),
+        ("trained on a lora dataset", ', ADetailer prompt: "a lora"', []),
+        ("a <lora:my:0.4>", ', Hashes: {"lora:my": "60129e9d06"}', [("my", "0.4")]),
+        ("a <lora:my:0.8>", ', LoRA networks: "my:0.8"', [("my", "0.8")]),
+        ("a <LORA:my:.5>", "", [("my", "0.5")]),
+        ("a <lora:my:0.8>", ', Hires prompt: "b <lora:my:0.8>"', [("my", "0.8")]),
+    ],
+)
+def test_what_a1111s_text_says_for_certain(
+    prompt: str, more: str, expected: list[tuple[str, str]]
+) -> None:
+    found = a1111(prompt, more)
+    assert found.unknown == "" and used(found) == expected
+
+
+def invoke(metadata: dict[str, Any], *nodes: dict[str, Any], edges: Any = ()) -> Facts:
+    drawn = {
+        "nodes": {
+            "noise": {"type": "noise", "seed": 0, "width": 512, "height": 512},
+            "denoise": {"type": "denoise_latents", "steps": 30, "cfg_scale": 7},
+            **{str(number): node for number, node in enumerate(nodes)},
+        },
+        "edges": list(edges),
+    }
+    texts = {"invokeai_metadata": json.dumps(metadata)} if metadata else {}
+    return facts(invokeai_graph=json.dumps(drawn), **texts)
+
+
+def test_invokeais_metadata_and_graph_must_agree_on_loras() -> None:
+    entry = {"model": {"name": "my", "type": "lora"}, "weight": 0.75}
+    node = {"type": "lora_selector", "lora": entry["model"], "weight": 0.75}
+    told = {"positive_prompt": "a", "seed": 5, "loras": [entry]}
+    both = invoke(told, node, {"type": "sdxl_lora_collection_loader"})
+    assert used(both) == [("my", "0.75")] and both.unknown == "" and both.seed == 5
+    for metadata in (told | {"loras": []}, {"positive_prompt": "a", "seed": 5}):
+        assert "in its InvokeAI text alone" in invoke(metadata, node).unknown
+        assert invoke(metadata).unknown == ""
+    assert "two strengths" in invoke(told, node | {"weight": 0.5}).unknown
+
+
+def test_a_seed_that_another_node_of_invokeais_graph_gives_is_unread() -> None:
+    assert invoke({}).seed == 0 and invoke({}).unread == ()
+    given = {"source": {"node_id": "x", "field": "value"},
+             "destination": {"node_id": "noise", "field": "seed"}}  # fmt: skip
+    found = invoke({}, edges=[given])
+    assert found.seed is None and "seed" in found.unread
+
+
+def test_other_tools_words_for_loras() -> None:
+    for texts in (
+        {"Dream": "a castle withLora(my,0.5) -s 50 -S 1"},
+        {"sd-metadata": json.dumps({"image": {"prompt": "a withLora(my,0.5)", "seed": 1}})},
+        {"UserComment": json.dumps({"mflux_version": "0.9", "prompt": "a", "lora_scales": [0.5]})},
+        {"parameters": json.dumps({"Prompt": "a", "LoRA 1": "my : 0.5"})},
+        {"prompt": json.dumps(graph(l=node("LoraLoader", lora_name="my")))[:-9]},
+    ):
+        assert "speaks of a LoRA" in facts(**texts).unknown
+    section = {"prompt": "a <segment:face> smile <lora:my:0.5>", "seed": 1, "steps": 20}
+    assert "section" in facts(parameters=json.dumps({"sui_image_params": section})).unknown
 
 
 def test_text_behind_the_settings_does_not_hide_them() -> None:

@@ -88,8 +88,11 @@ def _all_facts(texts: Mapping[str, str], size: Size | None) -> tuple[list[Facts]
             found.append((key, from_json(data)))
     if "invokeai_metadata" in texts:
         found.append(("invokeai_metadata", invokeai(texts["invokeai_metadata"])))
-    if "invokeai_graph" in texts and not _told(found, "invokeai_metadata"):
-        found.append(("invokeai_graph", invokeai_graph(texts["invokeai_graph"])))
+    if "invokeai_graph" in texts:
+        drawn = invokeai_graph(texts["invokeai_graph"])
+        if drawn is not None and _told(found, "invokeai_metadata"):
+            drawn = replace(drawn, seed=None)  # the metadata tell it; of LoRAs both must agree
+        found.append(("invokeai_graph", drawn))
     if "DgenerateConfig" in texts:
         found.append(("DgenerateConfig", dgenerate(texts["DgenerateConfig"])))
     if texts.get("prompt", "").lstrip().startswith("{"):

@@ -19,7 +19,7 @@ from typing import Any
 
 from generation.pictures.readers.picture import Facts, LoraUse
 from generation.pictures.readers.traces import TAG as LORA_TAG
-from generation.pictures.readers.traces import hints_at_lora
+from generation.pictures.readers.traces import hints_at_lora, speaks_of_lora
 from generation.values import decimal_within
 
 LONGEST_TEXT = 256 * 1024
@@ -173,7 +173,7 @@ def a1111(text: str) -> Facts | None:
     at = settings_line(lines)
     if at is None:
         return None
-    line, resources = _without_json(lines[at][:LONGEST_TEXT])
+    line, resources, hashed = _without_json(lines[at][:LONGEST_TEXT])
     parameters: dict[str, str] = {}
     for key, value in PARAMETER.findall(line)[:500]:
         parameters.setdefault(key.strip().lower(), unquoted(value))
@@ -186,7 +186,13 @@ def a1111(text: str) -> Facts | None:
         into.append(each.strip(" \t"))
     prompt = read_prompt("\n".join(positive).strip())
     fooocus = parameters.get("version", "").startswith("Fooocus") or "lora weights" in parameters
-    loras, problem = _a1111_loras(prompt, parameters, resources, fooocus)
+    quoted = load_json(parameters.get("hashes", ""))
+    hashed += list(quoted)[:MOST_LORAS] if isinstance(quoted, dict) else []
+    loras, problem = _a1111_loras(prompt, parameters, resources, hashed, fooocus)
+    if any(LORA_TAG.search(each.partition("#")[2]) for each in positive):
+        problem = (
+            problem or "has a LoRA's tag behind a #, where some versions take it for a comment"
+        )
     problem = problem or _a1111_traces(parameters, "\n".join(negative), lines[at + 1 :], loras)
     settings = {
         ours: parameters.get(key, "") for key, ours in _SETTINGS.items() if key in parameters
@@ -224,9 +230,11 @@ def settings_line(lines: Sequence[str]) -> int | None:
     return None
 
 
-def _without_json(line: str) -> tuple[str, list[Any]]:
-    """A settings line without the JSON that Civitai writes into it unquoted, and its resources."""
+def _without_json(line: str) -> tuple[str, list[Any], list[str]]:
+    """A settings line without the JSON that Civitai writes into it unquoted, its resources, and the
+    keys of its hashes, such as "lora:name"."""
     resources: list[Any] = []
+    hashed: list[str] = []
     for _ in range(4):
         match = _MARKED.search(line)
         if match is None:
@@ -237,13 +245,19 @@ def _without_json(line: str) -> tuple[str, list[Any]]:
             value, length = None, 0
         if match[1].lower() == "civitai resources":
             resources += value if isinstance(value, list) else [value]
+        elif match[1].lower() == "hashes":
+            hashed += list(value)[:MOST_LORAS] if isinstance(value, dict) else [string(value)]
         rest = line[match.end() + length :] if length else ""
         line = line[: match.start()] + rest.lstrip(", ")
-    return line, resources
+    return line, resources, hashed
 
 
 def _a1111_loras(
-    prompt: Prompt, parameters: Mapping[str, str], resources: Sequence[Any], fooocus: bool
+    prompt: Prompt,
+    parameters: Mapping[str, str],
+    resources: Sequence[Any],
+    hashed: Sequence[str],
+    fooocus: bool,
 ) -> tuple[tuple[LoraUse, ...], str]:
     """The LoRAs that prompt, hashes, weights and Civitai's resources name, and what is unclear."""
     problem = prompt.problem
@@ -260,6 +274,11 @@ def _a1111_loras(
         uses[name] = replace(uses.get(name, LoraUse(name)), hash="" if fooocus else digest)
     told, unclear = _resources(resources)
     problem = problem or unclear
+    for key in hashed:
+        # Whole files' hashes, of whatever was used; which strength is not told.
+        kind, _, name = key.partition(":")
+        if hints_at_lora(kind) and not told:
+            uses.setdefault(name, LoraUse(name[:255]))
     if told and uses:
         if sorted(str(use.strength) for use in told) != sorted(
             str(use.strength) for use in uses.values()
@@ -295,6 +314,14 @@ def _resources(resources: Sequence[Any]) -> tuple[list[LoraUse], str]:
     return uses, ""
 
 
+_SPEAKS_FREELY = re.compile(
+    r"prompt|template|comment|version|hash|weights|diffusion in low bits|^vae|model|controlnet"
+)
+"""Settings whose values may hold the word LoRA though none is at work."""
+
+_ITEMS_NUMBER = re.compile(r"[:(\s](-?\d{0,3}(?:\.\d{1,9})?)\)?\s*$")
+
+
 def _a1111_traces(
     parameters: Mapping[str, str], negative: str, after: Sequence[str], loras: Sequence[LoraUse]
 ) -> str:
@@ -309,6 +336,12 @@ def _a1111_traces(
             use.name not in used or used[use.name].strength != use.strength for use in prompt.loras
         )
 
+    def told(item: str, use: LoraUse) -> bool:
+        """Whether an item names a LoRA that is known, and no other strength of it."""
+        number = _ITEMS_NUMBER.search(item)
+        strengths = (use.strength, use.text_strength)
+        return use.name in item and (number is None or decimal(number[1]) in strengths)
+
     if LORA_TAG.search(negative):
         return "has a LoRA's tag in its negative prompt"
     if other("\n".join(after)[:LONGEST_TEXT]):
@@ -316,10 +349,15 @@ def _a1111_traces(
     for key, value in parameters.items():
         if LORA_TAG.search(value) and key not in ("lora hashes", "lora weights") and other(value):
             return f"has a LoRA's tag under {key[:60]!r} that its prompt has not"
+        if key.startswith("rp lora") and not used:
+            continue  # Regional Prompter's ratios, which stand there without any LoRA
         if hints_at_lora(key) and key not in ("lora hashes", "lora weights", "lora_hashes"):
             items = [item for item in value.split(",") if item.strip()]
-            if not used or not all(any(name in item for name in used) for item in items):
+            if not items or not all(any(told(item, use) for use in loras) for item in items):
                 return f"has a setting {key[:60]!r} that is not understood"
+        elif key not in _SETTINGS and not _SPEAKS_FREELY.search(key) and speaks_of_lora(value):
+            if not any(name in value for name in used):
+                return f"has a setting {key[:60]!r} that speaks of a LoRA"
         if key.startswith("addnet"):
             return "uses LoRAs by the extension Additional Networks, which is not read"
     if any(key.startswith("hypernet") for key in parameters):
@@ -379,6 +417,11 @@ def _sampler(sampler: str, schedule: str) -> tuple[str, str]:
 # --- SwarmUI --------------------------------------------------------------------------------------
 
 
+_SWARM_SECTION = re.compile(
+    r"<(?:segment|object|region|refiner|base|video|videoswap)\b[^>]{0,999}>.*?<lora:", re.I | re.S
+)
+
+
 def swarmui(text: str) -> Facts | None:
     """T2IParamInput.cs: JSON with sui_image_params, and hashes under sui_models."""
     data = load_json(text)
@@ -393,6 +436,8 @@ def swarmui(text: str) -> Facts | None:
     names, weights = _swarm_loras(image, list(hashes))
     prompt = read_prompt(string(image.get("prompt")))
     problem = prompt.problem
+    if _SWARM_SECTION.search(string(image.get("prompt"))[:LONGEST_TEXT]):
+        problem = problem or "has a LoRA's tag in a section of its prompt"
     loras: dict[str, LoraUse] = {}
     for i, name in enumerate(names):
         strength = decimal(weights[i]) if len(weights) == len(names) else None
@@ -558,7 +603,8 @@ def invokeai_graph(text: str) -> Facts | None:
                 problem, strength = f"has a node {kind[:60]!r} that cannot be read", None
             loras.append(LoraUse(name, strength))
         elif kind == "noise":
-            seed = whole(node.get("seed"))
+            seed = None if (key, "seed") in given else whole(node.get("seed"))
+            unread += ["seed"] if (key, "seed") in given else []
             settings["size"] = size_of(node.get("width"), node.get("height"))
         elif "denoise" in kind:
             settings["steps"] = number_text(node.get("steps"))

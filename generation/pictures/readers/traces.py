@@ -13,7 +13,9 @@ _INNOCENT = re.compile(
     r"|[Ff]lora(?![A-Za-z])|[Ff]loras|olyco|glyco"
 )
 _WORD = re.compile(
-    r"(?<![a-z])(?:lora|lycoris|locon|lyco|loha|lokr|hypernetwork|hypernet|addnet)s?(?![a-z])", re.I
+    r"(?<![a-z])(?:lora|lycoris|locon|lyco|loha|lokr|hypernetwork|hypernet|addnet)s?(?![a-z])"
+    r"|withlora\(",
+    re.I,
 )
 
 
