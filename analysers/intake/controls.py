@@ -102,11 +102,14 @@ def _problem(found: Found, control: Found, triggers: Sequence[str]) -> list[str]
         return [f"strength {name.strength} in its name"]
     if name.epoch not in (None, 0, found.place[0]) and not name.untrained:
         return [f"epoch {name.epoch} in its name"]
-    if found.facts is None or control.facts is None:
+    if control.facts is None:
         return []
-    told = differences(found.facts, control.facts, triggers)
+    told = differences(found.facts, control.facts, triggers) if found.facts else []
     if control.facts.unknown:
         told.append(f"perhaps a LoRA itself (it {control.facts.unknown})")
+    if found.facts is None:
+        used = next((use for use in control.facts.loras if not is_off(use)), None)
+        return [*told, f"a LoRA itself ({used.name})"] if used else told
     theirs = control.background or (control.facts.loras if control.lora is None else ())
     if found.facts.lists_loras and control.facts.lists_loras:
         if set(theirs) != set(found.background):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from generation.errors import UserError
 from generation.loras.names import place_in_metadata
+from generation.pictures.hidden import hidden_text
 from generation.pictures.pixels import SUFFIXES, read_size, read_text
 from generation.pictures.readers.facts import facts_from_texts
+from generation.pictures.readers.metadata import load_json
 from generation.pictures.readers.names import NameFacts, parse_name
 from generation.pictures.readers.picture import Facts, LoraUse, Rejected
 
@@ -108,9 +110,21 @@ def facts_of(path: Path) -> Facts | None:
         texts = read_text(path)
         # Several pictures may have been saved from one graph: the size tells which this is.
         size = read_size(path) if "prompt" in texts or "workflow" in texts else None
-        return facts_from_texts(texts, size)
+        return facts_from_texts(texts, size) or _hidden_facts(path)
     except UserError:
         return None  # unreadable now, reported when it is scored
+
+
+def _hidden_facts(path: Path) -> Facts | None:
+    """What a text hidden in the pixels says, which NovelAI writes as JSON of its own texts."""
+    text = hidden_text(path)
+    if text is None:
+        return None
+    data = load_json(text)
+    told = data if isinstance(data, dict) and "Comment" in data else {"parameters": text}
+    texts = {key: value for key, value in told.items() if isinstance(value, str)}
+    unknown = Facts("hidden text", unknown="has a text in its pixels that is not understood")
+    return facts_from_texts(texts) or unknown
 
 
 def is_off(use: LoraUse) -> bool:

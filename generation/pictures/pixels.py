@@ -84,6 +84,19 @@ def decode_image(data: bytes, path: Path = Path("The picture")) -> np.ndarray[An
         return _rgb(image, path)
 
 
+def read_channels(path: Path) -> np.ndarray[Any, Any]:
+    """A PNG's red, green, blue and alpha, if any, as they are stored: uint8 (H, W, 3 or 4).
+
+    Empty, (0, 0, 3), for other formats and pixels. Raises UserError as `read_image` does.
+    """
+    data = _file_bytes(path)
+    if data.startswith(_PNG):
+        with _decoded(data, path, MOST_PIXELS) as image:
+            if image.mode in ("RGB", "RGBA"):
+                return np.asarray(image)
+    return np.empty((0, 0, 3), np.uint8)
+
+
 @contextmanager
 def parts_of(path: Path) -> Iterator[tuple[int, int, Callable[[Box], np.ndarray[Any, Any]]]]:
     """Width, height and a function that gives the part (left, top, right, bottom) of a picture of

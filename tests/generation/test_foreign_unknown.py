@@ -546,6 +546,16 @@ def test_other_tools_words_for_loras() -> None:
     assert "section" in facts(parameters=json.dumps({"sui_image_params": section})).unknown
 
 
+def test_a_control_that_tells_a_lora_is_none_for_pictures_that_tell_nothing(tmp_path: Path) -> None:
+    for strength in ("0.4", "0.8"):
+        write_png(tmp_path / f"strength_{strength}.png", PIXELS, {})
+    for tag, serves in (("<lora:my:0.8>", False), ("<lora:my:0>", True), ("", True)):
+        write_png(tmp_path / "control.png", PIXELS, {"parameters": f"a {tag}\n{LINE}"})
+        found = find_pictures(tmp_path, axis="strength")
+        assert [pair.control is not None for pair in found.pairs] == [serves] * 2
+        assert serves or "a LoRA itself (my)" in " ".join(found.warnings)
+
+
 def test_text_behind_the_settings_does_not_hide_them() -> None:
     found = a1111(
         "a castle <lora:my:0.8>",

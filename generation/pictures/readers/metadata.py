@@ -355,9 +355,13 @@ def _a1111_traces(
             items = [item for item in value.split(",") if item.strip()]
             if not items or not all(any(told(item, use) for use in loras) for item in items):
                 return f"has a setting {key[:60]!r} that is not understood"
-        elif key not in _SETTINGS and not _SPEAKS_FREELY.search(key) and speaks_of_lora(value):
-            if not any(name in value for name in used):
-                return f"has a setting {key[:60]!r} that speaks of a LoRA"
+        elif (
+            key not in _SETTINGS
+            and not _SPEAKS_FREELY.search(key)
+            and speaks_of_lora(value)
+            and not any(name in value for name in used)
+        ):
+            return f"has a setting {key[:60]!r} that speaks of a LoRA"
         if key.startswith("addnet"):
             return "uses LoRAs by the extension Additional Networks, which is not read"
     if any(key.startswith("hypernet") for key in parameters):
