@@ -27,61 +27,82 @@ def match_controls(
     """Each picture's control, and for those without one what spoke against the likeliest."""
     chosen: dict[Path, Path | None] = {}
     why: dict[Path, str] = {}
-    by_metadata: dict[Key, list[Found]] = defaultdict(list)
-    by_case: dict[str, list[Found]] = defaultdict(list)
-    numbered: dict[str, list[Found]] = defaultdict(list)
-    loose = []
-    for control in controls:
-        key = case_key(control, triggers)
-        if key[0] == "metadata":
-            by_metadata[key[:4]].append(control)
-        by_case[control.name.case].append(control)
-        if control.name.number is not None:
-            numbered[_parent_case(control.name.case, control.name.number)].append(control)
-        if key[0] == "name" and not control.name.case and control.name.number is None:
-            loose.append(control)
-    told = [control for control in controls if control.facts is not None]
-    by_number = _numbered(pictures, numbered, by_case, axis, notes)
+    index = _Index(controls, triggers)
+    by_number = _numbered(pictures, index.numbered, index.by_case, axis, notes)
     triggers_seen: Counter[str] = Counter()
     cases = {found.name.case for found in pictures} - {""}
     for found in pictures:
-        near: list[Found] = []
-        key = case_key(found, triggers)
-        if key[0] == "metadata":
-            near += by_metadata.get(key[:4], [])
-            for prompt in with_one_part_less(str(key[1])):
-                near += by_metadata.get((key[0], prompt, *key[2:4]), [])
-        own = by_case.get(found.name.case, []) if found.name.case else []
-        near += sorted(own, key=lambda c: not _same_setting(found, c))
-        if found.path in by_number:
-            near.append(by_number[found.path])
-        near += [c for c in by_case.get("", []) if _same_setting(found, c)]
-        near += [c for c in loose if c.name.strength is None and c.name.epoch is None]
-        if not near and len(controls) == 1 and controls[0].name.case not in cases:
-            near.append(controls[0])
-        if not near and key[0] == "metadata":
-            near += told[:20]  # for the reason only
-        best: tuple[int, str] | None = None
-        for control in near:
-            problem = _problem(found, control, triggers)
-            if not problem:
-                chosen[found.path] = control.path
-                if found.facts and control.facts:
-                    extra = extra_part(
-                        without_triggers(found.facts.prompt, triggers),
-                        without_triggers(control.facts.prompt, triggers),
-                    )
-                    if extra is not None:
-                        triggers_seen[extra] += 1
-                break
-            if best is None or len(problem) < best[0]:
-                best = (len(problem), f"{control.path.name} has {' and '.join(problem[:3])}")
-        else:
-            chosen[found.path] = None
-            why[found.path] = best[1] if best else "none was found"
+        near = index.near(found, by_number.get(found.path), cases)
+        control, problem = _first_fitting(found, near, triggers)
+        chosen[found.path] = control.path if control is not None else None
+        if control is None:
+            why[found.path] = problem
+        elif found.facts and control.facts:
+            extra = extra_part(
+                without_triggers(found.facts.prompt, triggers),
+                without_triggers(control.facts.prompt, triggers),
+            )
+            if extra is not None:
+                triggers_seen[extra] += 1
     for extra, count in triggers_seen.most_common(3):
         notes.append(f'"{extra[:80]}" is taken for the trigger: {count} controls lack only that')
     return chosen, why
+
+
+class _Index:
+    """The controls by what leads to them: their metadata, case or number."""
+
+    def __init__(self, controls: Sequence[Found], triggers: Sequence[str]) -> None:
+        self.triggers = triggers
+        self.by_metadata: dict[Key, list[Found]] = defaultdict(list)
+        self.by_case: dict[str, list[Found]] = defaultdict(list)
+        self.numbered: dict[str, list[Found]] = defaultdict(list)
+        self.loose: list[Found] = []
+        for control in controls:
+            key, name = case_key(control, triggers), control.name
+            if key[0] == "metadata":
+                self.by_metadata[key[:4]].append(control)
+            self.by_case[name.case].append(control)
+            if name.number is not None:
+                self.numbered[_parent_case(name.case, name.number)].append(control)
+            elif key[0] == "name" and not name.case and (name.strength, name.epoch) == (None, None):
+                self.loose.append(control)
+        self.only = controls[0] if len(controls) == 1 else None
+        self.told = [control for control in controls if control.facts is not None]
+
+    def near(self, found: Found, numbered: Found | None, cases: set[str]) -> list[Found]:
+        """The controls that may be the picture's, likeliest first. `numbered` is the one that its
+        number tells, `cases` are those that pictures' names tell."""
+        near: list[Found] = []
+        key = case_key(found, self.triggers)
+        if key[0] == "metadata":
+            near += self.by_metadata.get(key[:4], [])
+            for prompt in with_one_part_less(str(key[1])):
+                near += self.by_metadata.get((key[0], prompt, *key[2:4]), [])
+        own = self.by_case.get(found.name.case, []) if found.name.case else []
+        near += sorted(own, key=lambda c: not _same_setting(found, c))
+        near += [numbered] if numbered is not None else []
+        near += [c for c in self.by_case.get("", []) if _same_setting(found, c)]
+        near += self.loose
+        if not near and self.only is not None and self.only.name.case not in cases:
+            near.append(self.only)
+        if not near and key[0] == "metadata":
+            near += self.told[:20]  # for the reason only
+        return near
+
+
+def _first_fitting(
+    found: Found, near: Sequence[Found], triggers: Sequence[str]
+) -> tuple[Found | None, str]:
+    """The first control against which nothing speaks, or the least that speaks against one."""
+    least: tuple[int, str] | None = None
+    for control in near:
+        problem = _problem(found, control, triggers)
+        if not problem:
+            return control, ""
+        if least is None or len(problem) < least[0]:
+            least = (len(problem), f"{control.path.name} has {' and '.join(problem[:3])}")
+    return None, least[1] if least else "none was found"
 
 
 def _same_setting(found: Found, control: Found) -> bool:

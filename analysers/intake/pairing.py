@@ -54,21 +54,7 @@ def find_pictures(
     Files are not decoded here, so a damaged picture is found out when it is scored. Raises
     UserError if a path does not exist or if no usable picture is found.
     """
-    for path, field in ((folder, "images"), (controls, "controls")):
-        if path is not None and not path.is_dir():
-            why = "is not a folder" if path.exists() else "does not exist"
-            raise UserError(f"{path} {why}; name the folder with the pictures.", field=field)
-    if controls is not None and controls.resolve() == folder.resolve():
-        raise UserError(
-            f"this is the folder of {named('images')} itself; leave the option out.",
-            field="controls",
-        )
-    if control is not None and not control.is_file():
-        why = "is not a file" if control.exists() else "does not exist"
-        raise UserError(
-            f"{control} {why}; name the picture made without the LoRA.", field="control"
-        )
-
+    _check_paths(folder, control, controls)
     notes: list[str] = []
     rejected: list[Rejected] = []
     apart = {os.path.realpath(control)} if control is not None else set()
@@ -114,6 +100,23 @@ def find_pictures(
         Pair(_picture(found), chosen.get(found.path), names[found.path]) for found in ordered
     )
     return PictureSet(pairs, tuple(rejected), tuple(notes), axis_of(pairs, axis))
+
+
+def _check_paths(folder: Path, control: Path | None, controls: Path | None) -> None:
+    for path, field in ((folder, "images"), (controls, "controls")):
+        if path is not None and not path.is_dir():
+            why = "is not a folder" if path.exists() else "does not exist"
+            raise UserError(f"{path} {why}; name the folder with the pictures.", field=field)
+    if controls is not None and controls.resolve() == folder.resolve():
+        raise UserError(
+            f"this is the folder of {named('images')} itself; leave the option out.",
+            field="controls",
+        )
+    if control is not None and not control.is_file():
+        why = "is not a file" if control.exists() else "does not exist"
+        raise UserError(
+            f"{control} {why}; name the picture made without the LoRA.", field="control"
+        )
 
 
 def _cut_grids(
