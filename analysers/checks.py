@@ -194,7 +194,7 @@ def duplicates(
     groups = _alike(order, looks)
     if len(groups) == 1 and len(order) > 1:
         found.append(
-            f"All {len(order)} {_plural(kind)} have the same pictures: the setting was not "
+            f"All {len(order)} settings have the same pictures: the setting was not "
             "applied, or one picture was saved under every name."
         )
     else:
@@ -302,7 +302,3 @@ def _some(names: Sequence[str]) -> str:
     if len(names) <= 4:
         return listed(names)
     return f"{', '.join(names[:3])} and {len(names) - 3} more"
-
-
-def _plural(kind: Kind) -> str:
-    return {"strength": "strengths", "epochs": "epochs", "plane": "settings"}[kind]

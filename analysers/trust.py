@@ -132,11 +132,13 @@ def _judge(ladders: tuple[Ladder, ...], controls: int, name: str) -> TrustResult
     blind = [ladder.name for ladder in ladders if ladder.tau < THRESHOLD]
     if trusted:
         but = f", but it does not see {_listed(blind)}" if blind else ""
-        sentence = f"{name} puts degraded copies of these controls in order (tau {tau:.2f}){but}."
+        sentence = f"{name} puts degraded copies of these controls in order (agreement {tau:.2f} "
+        sentence += f"of 1){but}."
     else:
         sentence = (
             f"{name} should not decide alone on this kind of picture: it does not put degraded "
-            f"copies of the controls in order (tau {tau:.2f}, needs {THRESHOLD}; it fails on "
+            f"copies of the controls in order (agreement {tau:.2f} of 1, needs {THRESHOLD}; it "
+            "fails on "
             f"{_listed(blind)}), as happens with flat drawings and other pictures far from "
             "photographs."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from analysers.metrics.metric import declared, declared_by_summary
 from analysers.scores import before
@@ -26,7 +26,26 @@ PROMPTS, SEEDS, MORE_PROMPTS = 6, 2, 12
 """What would decide where one picture cannot: from `PROMPTS` on intervals hold, and `MORE_PROMPTS`
 find most breakdowns (docs/statistics.md, "Power")."""
 
-UNITS = {"strength": "strength", "epochs": "epoch", "plane": "setting"}
+GLOSSARY = {
+    "setting": "What is chosen: a checkpoint of the LoRA at a strength.",
+    "case": "One prompt with one seed. All settings share the cases.",
+    "control": "The picture of a case without the LoRA.",
+    "BRISQUE": "A score of a picture's quality by itself: noise, blur and burnt colours raise it. "
+    "Lower is better.",
+    "SSIM": "Likeness to the control: 1 is identical.",
+    "effect": "How far the LoRA moved the picture: 1 - SSIM to the control.",
+    "tied": "These pictures cannot tell it from the best.",
+    "clean": "Surely not worse than the control by more than the margin.",
+    "broken": "Surely worse than the control.",
+    "unsure": "Neither clean nor broken for certain.",
+    "breakdown": "The first broken setting on the way up from strength 0, or along training.",
+    "confidence": "How surely the recommended setting is as good as any.",
+    "interval": "Where the mean would lie for other prompts of this kind, in 95 of 100 studies.",
+    "Goldilocks zone": "Checkpoints with 90 % of the effect and still clean.",
+    "signs of over-cooking": "Contrast, clipping, colour or fine detail far above the control's.",
+    "chance to be first": "How often it would have the best mean with other prompts of this kind.",
+}
+"""Each idea's one name, on pages, in tables and in sentences, and what it means."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +79,10 @@ def explain(
     if verdict.best is None:
         return (_no_answer(summaries, setting), *found, *failed)
     told = _Told(summaries, verdict, setting)
+    answer, more = _answer(told)
     return (
-        *_answer(told),
+        *answer,
+        *more,
         *_against_control(told),
         *_evidence(told),
         *_safe_range(told),
@@ -170,6 +191,11 @@ def _along(candidate: Candidate, kind: Kind) -> tuple[object, ...]:
 
 def several(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
     """Candidates with their noun: "Strengths 0.2 to 0.8", "Epochs 1 to 8", "12 settings"."""
+    text = _several(chosen, walk, kind)
+    return text if len(text.split()) <= 8 else f"{len(chosen)} settings"
+
+
+def _several(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
     if kind == "plane":
         return f"{len(chosen)} settings" if len(chosen) > 2 else _capital(span(chosen, walk, kind))
     if kind == "strength":
@@ -191,28 +217,33 @@ def _step(candidate: Candidate) -> int | None:
     return candidate.step
 
 
-def _answer(told: _Told) -> list[Sentence]:
+def _answer(told: _Told) -> tuple[list[Sentence], list[Sentence]]:
+    """What to use, the one reason and where it ends; and the other reasons, for who asks why."""
     if told.verdict.recommended is None:
-        return [*_no_recommendation(told), *_signs(told)]
-    return [_headline(told), *_lowest(told), *_clean_words(told), *_signs(told)]
+        return _no_recommendation(told), _signs(told)
+    use = say("answer", "use", f"Use {told.name(told.pick.candidate)}.", [told.pick.candidate])
+    reason, *more = [*_chosen(told), *_lowest(told)]
+    why = [replace(sentence, role="why") for sentence in more]
+    return [use, reason, *_clean_words(told)], [*why, *_signs(told)]
 
 
-def _headline(told: _Told) -> Sentence:
-    verdict, name = told.verdict, told.name(told.pick.candidate)
+def _chosen(told: _Told) -> list[Sentence]:
+    """Why it was taken of those that it ties with; "it" is the recommended."""
+    verdict = told.verdict
     if "alone" in verdict.why:
-        return say("answer", "use", f"Use {name}.", [told.pick.candidate])
+        return []
     if "most_effect" not in verdict.why:
-        text = f"{several(verdict.level, told.walk, told.kind)} tie on quality; {name} has the "
-        text += f"{_extreme(told)} {told.metric}."
-        return say("answer", "lowest_of_level", text, [told.pick.candidate, *verdict.level])
+        text = f"{several(verdict.level, told.walk, told.kind)} tie on quality; of these it has "
+        text += f"the {_extreme(told)} mean {told.metric}."
+        return [say("answer", "lowest_of_level", text, [told.pick.candidate, *verdict.level])]
     clean = [c for c in verdict.level if told.of[c].state == "clean"]
     if len(clean) == 1:
-        text = f"Use {name}: of those that tie on quality, only it is shown to be clean."
+        text = "Of the settings that tie on quality, only it is shown to be clean."
     else:
-        text = f"{several(clean, told.walk, told.kind)} tie on quality; {name} has the "
+        text = f"{several(clean, told.walk, told.kind)} tie on quality; of these it has the "
         signs = "signs" in verdict.why
         text += "most effect without signs of over-cooking." if signs else "most clean effect."
-    return say("answer", "most_effect", text, [told.pick.candidate, *clean])
+    return [say("answer", "most_effect", text, [told.pick.candidate, *clean])]
 
 
 def _lowest(told: _Told) -> list[Sentence]:
@@ -220,7 +251,6 @@ def _lowest(told: _Told) -> list[Sentence]:
     verdict, best, setting = told.verdict, told.best, told.setting
     name, mean = told.name(best.candidate), told.mean(best)
     figure = f"{_extreme(told)} mean {told.metric} ({number(mean)})"
-    unit = UNITS[told.kind]
     values = {"mean": mean}
     if best is told.pick and "alone" in verdict.why:
         text = f"It has the {figure} over {setting.cases} cases"
@@ -228,9 +258,9 @@ def _lowest(told: _Told) -> list[Sentence]:
         short = [s for s in others if not s.beyond]
         if short and not any(s.contender for s in short):
             part = "" if len(short) == len(others) else " short of a breakdown"
-            text += f", and every other {unit}{part} is worse beyond the noise"
+            text += f", and every other setting{part} is worse beyond the noise"
         elif others and not short:
-            text += f", and every other {unit} is broken or lies beyond one that is"
+            text += ", and every other setting is broken or lies beyond one that is"
         return [say("answer", "lowest", f"{text}.", [best.candidate], **values)]
     tied = [s.candidate for s in told.ranked if s.tied]
     if best is told.pick:
@@ -257,7 +287,7 @@ def _lowest(told: _Told) -> list[Sentence]:
     if best.candidate.strength == 0:
         text += f", but {name} leaves the LoRA out"
         return [say("answer", "best_without_lora", f"{text}.", named, **values)]
-    return [say("answer", "best_level", f"{text}, within the noise.", named, **values)]
+    return [say("answer", "best_level", f"{text}; they tie within the noise.", named, **values)]
 
 
 def reaches(broken: Summary, other: Summary, kind: Kind) -> bool:
@@ -269,7 +299,6 @@ def _no_recommendation(told: _Told) -> list[Sentence]:
     verdict, best = told.verdict, told.best
     name, mean = told.name(best.candidate), number(told.mean(best))
     figure = f"{_extreme(told)} {told.metric} ({mean})"
-    unit = UNITS[told.kind]
     if "one_case" in verdict.why:
         tied = [s.candidate for s in told.ranked if s.tied]
         text = f"On it {name} has the {figure}"
@@ -295,7 +324,7 @@ def _no_recommendation(told: _Told) -> list[Sentence]:
             ),
         ]
     if "no_lora" in verdict.why:
-        text = f"There is nothing to recommend: no {unit} that uses the LoRA could be ranked."
+        text = "There is nothing to recommend: no setting that uses the LoRA could be ranked."
         return [say("answer", "no_lora", text)]
     broken = [s for s in told.walk if s.state == "broken"]
     first = min(broken, key=lambda s: _size(s.candidate, told.kind))
@@ -327,12 +356,12 @@ def _clean_words(told: _Told) -> list[Sentence]:
     said = []
     if clean:
         below = _unsure_below(told, clean)
-        text = f"{word.capitalize()} that is still clean: {told.name(clean)}"
+        text = f"{word.capitalize()} clean setting: {told.name(clean)}"
         if below:
             text += f", though {told.span(below)} {where} it {_is(below)} unsure"
         said.append(("strongest_clean", text, [clean, *below]))
     else:
-        said.append(("none_clean", f"No {UNITS[kind]} is shown to be clean", []))
+        said.append(("none_clean", "No setting is shown to be clean", []))
     elsewhere = min(
         (s.candidate for s in known if s.state == "broken"),
         key=lambda c: _size(c, kind),
@@ -371,7 +400,7 @@ def _signs(told: _Told) -> list[Sentence]:
         else f"{_capital(told.span(noticed))} {_show(noticed)} signs of over-cooking: "
         "look before you publish."
     )
-    return [say("answer", "signs", text, noticed)]
+    return [say("why", "signs", text, noticed)]
 
 
 def _extreme(told: _Told) -> str:
@@ -401,11 +430,11 @@ def _evidence(told: _Told) -> list[Sentence]:
     said = []
     verdict, best, kind = told.verdict, told.best, told.kind
     if kind == "plane" and len(verdict.level) > 2:
-        text = f"Level in quality: {told.span(verdict.level)}."
+        text = f"Tied on quality: {told.span(verdict.level)}."
         said.append(say("why", "level", text, verdict.level))
     using = [s for s in told.ranked if s.candidate.strength != 0]
     if len(verdict.level) == len(using) > 1:
-        text = f"No {UNITS[kind]} can be told from another: {told.metric} does not decide here."
+        text = f"All settings are tied: {told.metric} does not decide here."
         said.append(say("why", "undecided", text, verdict.level))
     if math.isfinite(best.p_best) and len(told.ranked) > 1 and told.setting.prompts >= PROMPTS:
         rival = max(told.ranked, key=lambda s: s.p_best if math.isfinite(s.p_best) else -1.0)
@@ -435,7 +464,7 @@ def _method(told: _Told) -> list[Sentence]:
     limit = max(setting.margin, setting.noise_floor.get(setting.rank_by, 0.0))
     text = (
         f"Clean means surely at most {limit:g} {told.metric} {worse} the control; broken, more "
-        f"than that and surely worse than the control, all {_plural(told.kind)} counted."
+        "than that and surely worse than the control, all settings counted."
     )
     return [say("how", "clean", text, margin=limit)]
 
@@ -459,7 +488,7 @@ def _safe_range(told: _Told) -> list[Sentence]:
     unsure = [s.candidate for s in known if s.state == "unsure" and not s.beyond]
     if unsure:
         text = (
-            f"{_capital(told.span(unsure))} can be called neither clean nor broken: "
+            f"{_capital(told.span(unsure))} {_is(unsure)} unsure, neither clean nor broken: "
             "more prompts would tell."
         )
         said.append(say("why", "unsure", text, unsure))
@@ -594,8 +623,8 @@ def _undefined(told: _Told) -> list[Sentence]:
         say(
             "caution",
             "unscored",
-            f"{_capital(told.name(s.candidate))}: {s.reason}; such a {UNITS[told.kind]} counts as "
-            "broken and ranks after those without such pictures.",
+            f"{_capital(told.name(s.candidate))}: {s.reason}; such a setting counts as broken "
+            "and ranks after those without such pictures.",
             [s.candidate],
             pictures=s.unscored,
         )
@@ -664,17 +693,13 @@ def _no_answer(summaries: Sequence[Summary], setting: Setting) -> Sentence:
     if summaries:
         text = (
             f"Nothing could be ranked: {metric_name(setting.rank_by)} is known for none of the "
-            f"{_plural(setting.kind)}."
+            "settings."
         )
     return say("answer", "nothing_ranked", text)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _plural(kind: Kind) -> str:
-    return {"strength": "strengths", "epochs": "epochs", "plane": "settings"}[kind]
 
 
 def _is(chosen: Sequence[object]) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared, declared_by_summary
 from analysers.study import Candidate, Interval, Study, Summary
+from analysers.wording import GLOSSARY
 from generation.cells import strength_text
 from generation.folder import write_result
 
@@ -221,7 +222,7 @@ def terminal_table(study: Study, width: int = 80) -> str:
                     else "-",
                     (_number(other.mean, 3) if other else "") or "-",
                 ],
-                [_BRIEF.get(note, one_line(note)) for note in notes(study, summary)],
+                [one_line(note) for note in notes(study, summary)],
             )
         )
     # A column that says nothing (no interval with one case, no SSIM) is left out.
@@ -251,19 +252,11 @@ def terminal_table(study: Study, width: int = 80) -> str:
             else ""
         )
     said = {remark for _, remarks in rows for remark in remarks}
-    key += "".join(f" {text}" for word, text in _BRIEF_KEY.items() if word in said)
+    key += "".join(f" {word.capitalize()}: {GLOSSARY[word]}" for word in _KEY if word in said)
     return "\n".join([*lines, "", *_wrap(key, width)]) + "\n"
 
 
-_BRIEF = {
-    "cannot be told from the best": "maybe best",
-    "neither clean nor broken for certain": "unsure",
-    "worse than the control": "worse than control",
-}
-_BRIEF_KEY = {
-    "maybe best": "Maybe best: these pictures cannot tell it from the best.",
-    "unsure": "Unsure: neither clean nor broken for certain.",
-}
+_KEY = ("tied", "unsure")
 
 
 def notes(study: Study, summary: Summary) -> list[str]:
@@ -275,24 +268,24 @@ def notes(study: Study, summary: Summary) -> list[str]:
         found.append("recommended")
     if summary.best:
         found.append(f"{extreme} {label(study.rank_by)}")
-    elif summary.tied:
-        found.append("tied with the best")
-    elif summary.contender and summary.state != "broken" and verdict.confidence != "none":
-        found.append("cannot be told from the best")
+    elif summary.tied or (
+        summary.contender and summary.state != "broken" and verdict.confidence != "none"
+    ):
+        found.append("tied")
     if verdict.strongest_clean == summary.candidate and study.kind == "strength":
-        found.append("strongest that is still clean")
+        found.append("strongest clean")
     elif verdict.breakdown == summary.candidate:
-        found.append("breaks from here")
+        found.append("breakdown")
     elif summary.safe is True:
         found.append("clean")
     elif summary.unscored:
         pass  # its reason says it
     elif summary.state == "broken":
-        found.append("worse than the control")
+        found.append("broken")
     elif summary.beyond:
         found.append("beyond the breakdown")
     elif summary.state == "unsure" and "one_case" not in verdict.why:
-        found.append("neither clean nor broken for certain")
+        found.append("unsure")
     if verdict.plateau == summary.candidate and study.kind == "epochs":
         found.append("effect has levelled off")
     if summary.reason:
@@ -394,7 +387,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _axis_name(study: Study) -> str:
-    return {"strength": "strength", "epochs": "checkpoint", "plane": "setting"}[study.kind]
+    return "strength" if study.kind == "strength" else "setting"
 
 
 def _md(text: str) -> str:

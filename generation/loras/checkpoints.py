@@ -564,11 +564,7 @@ def _ordered(run: _Run, warnings: list[str], folder: Path | None) -> CheckpointL
         warnings.append(f"Taken in the order of naming: {trouble}.")
     else:
         drafts = _sorted(drafts, steps, warnings)
-    merged = [_labelled(checkpoint) for checkpoint in _unique(drafts)]
-    repeated = Counter(checkpoint.label for checkpoint in merged)
-    merged = [
-        replace(c, label=f"{c.label} ({c.name})") if repeated[c.label] > 1 else c for c in merged
-    ]
+    merged = _labelled(_unique(drafts))
     return CheckpointList(tuple(merged), _trainer_of(members), tuple(dict.fromkeys(warnings)))
 
 
@@ -737,16 +733,33 @@ def _unique(ordered: Sequence[Checkpoint]) -> list[Checkpoint]:
     return list(kept.values())
 
 
-def _labelled(checkpoint: Checkpoint) -> Checkpoint:
-    where = [
-        f"{unit} {number}"
-        for unit, number in (("epoch", checkpoint.epoch), ("step", checkpoint.step))
-        if number is not None
-    ]
-    label = " · ".join(where)
-    if checkpoint.final:
-        label = f"final ({label})" if label else "final"
-    return replace(checkpoint, label=label or checkpoint.name)
+def _labelled(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Each with the shortest name that is its own: "epoch 10", "epoch 10 · step 240", "final"."""
+    named = list(checkpoints)
+    for words in (_place_words, _places_words, _all_words):
+        repeated = Counter(checkpoint.label for checkpoint in named)
+        named = [
+            replace(c, label=words(c)) if not c.label or repeated[c.label] > 1 else c for c in named
+        ]
+    return named
+
+
+def _place_words(checkpoint: Checkpoint) -> str:
+    for unit, number in (("epoch", checkpoint.epoch), ("step", checkpoint.step)):
+        if number is not None:
+            return f"{unit} {number}"
+    return "final" if checkpoint.final else checkpoint.name
+
+
+def _places_words(checkpoint: Checkpoint) -> str:
+    where = _place_words(checkpoint)
+    if checkpoint.epoch is not None and checkpoint.step is not None:
+        return f"{where} · step {checkpoint.step}"
+    return where
+
+
+def _all_words(checkpoint: Checkpoint) -> str:
+    return f"{_places_words(checkpoint)} ({checkpoint.name})"
 
 
 _SCHEME_TRAINERS = {name: name for name in ("kohya", "ai-toolkit", "onetrainer")}

@@ -142,7 +142,7 @@ def test_duplicates_by_pixels():
 def test_a_sweep_whose_pictures_are_all_alike():
     rows = [row(s, c, 0.8, 20.0 + c) for s in STRENGTHS for c in range(6)]
     (warning,) = checks.duplicates(rows, kind="strength")
-    assert warning.startswith("All 3 strengths have the same pictures")
+    assert warning.startswith("All 3 settings have the same pictures")
 
 
 def test_one_picture_for_two_cases():

@@ -238,10 +238,10 @@ def test_what_is_near_the_best_cannot_be_told_from_it():
 @pytest.mark.parametrize(
     "kept, words",
     [
-        (("0.4", "0.6", "0.8"), "Strengths 0.4 to 0.8 tie on quality; 0.8 has the most clean"),
-        (("0.6", "0.8", "1.0"), "Strengths 0.6 to 1.0 tie on quality; 1.0 has the most clean"),
-        (("0.4", "0.6", "0.8", "1.2"), "Strengths 0.4 to 0.8 and 1.2 tie on quality; 1.2 has"),
-        (("0.2", "0.6"), "Strengths 0.2 and 0.6 tie on quality; 0.6 has the most clean effect."),
+        (("0.4", "0.6", "0.8"), "0.8. Strengths 0.4 to 0.8 tie on quality; of these it has the most"),
+        (("0.6", "0.8", "1.0"), "1.0. Strengths 0.6 to 1.0 tie on quality; of these it has the most"),
+        (("0.4", "0.6", "0.8", "1.2"), "1.2. Strengths 0.4 to 0.8 and 1.2 tie on quality;"),
+        (("0.2", "0.6"), "0.6. Strengths 0.2 and 0.6 tie on quality; of these"),
         (("0.6",), "Use 0.6. It has the lowest mean BRISQUE"),
     ],
 )
@@ -278,7 +278,7 @@ def test_two_cases_say_how_little_they_know():
 def test_the_strongest_clean_strength_and_the_breakdown():
     summaries, verdict = decide(sweep(STRENGTHS), kind="strength")
     assert verdict.strongest_clean == strength("1.0") and verdict.breakdown == strength("1.2")
-    assert verdict.answer.endswith("Strongest that is still clean: 1.0. It breaks at 1.2.")
+    assert verdict.answer.endswith("Strongest clean setting: 1.0. It breaks at 1.2.")
     assert [by(summaries)[c].safe for c in STRENGTHS] == [True] * 5 + [False] * 2
 
 
@@ -422,9 +422,9 @@ def test_the_signs_contradict_a_metric_that_likes_the_wreck():
         "BRISQUE sees no damage at 1.2, but contrast is 1.4 times the control's "
         "and prompts have begun to look alike. 1.4 shows such signs as well."
     )
-    assert verdict.answer.endswith(
+    assert (
         "At 1.2 and 1.4 there are signs of over-cooking: look before you publish."
-    )
+    ) in verdict.arguments
     worst = by(summaries)[strength("1.4")].metrics
     assert worst["rms_contrast_ratio"].mean == pytest.approx(1.4)
     assert worst["clipped_change"].mean == pytest.approx(0.028)

@@ -79,8 +79,8 @@ def test_kohya_epochs_with_the_unnumbered_file_last(tmp_path):
     assert places(found) == [(f"dog-{e:06d}", e, 150 * e, False) for e in range(1, 12)] + [
         ("dog", 12, 1800, True)
     ]
-    assert found.checkpoints[6].label == "epoch 7 · step 1050"
-    assert found.checkpoints[-1].label == "final (epoch 12 · step 1800)"
+    assert found.checkpoints[6].label == "epoch 7"
+    assert found.checkpoints[-1].label == "epoch 12"
     assert {c.position_source for c in found.checkpoints} == {"metadata"}
 
 
@@ -166,7 +166,7 @@ def test_final_with_the_last_numbers_tensors_is_evaluated_once(tmp_path):
     assert [c.name for c in found.checkpoints] == ["dog-000001", "dog-000002"]
     last = found.checkpoints[-1]
     assert last.aliases == ("dog",) and last.final
-    assert last.label == "final (epoch 2 · step 200)"
+    assert last.label == "epoch 2"
 
 
 def test_fluxgym_folder(tmp_path):
