@@ -141,13 +141,7 @@ class Engine:
                 if weight.data_ptr() % 64:
                     weight.data = weight.data.clone()
         self.denoiser: Any = self._parts[self.traits.denoiser]
-        for module in (self.denoiser, self.pipe.vae, *([] if low_vram else self._encoders)):
-            self._move(module)
-        if self.device.type == "cuda":
-            # Tensor cores convolve channels-last only; else every layer would convert and back.
-            for module in (self.denoiser, self.pipe.vae):
-                module.to(memory_format=torch.channels_last)
-            self._decoding = torch.cuda.Stream(self.device)
+        self._place()
         if compiled:
             self.denoiser.compile()
         self._weights: dict[Key, torch.Tensor] = {
@@ -159,13 +153,12 @@ class Engine:
         self._recipes: dict[Key, Recipe] = {}
         self._study: tuple[str, Mapping[Key, deltas.ModuleDelta]] = ("", {})
         self._fixed = [(c.tensor_hash, self._deltas(c), float(weight)) for c, weight in fixed]
+        # "unet" is what people call the denoiser, whatever it is built from.
+        several = {"unet": (self.traits.denoiser,), "text": self.traits.encoders}
         self._part_strengths = {
             part: value
             for name, value in (part_strengths or {}).items()
-            # "unet" is what people call the denoiser, whatever it is built from.
-            for part in {"unet": (self.traits.denoiser,), "text": self.traits.encoders}.get(
-                name, (name,)
-            )
+            for part in several.get(name, (name,))
         }
         # Raises UserError where the blocks are not this model's.
         self._block_weights = block_weights.of_weights(self._weights) if block_weights else {}
@@ -174,6 +167,16 @@ class Engine:
         self._prompts: dict[tuple[Decimal, str, str], dict[str, torch.Tensor]] = {}
         self._merged = Decimal(0)
         self.apply(None, Decimal(0))
+
+    def _place(self) -> None:
+        """Put the models where they are used, their weights as the device likes them."""
+        for module in (self.denoiser, self.pipe.vae, *([] if self.low_vram else self._encoders)):
+            self._move(module)
+        if self.device.type == "cuda":
+            # Tensor cores convolve channels-last only; else every layer would convert and back.
+            for module in (self.denoiser, self.pipe.vae):
+                module.to(memory_format=torch.channels_last)
+            self._decoding = torch.cuda.Stream(self.device)
 
     @property
     def modules_merged(self) -> int:

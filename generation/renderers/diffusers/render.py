@@ -263,20 +263,8 @@ def paint(
         for queue in stretches(cells, engine.mixed):
             if stopped():
                 break
-            try:
-                engine.prepare(queue)
-            except UserError as error:
-                failed = [cell for cell in queue if not cell.is_control]
-                yield from (Picture(cell, reason=str(error)) for cell in failed)
-                queue = [cell for cell in queue if cell.is_control]
-                if queue:  # the study's own error then, and no checkpoint's
-                    engine.prepare(queue)
-            except MemoryError:
-                raise UserError(
-                    f"{settings.device} has too little memory to switch weights; "
-                    f"try {named('low_vram')}.",
-                    field="device",
-                ) from None
+            queue, refused = _prepared(engine, queue, settings)
+            yield from refused
             while queue and not stopped():
                 chunk = engine.batch(queue)
                 strengths = [cell.strength for cell in chunk] if engine.mixed else []
@@ -294,6 +282,27 @@ def paint(
                     yield from land()
         while flying:
             yield from land()
+
+
+def _prepared(
+    engine: Engine, queue: list[Cell], settings: RenderSettings
+) -> tuple[list[Cell], list[Picture]]:
+    """Put a stretch's weights in place: its cells that can be painted now, and the reasons of the
+    others. Raises UserError where the memory does not suffice, or without any LoRA."""
+    try:
+        engine.prepare(queue)
+        return queue, []
+    except UserError as error:
+        refused = [Picture(cell, reason=str(error)) for cell in queue if not cell.is_control]
+        controls = [cell for cell in queue if cell.is_control]
+        if controls:  # the study's own error then, and no checkpoint's
+            engine.prepare(controls)
+        return controls, refused
+    except MemoryError:
+        raise UserError(
+            f"{settings.device} has too little memory to switch weights; try {named('low_vram')}.",
+            field="device",
+        ) from None
 
 
 def _beside(engine: Engine) -> bool:
