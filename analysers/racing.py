@@ -12,6 +12,8 @@ settled. There are two kinds of answer, and they need different care:
   the answer (stochastic curtailment: Lan, Simon and Halperin 1982). Nothing is claimed of it, so no
   error is spent; the final decision judges it by the pictures that it has.
 
+A candidate of which no picture could be had is settled too ("failed").
+
 The decision itself is `analysers.ranking.decide`, at each look as at the end.
 """
 
@@ -50,7 +52,7 @@ DOUBT = 0.02
 FIRST = 4
 GROWTH = 1.5
 
-Outcome = Literal["beyond", "settled"]
+Outcome = Literal["beyond", "settled", "failed"]
 
 
 def looks(cases: int) -> list[int]:
@@ -97,6 +99,7 @@ def settled(
         resamples=asked.resamples,
     )
     done: dict[Candidate, Outcome] = {s.candidate: "beyond" for s in summaries if s.beyond}
+    done |= {s.candidate: "failed" for s in summaries if s.rank is None}
     running = [
         s for s in summaries if s.rank is not None and s.candidate.strength != 0 and not s.beyond
     ]

@@ -17,7 +17,8 @@ Parts of the rule (docs/statistics.md argues them):
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -80,6 +81,7 @@ def decide(
     likeness: Mapping[Candidate | None, float] | None = None,
     warnings: Sequence[str] = (),
     error: float = ERROR,
+    stopped: Collection[Candidate] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[tuple[Summary, ...], Verdict]:
@@ -91,7 +93,8 @@ def decide(
     (`analysers.checks.noise_floor`). `likeness` says how alike the pictures of different prompts
     are, per candidate and, under None, for the controls. `warnings` found elsewhere (trust,
     checks) lead those of the verdict. `error` is the chance of a false finding that is allowed
-    (`analysers.statistics.ERROR`); the intervals that are shown do not depend on it.
+    (`analysers.statistics.ERROR`); the intervals that are shown do not depend on it. `stopped`
+    are candidates that were given fewer cases on purpose; what they were not given is not missing.
 
     Returns the summaries in rank order, candidates that could not be ranked last, and the verdict.
     The result does not depend on the order of the rows.
@@ -129,9 +132,11 @@ def decide(
             fair, tables.prompts, tolerance=tie_tolerance, resamples=resamples, seed=seed
         )
     summaries = []
+    given = Counter(row.candidate for row in {(r.candidate, r.case): r for r in scores}.values())
     for i, candidate in enumerate(everyone):
         ranked = i in place.order
-        missing = int((~np.isfinite(loss[i])).sum())
+        wanted = given[candidate] if candidate in stopped else len(tables.cases)
+        missing = wanted - int(np.isfinite(loss[i]).sum())
         summaries.append(
             Summary(
                 candidate=candidate,
@@ -184,6 +189,7 @@ def decide(
         prompts=len(np.unique(tables.prompts)),
         units=units,
         likeness=alike,
+        stopped={c: given[c] for c in everyone if c in stopped},
     )
     found = tuple(Sentence("caution", "found", text) for text in warnings)
     return ranked_summaries, replace(

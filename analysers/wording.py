@@ -62,6 +62,8 @@ class Setting:
     units: int
     noise_floor: Mapping[str, float] = field(default_factory=dict)
     likeness: float = math.nan
+    stopped: Mapping[Candidate, int] = field(default_factory=dict)
+    """Candidates that were given fewer cases, and how many."""
 
 
 def explain(
@@ -88,6 +90,7 @@ def explain(
         *_safe_range(told),
         *_effect(told),
         *_method(told),
+        *_race(told),
         *found,
         *_second_opinion(told),
         *_undefined(told),
@@ -661,6 +664,19 @@ def _few_cases(setting: Setting) -> list[Sentence]:
 def number_word(count: int) -> str:
     """3 to 5 in words."""
     return {3: "three", 4: "four", 5: "five"}.get(count, str(count))
+
+
+def _race(told: _Told) -> list[Sentence]:
+    """Which candidates were settled early, those after as many cases together."""
+    stopped = told.setting.stopped
+    parts = []
+    for cases in sorted(set(stopped.values())):
+        some = [s.candidate for s in told.walk if stopped.get(s.candidate) == cases]
+        parts.append(f"{told.span(some)} after {cases}")
+    if not parts:
+        return []
+    text = f"Settled early, and given no more cases: {'; '.join(parts)}."
+    return [say("how", "settled", text, [*stopped])]
 
 
 def _missing(told: _Told) -> list[Sentence]:

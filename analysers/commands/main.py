@@ -17,7 +17,15 @@ from analysers.commands.options import (
     request,
     shared_options,
 )
-from analysers.commands.tell import announce, count, describe, describe_files, finish, rendered
+from analysers.commands.tell import (
+    announce,
+    count,
+    describe,
+    describe_files,
+    finish,
+    rendered,
+    spared,
+)
 from generation.errors import UserError, named
 
 if TYPE_CHECKING:
@@ -105,12 +113,13 @@ def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printi
         return DONE
     with open_run_folder(plan.out, others=others):
         if not printing.silent:
-            announce(plan, prompts_given=bool(asked.prompts.prompts))
+            given, races = bool(asked.prompts.prompts), asked.judging.races
+            announce(plan, prompts_given=given, races=races)
         from analysers.runs.loop import run_study
 
         study = run_study(plan, asked, observers=observers, command=_command())
         if not printing.silent:
-            click.echo(rendered(study.run["rendered"]))
+            click.echo(rendered(study.run["rendered"]) + spared(study))
         code = finish(study, plan.out, printing)
     if printing.write_weight:
         _write_weight(study, plan)

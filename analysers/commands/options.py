@@ -97,6 +97,10 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--margin", type=click.FloatRange(0), default=None,
                      help="How much worse than the control is still clean "
                      "[default: 5 for BRISQUE]."),
+        click.option("--until-decided", is_flag=True,
+                     help="Render block by block, and no more of what is settled already."),
+        click.option("--budget", type=click.IntRange(1), metavar="PICTURES",
+                     help="The same, and at most so many pictures in all."),
         click.option("--jobs", "workers", type=click.IntRange(0, 256), default=None,
                      help="Measuring processes [default: one a core, less one; none while the "
                           "CPU renders]."),

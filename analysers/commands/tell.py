@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from generation.loras.checkpoints import CheckpointList
 
 
-def announce(plan: Plan, *, prompts_given: bool) -> None:
+def announce(plan: Plan, *, prompts_given: bool, races: bool = False) -> None:
     """What is rendered now."""
     controls = len(plan.cases)
+    most = "at most " if races else ""
     click.echo(
-        f"{plan.title}: {count(len(plan.cells) - controls, 'picture')} and "
+        f"{plan.title}: {most}{count(len(plan.cells) - controls, 'picture')} and "
         f"{count(controls, 'control')} at {plan.settings.width}x{plan.settings.height} "
         f"on {plan.settings.device}."
     )
@@ -172,6 +173,16 @@ def rendered(record: Mapping[str, Any]) -> str:
         f"({rate(fresh / record['seconds'])}, loading included)"
     )
     return told + (f"; {kept} lay there already." if record["kept"] else ".")
+
+
+def spared(study: Study) -> str:
+    """What a race did not render, "" where nothing was left out."""
+    race = study.evidence.get("race", {})
+    left = race.get("cells", 0) - race.get("asked", 0)
+    if not left:
+        return ""
+    why = "the budget ended" if race["over_budget"] else "they could hardly change the answer"
+    return f" {left} of the full grid's {count(race['cells'], 'picture')} were not: {why}."
 
 
 def count(number: int, noun: str) -> str:

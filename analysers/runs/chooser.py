@@ -4,26 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from analysers.study import Score
+from analysers.study import Candidate, Score
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class ChoiceRecord:
+    """Of the `cells` of the full grid, `asked` were scored, in `looks` after so many cases each.
+
+    `stopped` are the candidates that got no more pictures: after how many cases, and why.
+    `over_budget` says that the allowance ended it.
+    """
+
+    cells: int
+    asked: int
+    looks: tuple[int, ...]
+    stopped: Mapping[Candidate, tuple[int, str]]
+    over_budget: bool = False
 
 
 class Chooser(Protocol[C]):
     """Ask and tell: `ask` is told the scores so far and says what is to be scored next.
 
-    Nothing more ends the study. A failed cell has a score too, with its reason; it need not be
-    asked again. Cells with a LoRA are compared with their control, so that it is asked before them
-    or with them. What follows the protocol can be run through `tests/analysers/conformance.py`.
+    Nothing more ends the study; subclasses need nothing else. A failed cell has a score too, with
+    its reason; it need not be asked again. Cells with a LoRA are compared with their control, so
+    that it is asked before them or with them. What follows the protocol can be run through
+    `analysers/runs/conformance.py`.
     """
 
     def ask(self, scores: Mapping[C, Score]) -> Sequence[C]: ...
 
+    def record(self) -> ChoiceRecord | None:
+        """What was left out and why, for the study's evidence; None where nothing can be."""
+        return None
+
 
 @dataclass(frozen=True)
-class FullGrid(Generic[C]):
+class FullGrid(Chooser[C]):
     """Every cell, at once."""
 
     cells: Sequence[C]

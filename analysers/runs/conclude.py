@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from analysers import checks, ranking
 from analysers.measure import Measured
 from analysers.metrics.metric import declared
+from analysers.runs.chooser import ChoiceRecord
 from analysers.runs.evidence import kind_of_picture, unrelated
 from analysers.runs.evidence import trust as trust_evidence
 from analysers.runs.request import Judging
 from analysers.runs.source import relative
+from analysers.statistics import ERROR
 from analysers.study import FORMAT, Candidate, Kind, Score, Study, from_json, to_json
 from generation.errors import UserError
 from generation.files import read_utf8
@@ -49,9 +52,11 @@ def decide(
     evidence: Mapping[str, Any],
     run: Mapping[str, Any],
     warnings: Sequence[str],
+    choice: ChoiceRecord | None = None,
 ) -> Study:
     """The study: decided, with what argues for and against the decision."""
     from analysers.overcooking import likeness
+    from analysers.racing import EARLY
 
     results: list[Measured] = list(measured)
     evidence = {
@@ -78,9 +83,13 @@ def decide(
     found = checks.check(
         scores, kind=kind, floor=floor, pixels=pixels, unrelated=unrelated(controls)
     )
+    if choice is not None:
+        evidence = {**evidence, "race": _race(choice)}
     summaries, verdict = ranking.decide(
         scores,
         kind=kind,
+        error=ERROR - EARLY if choice is not None and choice.looks else ERROR,
+        stopped={} if choice is None else choice.stopped.keys(),
         rank_by=judging.rank_by,
         better=better,
         tie_tolerance=judging.tie_tolerance,
@@ -103,6 +112,21 @@ def decide(
         evidence=evidence,
         run=run,
     )
+
+
+def _race(choice: ChoiceRecord) -> dict[str, Any]:
+    """What a race left out, as the study's evidence holds it."""
+    stopped = [
+        {"candidate": asdict(candidate), "cases": cases, "outcome": outcome}
+        for candidate, (cases, outcome) in choice.stopped.items()
+    ]
+    return {
+        "cells": choice.cells,
+        "asked": choice.asked,
+        "looks": list(choice.looks),
+        "stopped": stopped,
+        "over_budget": choice.over_budget,
+    }
 
 
 def write(study: Study, out: Path) -> Path:

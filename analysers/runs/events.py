@@ -57,6 +57,13 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class SoFar:
+    """What would be answered now, before the chooser asks for more."""
+
+    study: Study
+
+
+@dataclass(frozen=True)
 class Repeated:
     """Of `total` controls that are painted again for the noise floor, `done` are."""
 
@@ -78,6 +85,6 @@ class Written:
     path: Path
 
 
-Event = Planned | Asked | Rendered | Measured | Ended | Repeated | Decided | Written
+Event = Planned | Asked | Rendered | Measured | Ended | SoFar | Repeated | Decided | Written
 
 Observer = Callable[[Event], object]

@@ -14,6 +14,7 @@ from analysers.runs.request import StudyRequest, Subject
 from analysers.runs.source import Shot, Tell, relative
 from analysers.study import Candidate, Kind, Score
 from generation.cells import Checkpoint
+from generation.errors import UserError
 
 if TYPE_CHECKING:
     from analysers.intake import PictureSet
@@ -90,6 +91,9 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
     from generation.loras.checkpoints import find_checkpoints
 
     subject, out = request.subject, folder_of(request)
+    if request.judging.races:
+        asked = "until_decided" if request.judging.until_decided else "budget"
+        raise UserError("these pictures exist already, none can be saved; leave it out.", asked)
     loras: Sequence[Checkpoint] = ()
     if subject.loras:
         loras = find_checkpoints(subject.loras, name=subject.name).checkpoints

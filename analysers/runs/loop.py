@@ -11,12 +11,15 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from analysers.measure import Measured, Task, measure
+from analysers.metrics.metric import declared
+from analysers.racing import Asked
 from analysers.runs import events
 from analysers.runs.chooser import Chooser, FullGrid
 from analysers.runs.conclude import decide, write
 from analysers.runs.control import Control, CtrlC
 from analysers.runs.events import Event, Observer
 from analysers.runs.plan import Plan
+from analysers.runs.race import Race
 from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
@@ -84,6 +87,8 @@ class Run(Generic[C]):
             cells = [c for c in self._chooser.ask(dict(self._scores)) if c not in self._scores]
             if not cells:
                 break
+            if self._scores:
+                self._tell(events.SoFar(self.so_far()))
             self._score(cells)
         if self.control.interrupted:
             raise KeyboardInterrupt
@@ -167,7 +172,7 @@ class Run(Generic[C]):
         rows = [scores.get(c) or _failed(source.row(c), NOT_RENDERED) for c in order]
         return decide(
             source.kind, source.title, rows, measured.values(), self.judging, source.out,
-            evidence, record, source.warnings,
+            evidence, record, source.warnings, self._chooser.record(),
         )  # fmt: skip
 
     def _tell(self, event: Event) -> None:
@@ -185,7 +190,21 @@ def run_study(
     """Render what is missing, measure as pictures land, decide, and write the study."""
     resume = request.output.resume if isinstance(request, StudyRequest) else True
     source = RenderedPictures(plan, resume=resume)
-    return Run(source, request, observers=observers, command=command).go()
+    judging = request.judging if isinstance(request, StudyRequest) else request or Judging()
+    chooser = race(source, judging) if judging.races else None
+    return Run(source, request, chooser=chooser, observers=observers, command=command).go()
+
+
+def race(source: Source[C], judging: Judging) -> Race[C]:
+    """The chooser that makes no more pictures than the answer needs."""
+    asked = Asked(
+        source.kind,
+        judging.rank_by,
+        declared(judging.rank_by).better or "lower",
+        judging.tie_tolerance,
+        judging.margin,
+    )
+    return Race({cell: source.row(cell) for cell in source.cells}, asked, judging.budget)
 
 
 def _scored(row: Score, result: Measured) -> Score:

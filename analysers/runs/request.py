@@ -115,6 +115,9 @@ class Judging:
     Without a margin that of the metric is taken (`Declaration.margin`); a metric that has none is
     not judged clean or broken.
 
+    With `until_decided` candidates that are settled get no more pictures, with a `budget` no more
+    than so many pictures are made in all (`analysers.runs.race`).
+
     `workers` is the number of measuring processes; 0 measures in this process. None chooses: one a
     core, less one; none beside rendering on the CPU, whose cores wait for each other in every
     parallel loop, so that a second process costs more than the measuring itself.
@@ -124,7 +127,14 @@ class Judging:
     rank_by: str = "brisque"
     tie_tolerance: float = 0.01
     margin: float | None = None
+    until_decided: bool = False
+    budget: int | None = None
     workers: int | None = None
+
+    @property
+    def races(self) -> bool:
+        """Whether pictures are made block by block, and only where they may change the answer."""
+        return self.until_decided or self.budget is not None
 
     @property
     def all_metrics(self) -> tuple[str, ...]:

@@ -11,20 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy import LATER, LORA, Toy, toy_plan
 
+from analysers.racing import Asked
 from analysers.runs import events
-from analysers.runs.chooser import FullGrid
+from analysers.runs.chooser import Chooser, FullGrid
 from analysers.runs.conclude import load_study
 from analysers.runs.conformance import chooser_conforms
 from analysers.runs.control import Control
+from analysers.runs.found import find_studies
 from analysers.runs.loop import NOT_RENDERED, Run, run_study
+from analysers.runs.race import Race
 from analysers.runs.rendered import RenderedPictures
-from analysers.runs.request import Judging
-from analysers.study import Score
+from analysers.runs.request import Judging, StudyRequest
+from analysers.study import Score, Study
 from generation.cells import Cell, Picture
+from generation.errors import UserError
 from generation.executors import never
 
 HERE = Judging(workers=0)
@@ -66,7 +71,7 @@ def test_no_picture_moves_when_axes_grow(tmp_path: Path) -> None:
         assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
 
 
-class OneByOne:
+class OneByOne(Chooser[Cell]):
     """The controls, then strength after strength upwards, until BRISQUE says that it is enough."""
 
     def __init__(self, cells: Sequence[Cell], limit: float) -> None:
@@ -100,8 +105,72 @@ def test_a_chooser_decides_what_is_rendered(tmp_path: Path) -> None:
     assert len(toy.painted) == 15 == len(whole.scores), "continued to the full grid"
 
 
-@pytest.mark.parametrize("make", [FullGrid, lambda cells: OneByOne(cells, 1e9)])
-def test_choosers_conform(make: Callable[[Sequence[Cell]], FullGrid[Cell]], tmp_path: Path) -> None:
+WILD = ("0.4", "0.8", "1.6", "2")
+
+
+def racing(tmp_path: Path, **judging: Any) -> tuple[Study, Toy]:
+    toy = Toy()
+    plan = toy_plan(tmp_path, WILD, count=16, renderer=toy)
+    return run_study(plan, Judging(workers=0, **judging)), toy
+
+
+def test_a_race_renders_less_and_answers_as_the_full_grid_does(tmp_path: Path) -> None:
+    study, toy = racing(tmp_path / "race", until_decided=True)
+    whole, all_of_it = racing(tmp_path / "grid")
+    assert len(all_of_it.painted) == 80 and len(toy.painted) < 60
+    assert study.verdict.recommended == whole.verdict.recommended
+    assert study.verdict.breakdown == whole.verdict.breakdown
+    race = study.evidence["race"]
+    assert race["cells"] == 80 and race["asked"] == len(study.scores) == len(toy.painted)
+    wrecks = {one["candidate"]["strength"] for one in race["stopped"] if one["outcome"] == "beyond"}
+    assert {Decimal("1.6"), Decimal("2")} == wrecks
+    (told,) = (s for s in study.verdict.sentences if s.code == "settled")
+    assert "1.6" in told.text and told.role == "how"
+    assert not any(s.code == "missing" for s in study.verdict.sentences)
+    assert all(s.missing == 0 for s in study.summaries)
+    assert load_study(tmp_path / "race").evidence["race"]["asked"] == race["asked"]
+
+
+def test_a_race_goes_on_where_it_was_and_can_be_completed(tmp_path: Path) -> None:
+    study, toy = racing(tmp_path, until_decided=True)
+    again, idle = racing(tmp_path, until_decided=True)
+    assert not idle.painted and again.scores == study.scores
+    whole, rest = racing(tmp_path)
+    assert len(rest.painted) == 80 - len(toy.painted) and len(whole.scores) == 80
+    assert "race" not in whole.evidence
+
+
+def test_a_budget_is_kept_by_whole_cases_and_said(tmp_path: Path) -> None:
+    study, toy = racing(tmp_path, budget=23)
+    assert 20 <= len(toy.painted) <= 23 and study.evidence["race"]["over_budget"]
+    running = [s for s in study.summaries if s.n == max(s.n for s in study.summaries)]
+    cases = {score.case for score in study.scores}
+    assert running and all(s.n == len(cases) for s in running)
+    more, rest = racing(tmp_path, budget=33)
+    assert len(more.scores) <= 33 and len(rest.painted) == len(more.scores) - len(toy.painted)
+
+
+def test_after_every_block_there_is_an_answer_so_far(tmp_path: Path) -> None:
+    told: list[Study] = []
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.SoFar):
+            told.append(event.study)
+
+    plan = toy_plan(tmp_path, WILD, count=16)
+    run_study(plan, Judging(workers=0, until_decided=True), observers=[observe])
+    seen = [len({score.case for score in study.scores}) for study in told]
+    assert seen and seen[0] == 4 and seen == sorted(seen)
+    assert all(study.verdict.best is not None for study in told)
+
+
+def as_race(cells: Sequence[Cell]) -> Chooser[Cell]:
+    source = RenderedPictures(toy_plan(Path()))
+    return Race({cell: source.row(cell) for cell in cells}, Asked("strength", resamples=100))
+
+
+@pytest.mark.parametrize("make", [FullGrid, lambda cells: OneByOne(cells, 1e9), as_race])
+def test_choosers_conform(make: Callable[[Sequence[Cell]], Chooser[Cell]], tmp_path: Path) -> None:
     cells = toy_plan(tmp_path).cells
 
     def scored(cell: Cell) -> Score:
@@ -111,18 +180,18 @@ def test_choosers_conform(make: Callable[[Sequence[Cell]], FullGrid[Cell]], tmp_
     assert set(asked) == set(cells)
 
 
-class Endless:
+class Endless(Chooser[Cell]):
     def ask(self, scores: Mapping[Cell, Score]) -> Sequence[Cell]:
         return list(scores) or [Cell(toy_plan(Path()).cases[0])]
 
 
-class Orphans:
+class Orphans(Chooser[Cell]):
     def ask(self, scores: Mapping[Cell, Score]) -> Sequence[Cell]:
         return [cell for cell in toy_plan(Path()).cells if not cell.is_control and not scores]
 
 
 @pytest.mark.parametrize("broken", [Endless, Orphans])
-def test_each_broken_chooser_is_found(broken: Callable[[], FullGrid[Cell]]) -> None:
+def test_each_broken_chooser_is_found(broken: Callable[[], Chooser[Cell]]) -> None:
     with pytest.raises(AssertionError):
         chooser_conforms(
             broken,
@@ -241,3 +310,10 @@ def test_the_loop_and_the_toy_import_no_torch() -> None:
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pictures_that_exist_already_cannot_race(tmp_path: Path) -> None:
+    for asked in ({"until_decided": True}, {"budget": 5}):
+        request = StudyRequest.of("strength", images=tmp_path, out=tmp_path / "run", **asked)
+        with pytest.raises(UserError, match="exist already"):
+            find_studies(request)
