@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysers.intake.found import Found
-from generation.pictures.readers.metadata import tidy
 from generation.pictures.readers.picture import Facts
+from generation.pictures.readers.values import tidy
 
 Key = tuple[object, ...]
 

@@ -13,9 +13,9 @@ from generation.loras.names import place_in_metadata
 from generation.pictures.hidden import hidden_text
 from generation.pictures.pixels import SUFFIXES, read_size, read_text
 from generation.pictures.readers.facts import facts_from_texts
-from generation.pictures.readers.metadata import load_json
 from generation.pictures.readers.names import NameFacts, parse_name
 from generation.pictures.readers.picture import Facts, LoraUse, Rejected
+from generation.pictures.readers.values import load_json
 
 DEEPEST = 4
 """Levels of folders below the one named that are looked into."""

@@ -15,7 +15,8 @@ from PIL import Image
 from analysers.intake import Facts, LoraUse, facts_from_texts
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import read_text, write_png
-from generation.pictures.readers.metadata import decimal, load_json, read_prompt, whole
+from generation.pictures.readers.tags import read_prompt
+from generation.pictures.readers.values import decimal, load_json, whole
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from generation.pictures.readers.comfygraph import UNREAD, Graph, Node, constant, switched_on
-from generation.pictures.readers.metadata import MOST_LORAS, decimal, model_name, parse_tags
+from generation.pictures.readers.tags import parse_tags
+from generation.pictures.readers.values import MOST_LORAS, decimal, model_name
 
 
 @dataclass(frozen=True)

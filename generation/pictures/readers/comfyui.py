@@ -38,18 +38,18 @@ from generation.pictures.readers.comfyloras import (
     rows,
 )
 from generation.pictures.readers.comfyworkflow import graph_of_workflow
-from generation.pictures.readers.metadata import (
+from generation.pictures.readers.picture import Facts, LoraUse
+from generation.pictures.readers.tags import read_prompt
+from generation.pictures.readers.traces import TAG, hints_at_lora
+from generation.pictures.readers.values import (
     MOST_LORAS,
     load_json,
     model_name,
     number_text,
-    read_prompt,
     shortened,
     tidy,
     whole,
 )
-from generation.pictures.readers.picture import Facts, LoraUse
-from generation.pictures.readers.traces import TAG, hints_at_lora
 
 MOST_PASSES = 20
 MOST_ENDS = 20

@@ -6,16 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from generation.pictures.readers.a1111 import a1111, with_own_cell
 from generation.pictures.readers.comfyui import comfyui, comfyui_data, comfyui_workflow
 from generation.pictures.readers.metadata import (
-    a1111,
     dgenerate,
     invokeai,
     invokeai_graph,
     kohya_gen_img,
-    load_json,
     swarmui,
-    with_own_cell,
 )
 from generation.pictures.readers.others import (
     easy_diffusion,
@@ -26,6 +24,7 @@ from generation.pictures.readers.others import (
 )
 from generation.pictures.readers.picture import Facts
 from generation.pictures.readers.traces import hints_at_lora, speaks_of_lora
+from generation.pictures.readers.values import load_json
 
 _ORDER = ("SwarmUI", "InvokeAI", "dgenerate", "ComfyUI")
 """Whose word counts first; the others follow in the order of `_PLAIN`."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from generation.errors import UserError
 from generation.pictures.pixels import parts_of, read_text, write_png
-from generation.pictures.readers.metadata import PARAMETER, settings_line, unquoted
+from generation.pictures.readers.a1111 import PARAMETER, settings_line, unquoted
 
 MOST_CELLS = 10_000
 

@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from generation.pictures.readers.metadata import (
+from generation.pictures.readers.picture import Facts, LoraUse
+from generation.pictures.readers.tags import read_prompt
+from generation.pictures.readers.traces import hints_at_lora
+from generation.pictures.readers.values import (
     LONGEST_TEXT,
     MOST_LORAS,
     decimal,
     load_json,
     model_name,
     number_text,
-    read_prompt,
     shortened,
     size_of,
     size_text,
@@ -29,8 +31,6 @@ from generation.pictures.readers.metadata import (
     tidy,
     whole,
 )
-from generation.pictures.readers.picture import Facts, LoraUse
-from generation.pictures.readers.traces import hints_at_lora
 
 _NOT_READ = (
     "Stable Horde", "AI Horde", "ArtBot", "Midjourney", "DALL-E", "Adobe Firefly", "DiffusionBee",
