@@ -87,8 +87,8 @@ class LoraInfo:
     ``family`` is the base family by the shapes of the layers, by metadata where these do not tell,
     else None; ``families`` are all that have layers of these names and shapes, and
     ``stated_family`` the one that metadata name. ``magnitude_per_output`` says that it is a DoRA
-    whose magnitudes are of its outputs. ``epoch`` and ``step`` are as stored: kohya's step
-    saves store the epoch from 0.
+    whose magnitudes are of its outputs, ``alpha_zero`` that a low-rank module stores an alpha of 0.
+    ``epoch`` and ``step`` are as stored: kohya's step saves store the epoch from 0.
     """
 
     path: Path
@@ -112,6 +112,7 @@ class LoraInfo:
     families: tuple[str, ...] = ()
     stated_family: str | None = None
     magnitude_per_output: bool = False
+    alpha_zero: bool = False
 
     @property
     def family_words(self) -> str:
@@ -226,6 +227,10 @@ def inspect(path: Path) -> LoraInfo:
             "magnitude" in leaves or _per_output(header.tensors[leaves["dora_scale"]].shape)
             for leaves in modules.values()
             if leaves.keys() & {"dora_scale", "magnitude"}
+        ),
+        alpha_zero=any(
+            alphas.get(stem) == 0 and _rank(leaves, header.tensors) is not None
+            for stem, leaves in modules.items()
         ),
     )
 

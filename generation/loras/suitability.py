@@ -62,6 +62,15 @@ def findings(info: LoraInfo, family: str, model: str, prediction: str | None) ->
                 "with another, every strength here means strength times rank / alpha there.",
             )
         )
+    if info.alpha_zero:
+        found.append(
+            Finding(
+                "alpha",
+                f"{show(info.path)} stores an alpha of 0, which stands for the rank here, as in "
+                "kohya and LyCORIS; ComfyUI and A1111 multiply by it, so that the LoRA does "
+                "nothing there.",
+            )
+        )
     return found
 
 

@@ -314,3 +314,15 @@ def test_flux_control_loras_are_named(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"a FLUX\.1 Control LoRA"):
         deltas.modules(tmp_path / "x.safetensors")
+
+
+def test_a_stored_alpha_of_nothing_is_warned_of(tmp_path: Path) -> None:
+    """kohya and LyCORIS take it for the rank, ComfyUI and A1111 multiply by it."""
+    for alpha, warned in ((0.0, True), (1.0, False)):
+        tensors = pair(SDXL, 640, 2048) | {f"{SDXL}.alpha": torch.tensor(alpha)}
+        save_file(tensors, tmp_path / "a.safetensors")
+        info = inspect(tmp_path / "a.safetensors")
+        assert info.scales == (1.0,) and info.alpha_zero is warned
+        told = [one.sentence for one in findings(info, "sdxl", "model", "epsilon")]
+        assert any("an alpha of 0" in sentence for sentence in told) is warned
+        (tmp_path / "a.safetensors").unlink()
