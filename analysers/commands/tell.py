@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from analysers.runs.plan import Plan
     from analysers.study import Study
     from generation.cells import Checkpoint
-    from generation.loras.checkpoints import CheckpointList
+    from generation.loras.order import CheckpointList
 
 
 def announce(plan: Plan, *, prompts_given: bool, races: bool = False) -> None:

@@ -19,8 +19,8 @@ from typing import Literal
 
 from generation.errors import UserError
 from generation.files import open_file, read_json, replacing, write_text
-from generation.loras.checkpoints import lora_files
 from generation.loras.container import one_line, read_header
+from generation.loras.folders import lora_files
 from generation.loras.names import place_of
 
 RECORD = ".lora-analysers-kept.json"
