@@ -37,6 +37,17 @@ from generation.pictures.readers.comfyloras import (
     Row,
     rows,
 )
+from generation.pictures.readers.comfysettings import (
+    _MODEL_FILE,
+    SAMPLING,
+    gathered,
+    guidance_of,
+    is_sampler,
+    latent_size,
+    model_of,
+    plain_values,
+    size_saved,
+)
 from generation.pictures.readers.comfyworkflow import graph_of_workflow
 from generation.pictures.readers.picture import Facts, LoraUse
 from generation.pictures.readers.tags import read_prompt
@@ -53,10 +64,6 @@ from generation.pictures.readers.values import (
 
 MOST_PASSES = 20
 MOST_ENDS = 20
-
-_SAMPLING = ("steps", "cfg", "sampler_name", "scheduler", "denoise")
-_CHECKPOINTS = ("ckpt_name", "unet_name", "model_name", "base_ckpt_name", "model_path", "gguf_name")
-_MODEL_FILE = (".safetensors", ".ckpt", ".gguf", ".sft", ".pt", ".pth", ".bin")
 
 
 def comfyui(text: str, size: tuple[int, int] | None = None) -> Facts | None:
@@ -87,10 +94,10 @@ def _facts(graph: Graph, size: tuple[int, int] | None) -> Facts | None:
     for end in _ends(graph)[:MOST_ENDS]:
         facts = _Picture(graph, carried, end).facts()
         if facts is not None:
-            found.append((facts, _saved_size(graph, end)))
+            found.append((facts, size_saved(graph, end)))
     if not found:
         # No saved picture: every sampler counts, and all must agree.
-        samplers = [node for node in graph.values() if _is_sampler(node)]
+        samplers = [node for node in graph.values() if is_sampler(node)]
         for node in samplers[:MOST_PASSES]:
             facts = _Picture(graph, carried, node).facts()
             found += [(facts, None)] if facts is not None else []
@@ -111,16 +118,6 @@ def _ends(graph: Graph) -> list[Node]:
         node for node in graph.values() if "save" in node["class_type"].lower() and links(node)
     ]
     return saves or [n for n in graph.values() if "preview" in n["class_type"].lower() and links(n)]
-
-
-def _is_sampler(node: Node) -> bool:
-    """Known samplers, and unknown nodes that take what samplers take."""
-    if node["class_type"] in known.SAMPLERS:
-        return True
-    inputs = node["inputs"]
-    if "sampler" in node["class_type"].lower() and "latent_image" in inputs:
-        return True
-    return "positive" in inputs and "model" in inputs and ("seed" in inputs or "steps" in inputs)
 
 
 # --- what flows along the links -------------------------------------------------------------------
@@ -211,7 +208,7 @@ class _Picture:
 
     def facts(self) -> Facts | None:
         nodes = list(upstream(self.graph, self.end))
-        samplers = [node for node in nodes if _is_sampler(node)]
+        samplers = [node for node in nodes if is_sampler(node)]
         self._look_at(nodes)
         if not samplers:
             # An unknown node may be the sampler: what it does is not known.
@@ -230,7 +227,7 @@ class _Picture:
             kind, inputs = node["class_type"], node["inputs"]
             if node["class_type"] in READERS:
                 continue
-            saving = node is self.end and not _is_sampler(node)
+            saving = node is self.end and not is_sampler(node)
             if kind not in known.KNOWN and kind not in known.CHOOSERS and not saving:
                 if hints_at_lora(kind) or any(hints_at_lora(key) for key in list(inputs)[:1000]):
                     self._doubt(f"has a LoRA node that is not known: {named(node)}")
@@ -255,13 +252,13 @@ class _Picture:
         graph, found = self.graph, _Pass()
         if node["class_type"] not in known.SAMPLERS:
             self._doubt(f"is sampled by a node that is not known: {named(node)}")
-        inputs = _gathered(graph, node)
+        inputs = gathered(graph, node)
         if "script" in inputs:
             script = linked(graph, inputs["script"])
             if script is None or script["class_type"] not in known.KNOWN:
                 self._doubt(f"is changed by a script that is not known: {named(node)}")
             else:
-                found.conditioning.append(_plain(script))
+                found.conditioning.append(plain_values(script))
         if isinstance(inputs.get("wildcard"), str) and inputs["wildcard"].strip():
             self._doubt(f"has a wildcard text that is not read: {named(node)}")
         self._follow("model", inputs.get("model"), found)
@@ -272,7 +269,7 @@ class _Picture:
         if seed is UNREAD:
             found.unread.append("seed")
         found.seed = whole(seed)
-        for key in _SAMPLING:
+        for key in SAMPLING:
             value = constant(graph, inputs.get(key))
             if value is UNREAD:
                 found.unread.append(key.removesuffix("_name"))
@@ -302,9 +299,7 @@ class _Picture:
     def _step(self, want: str, node: Node, mixed: bool, found: _Pass) -> list[tuple[object, bool]]:
         kind, inputs = node["class_type"], node["inputs"]
         if kind in known.SOURCES:
-            found.model = found.model or (
-                _checkpoint(self.graph, inputs) if want == "model" else ""
-            )
+            found.model = found.model or (model_of(self.graph, inputs) if want == "model" else "")
             return []
         if node["class_type"] in READERS:
             self._add(want, node, mixed, found)
@@ -313,18 +308,18 @@ class _Picture:
                     self._stack(want, inputs[key], mixed, found)
             if kind in LOADERS:
                 if want == "model":
-                    found.model = found.model or _checkpoint(self.graph, inputs)
+                    found.model = found.model or model_of(self.graph, inputs)
                 over = inputs.get(f"{want}_override")
                 return [(over, mixed)] if over is not None else []
             return [(inputs.get(want, inputs.get(f"opt_{want}")), mixed)]
         if kind in known.MERGES:
             keys = [key for key in inputs if key.startswith(want) and is_link(inputs[key])]
-            found.conditioning.append(_plain(node))
+            found.conditioning.append(plain_values(node))
             return [(inputs[key], True) for key in keys]
         if kind in known.CHOOSERS:
             return [(self._through(want, node), mixed)]
         if kind in (known.MODEL_PASS if want == "model" else known.CLIP_PASS):
-            found.conditioning.append(_plain(node))
+            found.conditioning.append(plain_values(node))
             return [(inputs.get(want), mixed)]
         if kind in known.SAMPLERS and "Efficient" in kind and want == "model":
             return [(inputs.get("model"), mixed)]
@@ -425,7 +420,7 @@ class _Picture:
         if kind in known.ENCODERS:
             for key in known.ENCODERS[kind]:
                 note(key)
-            found.conditioning += [_plain(node)] if kind != "CLIPTextEncode" else []
+            found.conditioning += [plain_values(node)] if kind != "CLIPTextEncode" else []
             self._follow("clip", inputs.get("clip"), found)
             return []
         if kind in ENCODING and output == ENCODING[kind][0]:
@@ -437,7 +432,7 @@ class _Picture:
             self._follow("clip", self._itself(node), found)
             return []
         if kind in known.COMBINE:
-            found.conditioning.append(_plain(node))
+            found.conditioning.append(plain_values(node))
             return [(inputs.get(key), role) for key in known.COMBINE[kind]]
         if kind == "ConditioningZeroOut":
             return []  # Flux's empty negative: what it blanks does not matter
@@ -448,7 +443,7 @@ class _Picture:
             else:
                 key = "conditioning"
             if kind != "FluxGuidance":  # a setting of its own
-                found.conditioning.append(_plain(node))
+                found.conditioning.append(plain_values(node))
             return [(inputs.get(key), role)]
         if kind in known.CHOOSERS:
             if kind in known.PIPES:
@@ -480,15 +475,15 @@ class _Picture:
             names = sorted({**each.weights, **each.texts})
             if number and names != sorted({**first.weights, **first.texts}):
                 parts.append(f"pass {number + 1}: {', '.join(names)}")
-        inputs = _gathered(self.graph, first_sampler)
+        inputs = gathered(self.graph, first_sampler)
         sampling = first.sampling
         settings = {
-            "size": _size(self.graph, inputs.get("latent_image")),
+            "size": latent_size(self.graph, inputs.get("latent_image")),
             "steps": sampling.get("steps", ""),
             "sampler": sampling.get("sampler_name", ""),
             "schedule": sampling.get("scheduler", ""),
             "guidance": sampling.get("cfg", ""),
-            "distilled_guidance": _guidance(self.graph, inputs.get("positive")),
+            "distilled_guidance": guidance_of(self.graph, inputs.get("positive")),
             "denoising": sampling.get("denoise", ""),
             "model": next((each.model for each in passes if each.model), ""),
             "conditioning": " ".join(sorted(set(first.conditioning))),
@@ -550,135 +545,5 @@ def _in_words(found: _Pass, first: _Pass) -> str:
     return ", ".join([*words, *more])
 
 
-def _gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
-    """A sampler's inputs, with those of the guider, noise, sigmas and sampler nodes it is split
-    into by SamplerCustomAdvanced, and of a pipe."""
-    inputs = dict(sampler["inputs"])
-    unnamed = bool(sampler.get("unnamed"))
-    for part in ("guider", "noise", "sigmas", "sampler", "basic_pipe"):
-        node = linked(graph, inputs.get(part))
-        for _ in range(8):
-            if node is None or node["class_type"] not in (
-                known.GUIDERS | known.SCHEDULES | {"ToBasicPipe", "EditBasicPipe"}
-            ):
-                if node is not None and part in ("guider", "basic_pipe"):
-                    inputs.setdefault("model", sampler["inputs"][part])
-                    inputs.setdefault("positive", sampler["inputs"][part])
-                break
-            unnamed = unnamed or bool(node.get("unnamed"))
-            for key, value in node["inputs"].items():
-                key = {"conditioning": "positive", "cond1": "positive"}.get(key, key)
-                if key == "model" and part not in ("guider", "basic_pipe"):
-                    continue  # a schedule reads the model, it does not sample it
-                inputs.setdefault(key, value)
-            node = linked(graph, node["inputs"].get("sigmas", node["inputs"].get("basic_pipe")))
-    if unnamed:  # what stands nowhere is unread
-        inputs.setdefault("noise_seed" if "noise_seed" in inputs else "seed", ["", 0])
-        for key in _SAMPLING:
-            inputs.setdefault(key, ["", 0])
-    return inputs
-
-
-def _plain(node: Node) -> str:
-    """A node's class and plain values: two nodes of one text do the same."""
-    values = [
-        f"{key} {value}"
-        for key, value in sorted(node["inputs"].items())
-        if not isinstance(value, (list, dict)) and key not in ("text", "text_g", "text_l", "clip_l")
-        and not (isinstance(value, str) and len(value) > 100)
-    ]  # fmt: skip
-    return f"{node['class_type'][:60]} {shortened(' '.join(values))}".strip()
-
-
 def _holds_tag(inputs: Mapping[str, Any]) -> bool:
     return any(isinstance(value, str) and TAG.search(value) for value in inputs.values())
-
-
-def _checkpoint(graph: Graph, inputs: Mapping[str, Any]) -> str:
-    for key in _CHECKPOINTS:
-        value = inputs.get(key)
-        if isinstance(value, dict):  # pysssss: {"content": ..., "image": ...}
-            value = value.get("content")
-        if isinstance(text := constant(graph, value), str):
-            return model_name(text)
-    return ""
-
-
-def _guidance(graph: Graph, link: object) -> str:
-    """Flux's distilled guidance, where a node sets it."""
-    node, seen = linked(graph, link), set[int]()
-    while node is not None and id(node) not in seen and len(seen) < LONGEST_CHAIN:
-        seen.add(id(node))
-        inputs = node["inputs"]
-        if "guidance" in inputs:
-            value = constant(graph, inputs["guidance"])
-            return "" if value is UNREAD else number_text(value)
-        keys = ("conditioning", "positive", "conditioning_to", "conditioning_1", "")
-        node = next((n for key in keys if (n := linked(graph, inputs.get(key)))), None)
-    return ""
-
-
-def _size(graph: Graph, link: object) -> str:
-    """Width and height of the empty latent that sampling began with."""
-    node = linked(graph, link)
-    if node is None:
-        return ""
-    for found in upstream(graph, node):
-        inputs = found["inputs"]
-        for across, down in (("width", "height"), ("empty_latent_width", "empty_latent_height")):
-            width = whole(_or_none(constant(graph, inputs.get(across))))
-            height = whole(_or_none(constant(graph, inputs.get(down))))
-            if width and height:
-                return f"{width}x{height}"
-    return ""
-
-
-def _or_none(value: object) -> object:
-    return None if value is UNREAD else value
-
-
-def _saved_size(graph: Graph, end: Node) -> tuple[int, int] | None:
-    """The size of the picture that an end saves, None where a node changes it in an unknown way."""
-    scales: list[tuple[float, bool]] = []
-    node: Node | None = end
-    seen: set[int] = set()
-    while node is not None and id(node) not in seen and len(seen) < LONGEST_CHAIN:
-        seen.add(id(node))
-        kind, inputs = node["class_type"], node["inputs"]
-        if kind in _RESIZES:
-            width, height = (
-                whole(_or_none(constant(graph, inputs.get(k)))) for k in ("width", "height")
-            )
-            return _scaled(width, height, scales)
-        if kind in _SCALES:
-            scale = constant(graph, inputs.get("scale_by"))
-            if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-                return None
-            scales.append((float(scale), kind.startswith("Latent")))
-        elif node is not end and kind not in _KEEP_SIZE and not _is_sampler(node):
-            return None
-        keys = ("images", "image", "samples", "latent_image", "pixels", "")
-        node = next((n for key in keys if (n := linked(graph, inputs.get(key)))), None)
-    return None
-
-
-_RESIZES = frozenset(
-    ("EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage", "LatentUpscale")
-) | {"ImageScale"}
-_SCALES = frozenset(("LatentUpscaleBy", "ImageScaleBy"))
-_KEEP_SIZE = frozenset(
-    ("VAEDecode", "VAEDecodeTiled", "VAEEncode", "VAEEncodeTiled", "ImageSharpen", "ImageBlur")
-) | {"Reroute", "SetLatentNoiseMask", "RepeatLatentBatch", "LatentFromBatch"}
-
-
-def _scaled(
-    width: int | None, height: int | None, scales: Sequence[tuple[float, bool]]
-) -> tuple[int, int] | None:
-    if not width or not height:
-        return None
-    for scale, latent in reversed(scales):
-        if latent:
-            width, height = round(width / 8 * scale) * 8, round(height / 8 * scale) * 8
-        else:
-            width, height = round(width * scale), round(height * scale)
-    return width, height
