@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from statistics import median
 
+from analysers.phrases import listed, number
 from analysers.scores import preference
 from analysers.study import Candidate, Kind, Score
-from analysers.wording import listed, number
 
 SAME = 1e-3
 """1 - SSIM up to which two renders count as one picture where no noise floor was measured.

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysers.metrics.metric import Metric, Sample, declared
+from analysers.phrases import listed, percent
 from analysers.scores import tabulate
 from analysers.study import Kind, Score
 
@@ -131,7 +132,7 @@ def _judge(ladders: tuple[Ladder, ...], controls: int, name: str) -> TrustResult
     trusted = tau >= THRESHOLD
     blind = [ladder.name for ladder in ladders if ladder.tau < THRESHOLD]
     if trusted:
-        but = f", but it does not see {_listed(blind)}" if blind else ""
+        but = f", but it does not see {listed(blind)}" if blind else ""
         sentence = f"{name} puts degraded copies of these controls in order (agreement {tau:.2f} "
         sentence += f"of 1){but}."
     else:
@@ -139,7 +140,7 @@ def _judge(ladders: tuple[Ladder, ...], controls: int, name: str) -> TrustResult
             f"{name} should not decide alone on this kind of picture: it does not put degraded "
             f"copies of the controls in order (agreement {tau:.2f} of 1, needs {THRESHOLD}; it "
             "fails on "
-            f"{_listed(blind)}), as happens with flat drawings and other pictures far from "
+            f"{listed(blind)}), as happens with flat drawings and other pictures far from "
             "photographs."
         )
     return TrustResult(trusted, sentence, tau, controls, ladders)
@@ -151,10 +152,6 @@ def _tau(values: npt.NDArray[np.float64]) -> float:
 
     tau = float(kendalltau(np.arange(len(values)), values).statistic)
     return 0.0 if math.isnan(tau) else tau
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def blurred(image: Pixels, sigma: float) -> Pixels:
@@ -271,23 +268,19 @@ def kinds_sentence(found: Sequence[KindOfPicture], name: str) -> str:
     how = []
     if any(k.darker for k in found):
         how.append(
-            f"darker ({_percent(most.dark)} dark area, controls {_percent(most.dark_control)})"
+            f"darker ({percent(most.dark)} dark area, controls {percent(most.dark_control)})"
         )
     if any(k.flatter for k in found):
         how.append(
-            f"flatter ({_percent(most.flat)} flat area, controls {_percent(most.flat_control)})"
+            f"flatter ({percent(most.flat)} flat area, controls {percent(most.flat_control)})"
         )
     names = [k.candidate for k in found]
-    at = _listed(names) if len(names) < 5 else f"{_listed(names[:3])} and {len(names) - 3} more"
+    at = listed(names) if len(names) < 5 else f"{listed(names[:3])} and {len(names) - 3} more"
     where = f"At {at}" if len(names) == 1 else f"At {at}, most at {most.candidate},"
     return (
         f"{where} the pictures are {' and '.join(how)} than the controls: {name} reads that as "
         "damage, so look at them before you believe a breakdown there."
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def diagnose(image: Pixels) -> str | None:

@@ -6,7 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from analysers.metrics.metric import declared, declared_by_summary
+from analysers.metrics.metric import declared_by_summary
+from analysers.phrases import (
+    along,
+    capital,
+    is_or_are,
+    listed,
+    metric_name,
+    number,
+    number_word,
+    percent,
+    several,
+    show_or_shows,
+    span,
+)
 from analysers.scores import before
 from analysers.study import Candidate, Interval, Kind, Role, Sentence, Summary, Verdict
 
@@ -25,27 +38,6 @@ LIKENESS_STEP = 0.1
 PROMPTS, SEEDS, MORE_PROMPTS = 6, 2, 12
 """What would decide where one picture cannot: from `PROMPTS` on intervals hold, and `MORE_PROMPTS`
 find most breakdowns (docs/statistics.md, "Power")."""
-
-GLOSSARY = {
-    "setting": "What is chosen: a checkpoint of the LoRA at a strength.",
-    "case": "One prompt with one seed. All settings share the cases.",
-    "control": "The picture of a case without the LoRA.",
-    "BRISQUE": "A score of a picture's quality by itself: noise, blur and burnt colours raise it. "
-    "Lower is better.",
-    "SSIM": "Likeness to the control: 1 is identical.",
-    "effect": "How far the LoRA moved the picture: 1 - SSIM to the control.",
-    "tied": "These pictures cannot tell it from the best.",
-    "clean": "Surely not worse than the control by more than the margin.",
-    "broken": "Surely worse than the control.",
-    "unsure": "Neither clean nor broken for certain.",
-    "breakdown": "The first broken setting on the way up from strength 0, or along training.",
-    "confidence": "How surely the recommended setting is as good as any.",
-    "interval": "Where the mean would lie for other prompts of this kind, in 95 of 100 studies.",
-    "Goldilocks zone": "Checkpoints with 90 % of the effect and still clean.",
-    "signs of over-cooking": "Contrast, clipping, colour or fine detail far above the control's.",
-    "chance to be first": "How often it would have the best mean with other prompts of this kind.",
-}
-"""Each idea's one name, on pages, in tables and in sentences, and what it means."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ class _Told:
 
     def __init__(self, summaries: Sequence[Summary], verdict: Verdict, setting: Setting) -> None:
         self.ranked = [s for s in summaries if s.rank is not None]
-        self.walk = sorted(summaries, key=lambda s: _along(s.candidate, setting.kind))
+        self.walk = sorted(summaries, key=lambda s: along(s.candidate, setting.kind))
         self.of = {s.candidate: s for s in summaries}
         self.verdict, self.setting = verdict, setting
         self.kind, self.metric = setting.kind, metric_name(setting.rank_by)
@@ -129,95 +121,6 @@ def say(
     """A sentence with what it speaks of; unknown values are left out."""
     known = {name: value for name, value in values.items() if math.isfinite(value)}
     return Sentence(role, code, text, tuple(candidates), known)
-
-
-def metric_name(name: str) -> str:
-    """A metric's name as people write it."""
-    return declared(name).label
-
-
-def number(value: float) -> str:
-    """One decimal from 1 on, three digits below, no exponents: 23.0, -7.1, 0.87, 114."""
-    if not math.isfinite(value):
-        return "unknown"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    if abs(value) >= 1:
-        return f"{value:.1f}"
-    text = f"{value:.3g}"
-    return f"{value:.4f}".rstrip("0").rstrip(".") if "e" in text else text
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as English lists them: "a", "a and b", "a, b and c"."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def span(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
-    """Candidates in words, a run of three or more as a range: "0.4 to 0.8", "0.2 and 0.6".
-
-    On the plane by checkpoint: "epoch 3 at 0.6 to 1.0, epoch 4 at 0.6".
-    """
-    order = [s.candidate for s in walk]
-    if kind != "plane":
-        return _runs([c.heading(kind) for c in order], [order.index(c) for c in chosen])
-    words = []
-    for place in sorted({c.place for c in chosen}):
-        row = [c for c in order if c.place == place]
-        held = [row.index(c) for c in chosen if c.place == place]
-        words.append(
-            f"{row[0].heading('epochs')} at {_runs([c.heading('strength') for c in row], held)}"
-        )
-    return listed(words) if all(" and " not in w for w in words) else "; ".join(words)
-
-
-def _runs(names: Sequence[str], held: Sequence[int]) -> str:
-    """The names at the places `held`, neighbours of three and more as a range."""
-    places = sorted(held)
-    words: list[str] = []
-    while places:
-        run = 1
-        while run < len(places) and places[run] == places[0] + run:
-            run += 1
-        found = [names[p] for p in places[:run]]
-        words += [f"{found[0]} to {found[-1]}"] if run >= 3 else found
-        places = places[run:]
-    return listed(words)
-
-
-def _along(candidate: Candidate, kind: Kind) -> tuple[object, ...]:
-    strength = 0.0 if candidate.strength is None else float(candidate.strength)
-    if kind == "strength":
-        return (strength, candidate.place, candidate.checkpoint, candidate.label)
-    return (candidate.place, strength, candidate.checkpoint, candidate.label)
-
-
-def several(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
-    """Candidates with their noun: "Strengths 0.2 to 0.8", "Epochs 1 to 8", "12 settings"."""
-    text = _several(chosen, walk, kind)
-    return text if len(text.split()) <= 8 else f"{len(chosen)} settings"
-
-
-def _several(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
-    if kind == "plane":
-        return f"{len(chosen)} settings" if len(chosen) > 2 else _capital(span(chosen, walk, kind))
-    if kind == "strength":
-        alone = all(c.strength is not None for c in chosen)
-        return f"Strengths {span(chosen, walk, kind)}" if alone else span(chosen, walk, kind)
-    order = [s.candidate for s in walk]
-    for noun, number_of in (("epoch", _epoch), ("step", _step)):
-        if all(c.label == f"{noun} {number_of(c)}" for c in chosen):
-            names = [str(number_of(c)) for c in order]
-            return f"{noun.capitalize()}s {_runs(names, [order.index(c) for c in chosen])}"
-    return _capital(span(chosen, walk, kind))
-
-
-def _epoch(candidate: Candidate) -> int | None:
-    return candidate.epoch
-
-
-def _step(candidate: Candidate) -> int | None:
-    return candidate.step
 
 
 def _answer(told: _Told) -> tuple[list[Sentence], list[Sentence]]:
@@ -272,9 +175,9 @@ def _lowest(told: _Told) -> list[Sentence]:
             if "lowest" not in verdict.why
             else []
         )
-    text = f"{_capital(name)} has the {figure}"
+    text = f"{capital(name)} has the {figure}"
     if tied:
-        text = f"{_capital(told.span(tied))} tie for the {figure}"
+        text = f"{capital(told.span(tied))} tie for the {figure}"
     named = [best.candidate]
     if best.beyond:
         first = min(
@@ -341,7 +244,7 @@ def _no_recommendation(told: _Told) -> list[Sentence]:
         say(
             "answer",
             "lowest",
-            f"{_capital(name)} has the {figure}.",
+            f"{capital(name)} has the {figure}.",
             [best.candidate],
             mean=told.mean(best),
         ),
@@ -361,7 +264,7 @@ def _clean_words(told: _Told) -> list[Sentence]:
         below = _unsure_below(told, clean)
         text = f"{word.capitalize()} clean setting: {told.name(clean)}"
         if below:
-            text += f", though {told.span(below)} {where} it {_is(below)} unsure"
+            text += f", though {told.span(below)} {where} it {is_or_are(below)} unsure"
         said.append(("strongest_clean", text, [clean, *below]))
     else:
         said.append(("none_clean", "No setting is shown to be clean", []))
@@ -377,9 +280,7 @@ def _clean_words(told: _Told) -> list[Sentence]:
         said.append(("breakdown_elsewhere", text, [elsewhere]))
     else:
         said.append(("no_breakdown", "no breakdown was found", []))
-    return [
-        say("answer", code, f"{_capital(text)}.", candidates) for code, text, candidates in said
-    ]
+    return [say("answer", code, f"{capital(text)}.", candidates) for code, text, candidates in said]
 
 
 def _unsure_below(told: _Told, clean: Candidate) -> list[Candidate]:
@@ -400,7 +301,7 @@ def _signs(told: _Told) -> list[Sentence]:
     text = (
         f"At {told.span(noticed)} there are signs of over-cooking: look before you publish."
         if told.kind == "strength"
-        else f"{_capital(told.span(noticed))} {_show(noticed)} signs of over-cooking: "
+        else f"{capital(told.span(noticed))} {show_or_shows(noticed)} signs of over-cooking: "
         "look before you publish."
     )
     return [say("why", "signs", text, noticed)]
@@ -442,10 +343,10 @@ def _evidence(told: _Told) -> list[Sentence]:
     if math.isfinite(best.p_best) and len(told.ranked) > 1 and told.setting.prompts >= PROMPTS:
         rival = max(told.ranked, key=lambda s: s.p_best if math.isfinite(s.p_best) else -1.0)
         text = f"With other prompts of this kind {told.name(best.candidate)} would come first in "
-        text += f"about {_percent(best.p_best)} of studies"
+        text += f"about {percent(best.p_best)} of studies"
         named = [best.candidate]
         if rival is not best:
-            text += f", {told.name(rival.candidate)} in {_percent(rival.p_best)}"
+            text += f", {told.name(rival.candidate)} in {percent(rival.p_best)}"
             named.append(rival.candidate)
         said.append(say("why", "probability", f"{text}.", named, best=best.p_best))
     floor = told.setting.noise_floor.get(told.setting.rank_by)
@@ -483,7 +384,7 @@ def _safe_range(told: _Told) -> list[Sentence]:
         diff = told.of[told.verdict.breakdown].diff_control
         if math.isfinite(diff.mean):
             text = (
-                f"{_capital(told.name(told.verdict.breakdown))} is {number(abs(diff.mean))} "
+                f"{capital(told.name(told.verdict.breakdown))} is {number(abs(diff.mean))} "
                 f"{worse} the control{_bounds(diff)}."
             )
             values = {"mean": diff.mean, "low": diff.low, "high": diff.high}
@@ -491,14 +392,14 @@ def _safe_range(told: _Told) -> list[Sentence]:
     unsure = [s.candidate for s in known if s.state == "unsure" and not s.beyond]
     if unsure:
         text = (
-            f"{_capital(told.span(unsure))} {_is(unsure)} unsure, neither clean nor broken: "
+            f"{capital(told.span(unsure))} {is_or_are(unsure)} unsure, neither clean nor broken: "
             "more prompts would tell."
         )
         said.append(say("why", "unsure", text, unsure))
     back = [s.candidate for s in known if s.state == "clean" and s.beyond]
     if back:
         verbs = "scores well again, but lies" if len(back) == 1 else "score well again, but lie"
-        text = f"{_capital(told.span(back))} {verbs} beyond the breakdown."
+        text = f"{capital(told.span(back))} {verbs} beyond the breakdown."
         said.append(say("why", "recovers", text, back))
     if kind == "plane":
         said += _frontier(told)
@@ -549,7 +450,7 @@ def _effect(told: _Told) -> list[Sentence]:
         text = f"Goldilocks zone: {told.span(verdict.zone)}"
         line = [
             s
-            for s in sorted(told.walk, key=lambda s: _along(s.candidate, kind))
+            for s in sorted(told.walk, key=lambda s: along(s.candidate, kind))
             if kind == "epochs" or s.candidate.strength == pick.candidate.strength
         ]
         if line[0].candidate.place < verdict.plateau.place:
@@ -594,7 +495,7 @@ def _second_opinion(told: _Told) -> list[Sentence]:
     text = f"{told.metric} sees no damage at {told.name(s.candidate)}, but {listed(words)}."
     others = [o.candidate for o, _ in noticed[1:]]
     if others:
-        text += f" {_capital(told.span(others))} {_show(others)} such signs as well."
+        text += f" {capital(told.span(others))} {show_or_shows(others)} such signs as well."
     text += " Look at the pictures before you trust the number."
     return [say("caution", "second_opinion", text, [s.candidate, *others])]
 
@@ -626,7 +527,7 @@ def _undefined(told: _Told) -> list[Sentence]:
         say(
             "caution",
             "unscored",
-            f"{_capital(told.name(s.candidate))}: {s.reason}; such a setting counts as broken "
+            f"{capital(told.name(s.candidate))}: {s.reason}; such a setting counts as broken "
             "and ranks after those without such pictures.",
             [s.candidate],
             pictures=s.unscored,
@@ -646,7 +547,7 @@ def _few_cases(setting: Setting) -> list[Sentence]:
     if setting.prompts == 2:
         text = "Two prompts rule out almost nothing"
     elif setting.prompts < PROMPTS:
-        text = f"{_capital(number_word(setting.prompts))} prompts tell only large differences"
+        text = f"{capital(number_word(setting.prompts))} prompts tell only large differences"
     else:
         return []
     more = ", and more seeds do not stand in for prompts" * (setting.cases > setting.prompts)
@@ -659,11 +560,6 @@ def _few_cases(setting: Setting) -> list[Sentence]:
             cases=cases,
         )
     ]
-
-
-def number_word(count: int) -> str:
-    """3 to 5 in words."""
-    return {3: "three", 4: "four", 5: "five"}.get(count, str(count))
 
 
 def _race(told: _Told) -> list[Sentence]:
@@ -684,7 +580,7 @@ def _missing(told: _Told) -> list[Sentence]:
     if not short:
         return []
     text = (
-        f"{_capital(told.span(short))} {'lacks' if len(short) == 1 else 'lack'} some cases. "
+        f"{capital(told.span(short))} {'lacks' if len(short) == 1 else 'lack'} some cases. "
         "Differences use the cases that both sides have, and ranks use means adjusted to all cases."
     )
     return [say("caution", "missing", text, short)]
@@ -695,7 +591,7 @@ def _failed(summaries: Sequence[Summary], setting: Setting) -> list[Sentence]:
         say(
             "caution",
             "failed",
-            f"{_capital(s.candidate.heading(setting.kind))} could not be ranked: "
+            f"{capital(s.candidate.heading(setting.kind))} could not be ranked: "
             f"{s.reason.rstrip('.')}.",
             [s.candidate],
         )
@@ -712,19 +608,3 @@ def _no_answer(summaries: Sequence[Summary], setting: Setting) -> Sentence:
             "settings."
         )
     return say("answer", "nothing_ranked", text)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _is(chosen: Sequence[object]) -> str:
-    return "is" if len(chosen) == 1 else "are"
-
-
-def _show(chosen: Sequence[object]) -> str:
-    return "shows" if len(chosen) == 1 else "show"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared, declared_by_summary
+from analysers.phrases import GLOSSARY
 from analysers.study import Candidate, Interval, Study, Summary
-from analysers.wording import GLOSSARY
 from generation.cells import strength_text
 from generation.folder import write_result
 

@@ -4,8 +4,9 @@ from decimal import Decimal
 
 import pytest
 
+from analysers.phrases import listed, number, span
 from analysers.study import Candidate, Interval, Summary
-from analysers.wording import listed, number, signs_seen, span
+from analysers.wording import signs_seen
 
 
 @pytest.mark.parametrize(
