@@ -12,6 +12,7 @@ import click
 from analysers.commands.bar import Bar
 from analysers.commands.options import (
     DONE,
+    FOLDER,
     Printing,
     one_sentence_errors,
     request,
@@ -23,6 +24,8 @@ from analysers.commands.tell import (
     describe,
     describe_files,
     finish,
+    followed,
+    publish,
     rendered,
     spared,
 )
@@ -65,6 +68,24 @@ def analyse_strength(**options: Any) -> None:
     show_default=True,
     help="One strength for all epochs, or several for epoch x strength.",
 )
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Judge checkpoints as a training writes them, until its final file has come.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="CHECKPOINTS",
+    help="End --watch when so many checkpoints lie beyond the breakdown.",
+)
+@click.option(
+    "--keep-best",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Keep every checkpoint there before the trainer prunes it, in the end the best, the clean "
+    "ones and the last [default with --watch: checkpoints/ in the run folder].",
+)
 @one_sentence_errors
 def analyse_epochs(**options: Any) -> None:
     """Which epoch of a training? Renders every checkpoint, scores and ranks them.
@@ -75,10 +96,17 @@ def analyse_epochs(**options: Any) -> None:
     analyse-epochs train_output/ --model sd15/ --strengths 0.6,0.8,1
     analyse-epochs --images samples/ --controls controls/
     """
-    sys.exit(_run("epochs", options))
+    following = {name: options.pop(name) for name in ("watch", "patience", "keep_best")}
+    sys.exit(_run("epochs", options, **following))
 
 
-def _run(kind: Kind, options: Mapping[str, Any]) -> int:
+def _run(
+    kind: Kind,
+    options: Mapping[str, Any],
+    watch: bool = False,
+    patience: int | None = None,
+    keep_best: Path | None = None,
+) -> int:
     """What the typed command asks for; the exit code."""
     printing = Printing.of(options)
     if printing.report_only:
@@ -93,7 +121,62 @@ def _run(kind: Kind, options: Mapping[str, Any]) -> int:
     observers = () if printing.silent else (Bar(),)
     if asked.subject.images:
         return _judge_pictures(asked, observers, printing)
+    if (watch or keep_best) and not printing.dry_run:
+        return _follow(asked, observers, printing, watch, patience, keep_best)
     return _render(asked, observers, printing)
+
+
+def _follow(
+    asked: StudyRequest,
+    observers: Sequence[Observer],
+    printing: Printing,
+    watching: bool,
+    patience: int | None,
+    keep_best: Path | None,
+) -> int:
+    """Keep the checkpoints of a training, and judge them: once, or as they come."""
+    from analysers.runs import watch
+    from analysers.runs.loop import run_study
+    from generation.folder import open_run_folder
+    from generation.loras.keeping import Keeper, Taken
+
+    source = watch.folder_of(asked)
+    out = watch.run_folder(asked, source)
+    with open_run_folder(out, others=asked.output.allow_non_empty):
+        keeper = Keeper(source, keep_best or out / "checkpoints", asked.subject.ema)
+        last: list[watch.Judged] = []
+
+        def judge(plan: Plan) -> Study:
+            return run_study(plan, asked, observers=observers, command=_command())
+
+        def tell(what: Taken | watch.Judged) -> None:
+            if isinstance(what, watch.Judged):
+                last[:] = [what]
+                if not what.end:
+                    publish(what.study, out, printing)
+            if not printing.silent:
+                click.echo(followed(what), err=True)
+
+        if watching:
+            if not printing.silent:
+                click.echo(f"Watching {source}; Ctrl-C ends it with the answer so far.", err=True)
+            try:
+                end = watch.watch(asked, keeper, judge, patience=patience, tell=tell)
+            except KeyboardInterrupt:
+                if not last:
+                    raise
+                end = last[0]
+        else:
+            end = watch.judge_once(asked, keeper, judge)
+        code = finish(end.study, out, printing)
+        if end.end:
+            gone = keeper.release(watch.worth_keeping(end.plan, end.study))
+            if not printing.silent:
+                left = count(len(keeper.kept), "checkpoint")
+                click.echo(f"{keeper.folder} keeps {left}; {len(gone)} let go there.", err=True)
+    if printing.write_weight:
+        _write_weight(end.study, end.plan)
+    return code
 
 
 def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printing) -> int:

@@ -14,8 +14,10 @@ from generation.errors import UserError
 
 if TYPE_CHECKING:
     from analysers.runs.plan import Plan
+    from analysers.runs.watch import Judged
     from analysers.study import Study
     from generation.cells import Checkpoint
+    from generation.loras.keeping import Taken
     from generation.loras.order import CheckpointList
 
 
@@ -104,12 +106,10 @@ def list_prompts(plan: Plan) -> None:
         click.echo(f"  {prompt[:120]}")
 
 
-def finish(study: Study, out: Path, printing: Printing) -> int:
-    """Write tables and report, print what was found; return the exit code that says how it went."""
+def publish(study: Study, out: Path, printing: Printing) -> Path:
+    """Write tables, the report and what is to be shared; return the report's path."""
     from dataclasses import replace
 
-    from analysers.runs.conclude import MOST_STUDY
-    from generation.files import read_utf8
     from generation.folder import write_result
     from reports import html, pictures, tables, votes
 
@@ -129,6 +129,15 @@ def finish(study: Study, out: Path, printing: Printing) -> int:
         pictures.write_contact_sheet(study, out, also=printing.named)
         pictures.write_animation(study, out, also=printing.named)
         write_result(out / "summary.md", tables.markdown(study))
+    return report
+
+
+def finish(study: Study, out: Path, printing: Printing) -> int:
+    """Write all, print what was found; return the exit code that says how it went."""
+    from analysers.runs.conclude import MOST_STUDY
+    from generation.files import read_utf8
+
+    report = publish(study, out, printing)
     if printing.as_json:
         click.echo(read_utf8(out / "study.json", MOST_STUDY), nl=False)
     elif printing.quiet:
@@ -157,6 +166,26 @@ def _tell(study: Study, report: Path) -> None:
     for warning in study.verdict.warnings:
         click.echo(click.style("Note: ", fg="yellow") + warning, err=True)
     click.echo(f"\nReport: {report}")
+
+
+def followed(what: Taken | Judged) -> str:
+    """What a watched training brought, in a line."""
+    from analysers.runs.watch import Judged
+
+    if not isinstance(what, Judged):
+        told = {"kept": "kept", "unfinished": "still being written", "failed": "cannot be kept"}
+        reason = "" if what.what == "kept" else f" ({what.reason})"
+        return f"{what.path.name}: {told[what.what]}{reason}"
+    verdict = what.study.verdict
+    text = f"After {count(len(what.plan.checkpoints), 'checkpoint')}: {verdict.headline}"
+    if what.end == "final":
+        text += "\nThe training has ended: its final file is there."
+    if what.end == "patience" and verdict.breakdown is not None:
+        text += (
+            f"\nThe training could have been stopped at {verdict.breakdown.heading('epochs')}: "
+            "from there on it breaks."
+        )
+    return text
 
 
 def rendered(record: Mapping[str, Any]) -> str:

@@ -55,6 +55,9 @@ class Keeper:
     settled: float = SETTLED
     now: Callable[[], float] = time.time
     _kept: dict[str, State] = field(default_factory=dict, init=False)
+    waiting: bool = field(default=False, init=False)
+    """Whether the last look met a file that is still being written."""
+    _growing: set[Path] = field(default_factory=set, init=False)
     _told: dict[Path, State] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +87,7 @@ class Keeper:
 
     def take(self) -> Iterator[Taken]:
         """Keep what is new and wholly written; say of each file what became of it, once."""
+        self.waiting = False
         for path in self._files():
             name = self._name(path)
             try:
@@ -94,8 +98,9 @@ class Keeper:
                 continue
             reason = self._unfinished(path, state)
             if reason:
-                if self._told.get(path) != state:
-                    self._told[path] = state
+                self.waiting = True
+                if path not in self._growing:
+                    self._growing.add(path)
                     yield Taken(path, "unfinished", reason)
                 continue
             try:

@@ -1,0 +1,135 @@
+"""A training is watched: each new checkpoint is kept, judged with those before it, and told.
+
+The state is what lies in two folders: the kept checkpoints, and the run folder, where nothing is
+rendered twice. So watching can be ended anywhere, also by a kill, and begun again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from analysers.runs.plan import Plan, plan_study
+from analysers.runs.request import StudyRequest
+from analysers.study import Study
+from generation.errors import UserError
+from generation.loras.keeping import SETTLED, Keeper, Taken
+
+LOOK = 30.0
+"""Seconds after which the folder is looked at without being told of a change: network folders tell
+of none."""
+
+End = Literal["", "final", "patience"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All checkpoints so far are judged; `end` says why no more are waited for, "" if they are."""
+
+    plan: Plan
+    study: Study
+    end: End = ""
+
+
+def folder_of(request: StudyRequest) -> Path:
+    """The one folder that is watched. Raises UserError for anything else."""
+    loras = request.subject.loras
+    if len(loras) != 1 or loras[0].suffix.lower() == ".safetensors" or loras[0].is_file():
+        raise UserError("name the one folder that the trainer writes checkpoints to.", "watch")
+    return loras[0]
+
+
+def from_kept(request: StudyRequest, keeper: Keeper) -> StudyRequest:
+    """The request for what was kept, in the run folder that the training's folder has."""
+    return replace(
+        request,
+        subject=replace(request.subject, loras=(keeper.folder,)),
+        output=replace(request.output, out=run_folder(request, keeper.source)),
+    )
+
+
+def run_folder(request: StudyRequest, source: Path) -> Path:
+    """Where the study of this training's folder lies."""
+    return request.output.out or Path("runs", f"{source.resolve().stem}-{request.subject.kind}")
+
+
+def watch(
+    request: StudyRequest,
+    keeper: Keeper,
+    judge: Callable[[Plan], Study],
+    *,
+    patience: int | None = None,
+    tell: Callable[[Taken | Judged], object] = lambda _: None,
+    wait: Callable[[Path, float], object] | None = None,
+) -> Judged:
+    """Judge what is there, then every new checkpoint, until the final file has come, or `patience`
+    checkpoints beyond the breakdown.
+
+    `judge` runs a plan; `wait` returns when the folder has changed, or after so many seconds.
+    Ctrl-C ends it by KeyboardInterrupt. Raises UserError where checkpoints cannot be planned.
+    """
+    wait = wait or changed
+    kept = from_kept(request, keeper)
+    known: set[Path] | None = None
+    while True:
+        taken = list(keeper.take())
+        for one in taken:
+            tell(one)
+        there = set(keeper.kept)
+        if there and (there != known or any(one.what == "kept" for one in taken)):
+            known = there
+            plan = plan_study(kept)
+            study = judge(plan)
+            judged = Judged(plan, study, _end(plan, study, patience))
+            tell(judged)
+            if judged.end:
+                return judged
+            continue  # more may have come meanwhile
+        wait(keeper.source, SETTLED if keeper.waiting else LOOK)
+
+
+def judge_once(request: StudyRequest, keeper: Keeper, judge: Callable[[Plan], Study]) -> Judged:
+    """Keep and judge what is there now. Raises UserError where there is nothing."""
+    list(keeper.take())
+    plan = plan_study(from_kept(request, keeper))
+    return Judged(plan, judge(plan), "final")
+
+
+def worth_keeping(plan: Plan, study: Study) -> set[Path]:
+    """The files of the recommended and the best checkpoint, of all that are safe, and the last."""
+    verdict = study.verdict
+    wanted = {c for c in (verdict.recommended, verdict.best) if c is not None}
+    wanted |= {summary.candidate for summary in study.summaries if summary.safe}
+    hashes = {candidate.tensor_hash for candidate in wanted}
+    paths = {c.path for c in plan.checkpoints if c.tensor_hash in hashes}
+    return paths | {plan.checkpoints[-1].path}
+
+
+def changed(folder: Path, seconds: float) -> None:
+    """Wait until something in the folder changes, at most so many seconds."""
+    try:
+        from watchfiles import watch as changes
+    except ModuleNotFoundError:
+        time.sleep(min(seconds, 5.0))
+        return
+    if not folder.is_dir():
+        time.sleep(min(seconds, 5.0))
+        return
+    for _ in changes(
+        folder, rust_timeout=int(seconds * 1000), yield_on_timeout=True, raise_interrupt=True
+    ):
+        return
+
+
+def _end(plan: Plan, study: Study, patience: int | None) -> End:
+    if plan.checkpoints[-1].final:
+        return "final"
+    breakdown = study.verdict.breakdown
+    if patience is not None and breakdown is not None:
+        beyond = {s.candidate.place for s in study.summaries if s.candidate.place > breakdown.place}
+        if len(beyond) >= patience:
+            return "patience"
+    return ""

@@ -1,0 +1,213 @@
+"""A training is watched for real: a process writes checkpoints slowly, breaks and prunes them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sample_data
+from analysers.runs import watch
+from analysers.runs.conclude import load_study
+from analysers.runs.request import StudyRequest
+from analysers.study import Candidate, Summary, Verdict
+from generation.errors import UserError
+from generation.loras.keeping import Keeper
+
+LORAS = sample_data.PATH / "lora"
+QUICK = [
+    "--model", "demo", "--prompt", "a cat, pstr style", "--prompt", "a boat, pstr style",
+    "--seeds", "1", "--steps", "2", "--size", "64",
+    "--device", "cpu",
+]  # fmt: skip
+
+
+def name(number: int) -> str:
+    return f"pstr-{number:06d}.safetensors"
+
+
+def old(path: Path) -> Path:
+    """A file that was written a while ago."""
+    os.utime(path, (time.time() - 60,) * 2)
+    return path
+
+
+def appear(folder: Path, number: int) -> Path:
+    return old(Path(shutil.copy(LORAS / name(number), folder / name(number))))
+
+
+def asked(folder: Path, out: Path) -> StudyRequest:
+    return StudyRequest.of(
+        "epochs", loras=folder, model="demo", prompts=["a cat, pstr style", "a dog, pstr style"],
+        seeds="1", size="64x64", steps=2, device="cpu", out=out,
+    )  # fmt: skip
+
+
+@contextmanager
+def watching(folder: Path, out: Path, *more: Any) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from analysers.commands.main import analyse_epochs as run; run()",
+         str(folder), "--watch", "--out", str(out), *QUICK, *map(str, more)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until(true: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+def judged(out: Path) -> set[str]:
+    """The checkpoints of the study that lies there."""
+    try:
+        study = load_study(out)
+    except UserError:
+        return set()
+    return {s.candidate.checkpoint for s in study.summaries if s.rank is not None}
+
+
+def test_checkpoints_are_judged_as_they_come_and_outlive_the_trainers_pruning(
+    tmp_path: Path,
+) -> None:
+    train, out = tmp_path / "train", tmp_path / "run"
+    train.mkdir()
+    appear(train, 1)
+    with watching(train, out) as process:
+        until(lambda: name(1) in judged(out))
+        whole = (LORAS / name(2)).read_bytes()
+        with open(train / name(2), "wb") as file:  # slowly, in pieces
+            for start in range(0, len(whole), 1 + len(whole) // 5):
+                file.write(whole[start : start + 1 + len(whole) // 5])
+                file.flush()
+                time.sleep(0.2)
+        (train / name(1)).unlink()
+        until(lambda: judged(out) == {name(1), name(2)})
+        (train / name(3)).write_bytes(whole[:1000])  # a write that broke off
+        part = train / "pstr-000004.tmp"
+        shutil.copy(LORAS / name(4), part)
+        part.rename(old(part).with_name(name(4)))  # a trainer that renames
+        until(lambda: name(4) in judged(out))
+        shutil.copy(LORAS / name(4), train / "pstr.safetensors")
+        old(train / "pstr.safetensors")
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "its final file is there" in errors
+    for number in (2, 3):
+        assert errors.count(f"{name(number)}: still being written") == 1
+    assert judged(out) >= {name(1), name(2)} and name(3) not in judged(out)
+    assert (out / "report.html").is_file() and "BRISQUE" in output
+    kept = {path.name for path in (out / "checkpoints").glob("*.safetensors")}
+    assert kept and kept <= {name(1), name(2), name(4), "pstr.safetensors"}
+    assert (train / name(3)).read_bytes() == whole[:1000]
+
+
+def test_a_kill_loses_nothing_and_nothing_is_rendered_twice(tmp_path: Path) -> None:
+    train, out = tmp_path / "train", tmp_path / "run"
+    train.mkdir()
+    appear(train, 1)
+    with watching(train, out) as process:
+        until(lambda: name(1) in judged(out))
+        appear(train, 2)
+        until(lambda: (out / "checkpoints" / name(2)).exists())
+        time.sleep(0.5)
+        process.kill()
+        process.communicate()
+    (train / name(1)).unlink()
+    before = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
+    with watching(train, out) as process:
+        until(lambda: judged(out) == {name(1), name(2)})
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert {p.name for p in (out / "checkpoints").glob("*.safetensors")} == {name(1), name(2)}
+
+
+def test_kept_once_without_watching(tmp_path: Path) -> None:
+    train, keep, out = tmp_path / "train", tmp_path / "keep", tmp_path / "run"
+    train.mkdir()
+    for number in (1, 2):
+        appear(train, number)
+    result = subprocess.run(
+        [sys.executable, "-c", "from analysers.commands.main import analyse_epochs as run; run()",
+         str(train), "--keep-best", str(keep), "--out", str(out), *QUICK],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert judged(out) == {name(1), name(2)}
+    kept = {path.name for path in keep.glob("*.safetensors")}
+    assert name(2) in kept, "the last one"
+    assert f"keeps {len(kept)} checkpoint" in result.stderr
+    assert {path.name for path in train.iterdir()} == {name(1), name(2)}
+
+
+def test_patience_counts_what_lies_beyond_the_breakdown(tmp_path: Path) -> None:
+    from analysers.runs.plan import plan_study
+    from generation.cells import Checkpoint
+
+    train = tmp_path / "train"
+    train.mkdir()
+    for number in range(1, 6):
+        appear(train, number)
+    candidates = [Candidate(name(n), n, strength=Decimal(1), place=n - 1) for n in range(1, 6)]
+    plan = plan_study(asked(train, tmp_path / "run"))
+    plan = replace(plan, checkpoints=tuple(replace(c, final=False) for c in plan.checkpoints))
+    assert all(isinstance(c, Checkpoint) for c in plan.checkpoints)
+
+    def study(breakdown: Candidate | None) -> Any:
+        class Found:
+            verdict = Verdict(breakdown=breakdown)
+            summaries = tuple(Summary(c, 1, 3, {}) for c in candidates)
+
+        return Found()
+
+    assert watch._end(plan, study(candidates[2]), 2) == "patience"
+    assert watch._end(plan, study(candidates[2]), 3) == ""
+    assert watch._end(plan, study(candidates[2]), None) == ""
+    assert watch._end(plan, study(None), 1) == ""
+    ended = replace(plan, checkpoints=(*plan.checkpoints[:-1],
+                                       replace(plan.checkpoints[-1], final=True)))  # fmt: skip
+    assert watch._end(ended, study(None), None) == "final"
+
+
+def test_only_one_folder_can_be_watched(tmp_path: Path) -> None:
+    for loras in ([tmp_path / "a.safetensors"], [tmp_path, tmp_path / "b"]):
+        with pytest.raises(UserError, match="one folder"):
+            watch.folder_of(StudyRequest.of("epochs", loras=loras))
+    assert watch.folder_of(StudyRequest.of("epochs", loras=tmp_path)) == tmp_path
+
+
+def test_a_folder_without_checkpoints_is_waited_for(tmp_path: Path) -> None:
+    train = tmp_path / "later"
+    waited: list[float] = []
+
+    def wait(folder: Path, seconds: float) -> None:
+        waited.append(seconds)
+        train.mkdir(exist_ok=True)
+        if len(waited) == 2:
+            (train / name(1)).write_bytes((LORAS / name(1)).read_bytes())  # a moment ago
+        if len(waited) == 3:
+            old(train / name(1))
+            raise KeyboardInterrupt
+
+    request = asked(train, tmp_path / "run")
+    keeper = Keeper(train, tmp_path / "keep")
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(request, keeper, lambda plan: pytest.fail("too early"), wait=wait)
+    assert waited == [watch.LOOK, watch.LOOK, 2.0]
