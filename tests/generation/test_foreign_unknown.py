@@ -168,6 +168,10 @@ def test_easy_uses_stack_has_a_toggle_a_mode_and_a_count() -> None:
         node("ImpactWildcardEncode", **model(populated_text=["m", 0], wildcard_text="x")),
         node("ImpactWildcardEncode", **model(populated_text="{<lora:a:1>|x}", wildcard_text="x")),
         node("easy XYInputs: Lora", **model(input_mode="x")),
+        node("Lora Loader (LoraManager)", **model(text="<lora:my:0.7>", loras=[])),
+        node("LoraTagLoader", **model(string="<lora:my:0.7>")),
+        node("Lora Loader Stack (rgthree)", **model(lora_1="my", strength_1=0.5)),
+        node("Power Lora Loader (rgthree)", **model(lora_1={"on": "yes", "lora": "my"})),
     ],
     ids=lambda lora: f"{lora['class_type']} {sorted(lora['inputs'])}",
 )  # fmt: skip

@@ -16,6 +16,7 @@ from decimal import Decimal
 
 from generation.pictures.readers.comfygraph import UNREAD, Graph, Node, constant, switched_on
 from generation.pictures.readers.tags import parse_tags
+from generation.pictures.readers.traces import TAG
 from generation.pictures.readers.values import MOST_LORAS, decimal, model_name
 
 
@@ -213,11 +214,12 @@ def _power_loader(graph: Graph, node: Node) -> Iterator[Row]:
 
 
 def _manager_list(graph: Graph, node: Node) -> Iterator[Row]:
-    """LoRA Manager's list; its text is for the eye only."""
+    """LoRA Manager's list; its text is for the eye only, but never holds a LoRA beside no list."""
     listed = node["inputs"].get("loras", UNREAD)
     if isinstance(listed, dict):
         listed = listed.get("__value__", UNREAD)
-    if not isinstance(listed, list):
+    text = node["inputs"].get("text", "")
+    if not isinstance(listed, list) or (not listed and isinstance(text, str) and TAG.search(text)):
         raise NotRead("has a list of LoRAs that cannot be read")
     for entry in listed[: MOST_LORAS + 1]:
         if not isinstance(entry, dict) or not isinstance(entry.get("active", False), bool):

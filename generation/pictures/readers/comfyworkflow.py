@@ -147,7 +147,8 @@ def _widgets(node: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(values, list) or len(values) > len(names):
         return None
     named = dict(zip(names, values, strict=False))
-    if named.pop("control_after_generate", "fixed") not in _CONTROLS:
+    control = named.pop("control_after_generate", "fixed")
+    if control not in _CONTROLS and not isinstance(control, bool):  # a switch in early versions
         return None
     return {name: value for name, value in named.items() if not isinstance(value, list)}
 
