@@ -100,101 +100,131 @@ def decide(
     The result does not depend on the order of the rows.
     """
     tables = tabulate(scores, kind)
-    everyone = tables.candidates
-    sign = 1.0 if better == "lower" else -1.0
-    empty = np.full(tables.rendered.shape, math.nan)
-    loss = sign * tables.values.get(rank_by, empty)
-    control = sign * tables.control.get(rank_by, empty)
-    floor = float((noise_floor or {}).get(rank_by, 0.0))
-    margin = margin_of(rank_by, margin)
-    sampling = _Sampling(tables.prompts, error, resamples, seed)
-    units = len(np.unique(clusters(tables.prompts))) if len(tables.cases) else 0
-
-    broken_pictures = _broken_pictures(tables, rank_by)
-    filled = fill_missing(loss)
-    level = row_means(filled)
-    place = _choose(level, broken_pictures, tie_tolerance)
-    metrics = _metric_intervals(tables, sampling, likeness or {})
-    from_control = sampling.intervals(loss - control)
-    lines = [[i for i in line if not broken_pictures[i]] for line in _lines(everyone, kind)]
-    freedom = freedoms(loss - control, tables.prompts)
-    worse = surely_above(from_control, freedom, lines, floor, error)
-    states = _states(everyone, from_control, worse, broken_pictures, max(margin, floor), units)
-    beyond = _beyond(everyone, kind, states)
-
-    nothing = Bounds(*(np.full(len(everyone), math.nan) for _ in range(3)))
-    from_best, share = nothing, nothing.mean
-    if place.best is not None:
-        from_best = sampling.from_best(loss, place.best)
-        fair = filled.copy()
-        fair[[i for i in range(len(everyone)) if i not in place.eligible]] = math.nan
-        share = probability_of_best(
-            fair, tables.prompts, tolerance=tie_tolerance, resamples=resamples, seed=seed
-        )
-    summaries = []
     given = Counter(row.candidate for row in {(r.candidate, r.case): r for r in scores}.values())
+    setting = wording.Setting(
+        kind=kind,
+        rank_by=rank_by,
+        better=better,
+        tie_tolerance=tie_tolerance,
+        margin=margin_of(rank_by, margin),
+        noise_floor=dict(noise_floor or {}),
+        cases=len(tables.cases),
+        prompts=len(np.unique(tables.prompts)),
+        units=len(np.unique(clusters(tables.prompts))) if len(tables.cases) else 0,
+        likeness=(likeness or {}).get(None, math.nan),
+        stopped={c: given[c] for c in tables.candidates if c in stopped},
+    )
+    sampling = _Sampling(tables.prompts, error, resamples, seed)
+    empty = np.full(tables.rendered.shape, math.nan)
+    sign = 1.0 if better == "lower" else -1.0
+    loss = sign * tables.values.get(rank_by, empty)
+    change = loss - sign * tables.control.get(rank_by, empty)
+    broken = _broken_pictures(tables, rank_by)
+    place = _choose(row_means(fill_missing(loss)), broken, tie_tolerance)
+    metrics = _metric_intervals(tables, sampling, likeness or {})
+    summaries = _summaries(tables, loss, change, metrics, broken, place, setting, sampling)
+    verdict = _verdict(loss, place, summaries, setting, sampling)
+    order = [*place.order, *(i for i in range(len(summaries)) if i not in place.order)]
+    ranked = tuple(summaries[i] for i in order)
+    found = tuple(Sentence("caution", "found", text) for text in warnings)
+    return ranked, replace(verdict, sentences=wording.explain(ranked, verdict, setting, found))
+
+
+def _summaries(
+    tables: Tables,
+    loss: Array,
+    change: Array,
+    metrics: Sequence[Mapping[str, Interval]],
+    broken: NDArray[np.intp],
+    place: _Order,
+    setting: wording.Setting,
+    sampling: _Sampling,
+) -> list[Summary]:
+    """A summary of each candidate, in the tables' order. `loss` (lower is better) and its `change`
+    from the control have shape (candidates, cases); `broken` counts undefined pictures."""
+    everyone, kind, floor = tables.candidates, setting.kind, setting.floor
+    sign = 1.0 if setting.better == "lower" else -1.0
+    level = row_means(fill_missing(loss))
+    from_control = sampling.intervals(change)
+    lines = [[i for i in line if not broken[i]] for line in _lines(everyone, kind)]
+    freedom = freedoms(change, tables.prompts)
+    worse = surely_above(from_control, freedom, lines, floor, sampling.error)
+    margin = max(setting.margin, floor)
+    states = _states(everyone, from_control, worse, broken, margin, setting.units)
+    beyond = _beyond(everyone, kind, states)
+    from_best, share = _against_best(loss, place, setting, sampling)
+    summaries = []
     for i, candidate in enumerate(everyone):
         ranked = i in place.order
-        wanted = given[candidate] if candidate in stopped else len(tables.cases)
-        missing = wanted - int(np.isfinite(loss[i]).sum())
+        n = int(np.isfinite(loss[i]).sum())
+        missing = setting.stopped.get(candidate, len(tables.cases)) - n
+        leads = i == place.best or not from_best.low[i] > max(floor, 0.0)
+        mean = sign * level[i] if ranked else None
         summaries.append(
             Summary(
                 candidate=candidate,
                 rank=place.order.index(i) + 1 if ranked else None,
-                n=int(np.isfinite(loss[i]).sum()),
+                n=n,
                 metrics=metrics[i],
                 diff_best=_signed(from_best, i, sign) if ranked else Interval(math.nan),
                 diff_control=_signed(from_control, i, sign),
                 p_best=float(share[i]),
                 tied=i in place.tied,
                 best=i == place.best,
-                contender=i in place.eligible
-                and (i == place.best or not from_best.low[i] > max(floor, 0.0)),
+                contender=i in place.eligible and leads,
                 safe=None if not states[i] else states[i] == "clean" and not beyond[i],
-                reason=_reason(
-                    tables, i, missing, broken_pictures[i], sign * level[i] if ranked else None
-                ),
+                reason=_reason(tables, i, missing, broken[i], mean),
                 state=states[i],
                 beyond=beyond[i],
                 missing=missing,
-                unscored=int(broken_pictures[i]),
+                unscored=int(broken[i]),
             )
         )
-    alike = (likeness or {}).get(None, math.nan)
-    verdict = Verdict()
-    if place.best is not None:
-        marked = [bool(wording.signs_seen(s, alike)) for s in summaries]
-        pool = _pool(loss, sampling, place, summaries, floor) if units >= 2 else ()
-        pick, why = _recommend(pool, place, summaries, marked, kind, units, noise_floor or {})
-        verdict = Verdict(
-            best=everyone[place.best],
-            recommended=None if pick is None else everyone[pick],
-            level=tuple(everyone[i] for i in pool),
-            why=why,
-            confidence=_confidence(pick, pool, place, summaries, len(np.unique(tables.prompts))),
-            contenders=tuple(s.candidate for s in summaries if s.contender),
-        )
-        if units >= 2:
-            verdict = _ranges(verdict, kind, summaries, noise_floor or {})
-    order = [*place.order, *(i for i in range(len(everyone)) if i not in place.order)]
-    ranked_summaries = tuple(summaries[i] for i in order)
-    setting = wording.Setting(
-        kind=kind,
-        rank_by=rank_by,
-        better=better,
-        tie_tolerance=tie_tolerance,
-        margin=margin,
-        noise_floor=dict(noise_floor or {}),
-        cases=len(tables.cases),
-        prompts=len(np.unique(tables.prompts)),
-        units=units,
-        likeness=alike,
-        stopped={c: given[c] for c in everyone if c in stopped},
+    return summaries
+
+
+def _against_best(
+    loss: Array, place: _Order, setting: wording.Setting, sampling: _Sampling
+) -> tuple[Bounds, Array]:
+    """Each candidate's difference from the best, and its chance to be first; NaN without one."""
+    if place.best is None:
+        nothing = Bounds(*(np.full(len(loss), math.nan) for _ in range(3)))
+        return nothing, nothing.mean
+    fair = fill_missing(loss).copy()
+    fair[[i for i in range(len(loss)) if i not in place.eligible]] = math.nan
+    share = probability_of_best(
+        fair,
+        sampling.prompts,
+        tolerance=setting.tie_tolerance,
+        resamples=sampling.resamples,
+        seed=sampling.seed,
     )
-    found = tuple(Sentence("caution", "found", text) for text in warnings)
-    return ranked_summaries, replace(
-        verdict, sentences=wording.explain(ranked_summaries, verdict, setting, found)
+    return sampling.from_best(loss, place.best), share
+
+
+def _verdict(
+    loss: Array,
+    place: _Order,
+    summaries: Sequence[Summary],
+    setting: wording.Setting,
+    sampling: _Sampling,
+) -> Verdict:
+    """The verdict as data, without sentences."""
+    if place.best is None:
+        return Verdict()
+    units, floors = setting.units, setting.noise_floor
+    marked = [bool(wording.signs_seen(s, setting.likeness)) for s in summaries]
+    pool = _pool(loss, sampling, place, summaries, setting.floor) if units >= 2 else ()
+    pick, why = _recommend(pool, place, summaries, marked, setting.kind, units, floors)
+    verdict = Verdict(
+        best=summaries[place.best].candidate,
+        recommended=None if pick is None else summaries[pick].candidate,
+        level=tuple(summaries[i].candidate for i in pool),
+        why=why,
+        confidence=_confidence(pick, pool, place, summaries, setting.prompts),
+        contenders=tuple(s.candidate for s in summaries if s.contender),
     )
+    return _ranges(verdict, setting.kind, summaries, floors) if units >= 2 else verdict
 
 
 def decide_again(study: Study) -> Study:

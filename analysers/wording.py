@@ -57,6 +57,11 @@ class Setting:
     stopped: Mapping[Candidate, int] = field(default_factory=dict)
     """Candidates that were given fewer cases, and how many."""
 
+    @property
+    def floor(self) -> float:
+        """The difference of the ranked metric below which none is called one."""
+        return float(self.noise_floor.get(self.rank_by, 0.0))
+
 
 def explain(
     summaries: Sequence[Summary],
