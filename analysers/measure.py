@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import ALWAYS, Declaration, Metric, Sample, load_metric
 from analysers.study import Status
 from generation.errors import UserError, named
@@ -28,7 +28,6 @@ from generation.executors import Executor
 from generation.files import open_file
 from generation.folder import own, writing
 
-Pixels = npt.NDArray[np.uint8]
 Key = tuple[str, ...]
 
 CACHE_FORMAT = 2

@@ -8,12 +8,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from analysers.metrics.luma import luma
-
-Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
+from analysers.metrics.filters import Floats
+from analysers.metrics.luma import Pixels, luma
 
 THUMBNAIL = 32
 _PAIRS = 500

@@ -16,12 +16,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Metric, Sample, declared
 from analysers.phrases import listed, percent
 from analysers.scores import tabulate
 from analysers.study import Kind, Score
-
-Pixels = npt.NDArray[np.uint8]
 
 THRESHOLD = 0.5
 """Mean tau below which the metric should not decide alone: photographs reach 0.8 and more, flat
@@ -181,8 +180,6 @@ def compressed(image: Pixels, loss: float) -> Pixels:
 
 def over_saturated(image: Pixels, excess: float) -> Pixels:
     """Every channel's distance from the luma times 1 + `excess`; grey pictures stay as they are."""
-    from analysers.metrics.luma import luma
-
     if image.ndim == 2:
         return image
     grey = luma(image)[..., np.newaxis].astype(np.float64)
@@ -290,7 +287,6 @@ def diagnose(image: Pixels) -> str | None:
     `image` is uint8, grey (H, W) or RGB (H, W, 3).
     """
     from analysers.metrics.brisque import brisque_with_reason
-    from analysers.metrics.luma import luma
 
     plane = luma(image)
     if image.max() <= 1:

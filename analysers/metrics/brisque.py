@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysers.metrics.filters import Floats, bands, blur, gaussian_kernel, half_size
-from analysers.metrics.luma import luma
+from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Declaration, Declared, Sample
 
 _ZERO = 1e-9
@@ -31,7 +31,7 @@ _SMALLEST = 16
 _RADIUS = 3
 
 
-def brisque(image: npt.NDArray[np.uint8]) -> float:
+def brisque(image: Pixels) -> float:
     """BRISQUE of a uint8 picture, grey (H, W) or RGB (H, W, 3): about 0 (pristine photograph) to
     100 (ruined), and beyond both ends; NaN where it is undefined (see `brisque_with_reason`).
 
@@ -40,7 +40,7 @@ def brisque(image: npt.NDArray[np.uint8]) -> float:
     return brisque_with_reason(image)[0]
 
 
-def brisque_with_reason(image: npt.NDArray[np.uint8]) -> tuple[float, str]:
+def brisque_with_reason(image: Pixels) -> tuple[float, str]:
     """BRISQUE and why it is undefined: (score, "") or (NaN, a clause such as "all pixels have the
     same brightness").
     """
@@ -54,7 +54,7 @@ def brisque_with_reason(image: npt.NDArray[np.uint8]) -> tuple[float, str]:
     return _predict(found), ""
 
 
-def features(image: npt.NDArray[np.uint8]) -> Floats:
+def features(image: Pixels) -> Floats:
     """The 36 features, float64, unscaled: at full and at half size, the GGD's shape and variance,
     then shape, mean, left and right variance of the AGGD of the products of neighbours across,
     down, along the main and along the other diagonal. NaN where a fit is undefined.
@@ -64,7 +64,7 @@ def features(image: npt.NDArray[np.uint8]) -> Floats:
     return np.array(_features_of_size(padded) + _features_of_size(_zero_padded(smaller)))
 
 
-def _why_undefined(plane: npt.NDArray[np.uint8]) -> str:
+def _why_undefined(plane: Pixels) -> str:
     if min(plane.shape) < _SMALLEST:
         return f"the picture is smaller than {_SMALLEST} x {_SMALLEST} pixels"
     if plane.min() == plane.max():

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from analysers.metrics.metric import Declaration, Declared, Pixels, Sample
+from analysers.metrics.filters import Floats
+from analysers.metrics.luma import Pixels
+from analysers.metrics.metric import Declaration, Declared, Sample
 
 MOST_PIXELS = 2**14
 """At most about so many pixels are compared, on a regular grid."""
-
-Floats = npt.NDArray[np.float64]
 
 
 def colour_difference(image: Pixels, control: Pixels) -> float:

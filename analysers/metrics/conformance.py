@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from analysers.metrics.metric import Declaration, Metric, Need, Pixels, Sample
+from analysers.metrics.luma import Pixels
+from analysers.metrics.metric import Declaration, Metric, Need, Sample
 
 
 def conforms(

@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from analysers.metrics.filters import bands
 
+Pixels = npt.NDArray[np.uint8]
+"""A picture: uint8, grey (H, W) or RGB (H, W, 3), 0 to 255."""
+
 # BT.601 as MATLAB's rgb2gray has it (the first row of the inverse of its YIQ matrix), times 2**24.
 # The three add up to exactly 2**24, so that grey stays grey; integers are the same on every
 # machine, and for all 2**24 colours the result equals rounding the float64 sum.
@@ -14,7 +17,7 @@ _RED, _GREEN, _BLUE = 5015314, 9848948, 1912954
 _HALF = 1 << 23
 
 
-def luma(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def luma(image: Pixels) -> Pixels:
     """The luma of a picture: uint8 (H, W) from grey (H, W) or RGB (H, W, 3) uint8.
 
     round(0.298936021293776 R + 0.587043074451121 G + 0.114020904255103 B); grey is passed through.

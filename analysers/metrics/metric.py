@@ -16,16 +16,12 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
-
-from analysers.metrics.luma import luma
+from analysers.metrics.luma import Pixels, luma
 from generation.errors import UserError, named
 
 Better = Literal["higher", "lower"] | None
 Need = Literal["control", "prompt", "references", "renderer", "content", "others"]
 Aggregate = Literal["mean", "ratio", "change"]
-Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 GROUP = "lora_analysers.metrics"

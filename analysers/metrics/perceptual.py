@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import Declaration, Declared, Metric, Sample
 from generation.errors import UserError, first_line, named
 
@@ -239,7 +239,7 @@ def _compare(name: str, measure: Any, samples: Sequence[Sample]) -> list[float]:
     return values
 
 
-def _tensor(image: npt.NDArray[np.uint8]) -> Any:
+def _tensor(image: Pixels) -> Any:
     """float32 (1, 3, H, W) in 0 to 1."""
     import torch
 

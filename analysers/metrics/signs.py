@@ -14,10 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysers.metrics.luma import luma
+from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Declaration, Declared, Sample
-
-Pixels = npt.NDArray[np.uint8]
 
 COOKING = ("rms_contrast", "clipped", "colourfulness", "laplacian_energy")
 """The names of the signs of over-cooking."""

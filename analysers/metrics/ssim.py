@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from analysers.metrics.filters import Floats, Kernel, bands, blur, gaussian_kernel
-from analysers.metrics.luma import luma
+from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Declaration, Declared, Sample
 
 C1 = (0.01 * 255) ** 2
@@ -29,13 +28,13 @@ class ControlMaps:
     """
 
     shape: tuple[int, ...]
-    luma: npt.NDArray[np.uint8]
+    luma: Pixels
     mean: Floats
     mean_square: Floats
     variance: Floats
 
     @classmethod
-    def of(cls, control: npt.NDArray[np.uint8]) -> ControlMaps:
+    def of(cls, control: Pixels) -> ControlMaps:
         """The maps of a grey (H, W) or RGB (H, W, 3) uint8 control of at least 11 x 11 pixels."""
         plane = luma(control)
         if min(plane.shape) < WINDOW:
@@ -44,7 +43,7 @@ class ControlMaps:
         mean_square = np.square(mean)
         return cls(control.shape, plane, mean.copy(), mean_square, square - mean_square)
 
-    def ssim(self, image: npt.NDArray[np.uint8]) -> float:
+    def ssim(self, image: Pixels) -> float:
         """SSIM of `image` to this control: -1 to 1, exactly 1.0 for the control itself.
 
         Raises ValueError when `image` has not the control's shape.
@@ -53,7 +52,7 @@ class ControlMaps:
         total = sum(float(self._band(plane, rows).sum()) for rows in bands(*self.mean.shape))
         return total / self.mean.size
 
-    def _luma_of(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def _luma_of(self, image: Pixels) -> Pixels:
         if image.shape != self.shape:
             raise ValueError(
                 f"The picture's shape {image.shape} is not the control's {self.shape}; "
@@ -61,7 +60,7 @@ class ControlMaps:
             )
         return luma(image)
 
-    def _band(self, image: npt.NDArray[np.uint8], rows: slice) -> Floats:
+    def _band(self, image: Pixels, rows: slice) -> Floats:
         """The map's `rows`. Sums are taken in an order that makes numerator and denominator equal,
         bit for bit, for equal pictures.
         """
@@ -86,7 +85,7 @@ class ControlMaps:
         return mean_product
 
 
-def ssim(image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]) -> float:
+def ssim(image: Pixels, control: Pixels) -> float:
     """SSIM of a picture to its control: -1 to 1, exactly 1.0 for identical pictures.
 
     Both are uint8, grey (H, W) or RGB (H, W, 3), of one shape and at least 11 x 11 pixels; else
@@ -100,9 +99,7 @@ def gaussian_window() -> Kernel:
     return gaussian_kernel(WINDOW // 2, 1.5)
 
 
-def _moments(
-    image: npt.NDArray[np.uint8], control: npt.NDArray[np.uint8]
-) -> tuple[Floats, Floats, Floats]:
+def _moments(image: Pixels, control: Pixels) -> tuple[Floats, Floats, Floats]:
     """The means over each window that fits of image, image squared, and image times control."""
     height, width = image.shape
     planes = np.empty((height, 3, width))
@@ -126,7 +123,7 @@ class Ssim(Declared):
         needs=frozenset({"control"}),
         bounds=(-1.0, 1.0),
     )
-    _last: tuple[npt.NDArray[np.uint8], ControlMaps] | None = field(
+    _last: tuple[Pixels, ControlMaps] | None = field(
         default=None, init=False, repr=False, compare=False
     )
 

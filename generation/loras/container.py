@@ -25,6 +25,7 @@ from generation.files import open_file
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
 
 #: The reference implementation stops at 100 MB; LoRAs and whole models need less than 10. What a
 #: header may cost in memory is bounded by its bytes and by its brackets (each becomes an object).
@@ -372,7 +373,7 @@ def _digest(path: Path, start: int) -> str:
 
 def read_tensors(
     path: str | Path, keys: Iterable[str] | None = None, *, header: Header | None = None
-) -> dict[str, np.ndarray]:
+) -> dict[str, npt.NDArray[np.float32]]:
     """The tensors (all, or ``keys``) as float32 arrays, in their stored shapes.
 
     Only what is asked for is read. Raises ``UserError`` naming the
@@ -390,14 +391,16 @@ def read_tensors(
     return tensors
 
 
-def all_finite(array: np.ndarray) -> bool:
+def all_finite(array: npt.NDArray[np.float32]) -> bool:
     """Whether no value is NaN or infinite; NaN and infinity both survive min() or max()."""
     import numpy as np
 
     return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
-def iterate_tensors(header: Header, keys: Iterable[str] | None) -> Iterator[tuple[str, np.ndarray]]:
+def iterate_tensors(
+    header: Header, keys: Iterable[str] | None
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """(key, float32 array) one at a time, in the order given; NaN and infinity pass through.
 
     Plain reads, no memory map: a file that is cut while it is mapped would kill the process.
@@ -420,7 +423,9 @@ def iterate_tensors(header: Header, keys: Iterable[str] | None) -> Iterator[tupl
         raise UserError(f"{show(header.path)} cannot be read ({_reason(error)}).") from error
 
 
-def _decode(path: Path, key: str, entry: TensorEntry, data: np.ndarray) -> np.ndarray:
+def _decode(
+    path: Path, key: str, entry: TensorEntry, data: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
     import numpy as np
 
     if entry.dtype == "BF16":
@@ -441,7 +446,7 @@ def _decode(path: Path, key: str, entry: TensorEntry, data: np.ndarray) -> np.nd
     return values.reshape(entry.shape)
 
 
-def _e4m3_values() -> np.ndarray:
+def _e4m3_values() -> npt.NDArray[np.float32]:
     """The 256 values of FP8 E4M3FN: bias 7, no infinities (Micikevicius et al. 2022, table 1)."""
     import numpy as np
 

@@ -27,6 +27,7 @@ from generation.loras.keys import update_shape
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
 
 
@@ -275,7 +276,7 @@ _EXTRAS = frozenset({"alpha", "dora_scale", "magnitude", "diff_b", "up_bias"})
 
 
 def _module(
-    source: Path, stem: str, arrays: dict[str, np.ndarray], scales: lora.AdapterScales
+    source: Path, stem: str, arrays: dict[str, npt.NDArray[np.float32]], scales: lora.AdapterScales
 ) -> Iterator[ModuleDelta]:
     part = lora.split_stem(stem)[0]
     kind = lora.algorithm(arrays)
@@ -317,7 +318,7 @@ def _module(
         yield ModuleDelta(source, part, stem, "full", bias, parameter="bias")
 
 
-def _rank(kind: str, factors: Mapping[str, np.ndarray]) -> int | None:
+def _rank(kind: str, factors: Mapping[str, npt.NDArray[np.float32]]) -> int | None:
     """What alpha is divided by; with LoKr only where a factor is itself decomposed (LyCORIS'
     modules/lokr.py)."""
     for leaf in {"lora": ("down",), "loha": ("w1b",), "lokr": ("k1b", "k2b")}[kind]:
@@ -326,7 +327,7 @@ def _rank(kind: str, factors: Mapping[str, np.ndarray]) -> int | None:
     return None
 
 
-def _factor_problem(kind: str, f: Mapping[str, np.ndarray]) -> str | None:
+def _factor_problem(kind: str, f: Mapping[str, npt.NDArray[np.float32]]) -> str | None:
     """What is wrong with the factors' presence or shapes, or None."""
     shapes = {leaf: factor.shape for leaf, factor in f.items()}
     if any(0 in shape or not 2 <= len(shape) <= 5 for shape in shapes.values()):
@@ -368,7 +369,9 @@ def _factor_problem(kind: str, f: Mapping[str, np.ndarray]) -> str | None:
     return None if len(shapes.get("k1", (1, 1))) == 2 else "lokr_w1 is no matrix"
 
 
-def _with_magnitude(delta: ModuleDelta, arrays: Mapping[str, np.ndarray], name: str) -> ModuleDelta:
+def _with_magnitude(
+    delta: ModuleDelta, arrays: Mapping[str, npt.NDArray[np.float32]], name: str
+) -> ModuleDelta:
     if "dora_scale" not in arrays and "magnitude" not in arrays:
         return delta
     stored = arrays.get("dora_scale", arrays.get("magnitude"))

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
@@ -42,6 +43,9 @@ MOST_TEXT = 8 << 20
 MOST_TEXTS = 64
 MOST_CHUNKS = 100_000
 
+Pixels = npt.NDArray[np.uint8]
+"""A picture: uint8, RGB (H, W, 3) unless said otherwise, 0 to 255."""
+
 Box = tuple[int, int, int, int]
 
 # Only raster formats whose decoders run inside this process: Pillow would hand EPS to Ghostscript.
@@ -65,7 +69,7 @@ _UPRIGHT = {
 }
 
 
-def read_image(path: Path) -> np.ndarray[Any, Any]:
+def read_image(path: Path) -> Pixels:
     """The picture as uint8 RGB, shape (height, width, 3).
 
     Grey, palette, CMYK and 16-bit pictures are converted (16-bit by its high byte); an opaque
@@ -78,13 +82,13 @@ def read_image(path: Path) -> np.ndarray[Any, Any]:
     return decode_image(_file_bytes(path), path)
 
 
-def decode_image(data: bytes, path: Path = Path("The picture")) -> np.ndarray[Any, Any]:
+def decode_image(data: bytes, path: Path = Path("The picture")) -> Pixels:
     """A picture file's bytes as `read_image` gives them; `path` names it in errors."""
     with _decoded(data, path, MOST_PIXELS) as image:
         return _rgb(image, path)
 
 
-def read_channels(path: Path) -> np.ndarray[Any, Any]:
+def read_channels(path: Path) -> Pixels:
     """A PNG's red, green, blue and alpha, if any, as they are stored: uint8 (H, W, 3 or 4).
 
     Empty, (0, 0, 3), for other formats and pixels. Raises UserError as `read_image` does.
@@ -98,7 +102,7 @@ def read_channels(path: Path) -> np.ndarray[Any, Any]:
 
 
 @contextmanager
-def parts_of(path: Path) -> Iterator[tuple[int, int, Callable[[Box], np.ndarray[Any, Any]]]]:
+def parts_of(path: Path) -> Iterator[tuple[int, int, Callable[[Box], Pixels]]]:
     """Width, height and a function that gives the part (left, top, right, bottom) of a picture of
     at most `MOST_GRID_PIXELS`, as from `read_image`. No second copy of the picture is held.
     """
@@ -148,7 +152,7 @@ def _pillow_allows(most: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def write_png(path: Path, array: np.ndarray[Any, Any], text: Mapping[str, str]) -> None:
+def write_png(path: Path, array: Pixels, text: Mapping[str, str]) -> None:
     """Write uint8 pixels (HxWx3, or HxW for grey) with text chunks, whole or not at all.
 
     Texts become tEXt, or iTXt where Latin-1 cannot hold them. Compression level 1: measured on
@@ -158,7 +162,7 @@ def write_png(path: Path, array: np.ndarray[Any, Any], text: Mapping[str, str]) 
     write_bytes(path, encode_png(array, text))
 
 
-def encode_png(array: np.ndarray[Any, Any], text: Mapping[str, str]) -> bytes:
+def encode_png(array: Pixels, text: Mapping[str, str]) -> bytes:
     """The bytes of a PNG file with these pixels and texts, as `write_png` writes it."""
     info = PngInfo()
     for key, value in text.items():
@@ -278,7 +282,7 @@ def _without_texts(data: bytes) -> bytes:
     return b"".join([*kept, data[start:]]) if kept else data
 
 
-def _rgb(image: Image.Image, path: Path) -> np.ndarray[Any, Any]:
+def _rgb(image: Image.Image, path: Path) -> Pixels:
     turn = _UPRIGHT.get(_orientation(image))
     picture: Image.Image = image
     if picture.mode.startswith("I"):

@@ -22,7 +22,6 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 import diffusers
-import numpy as np
 import torch
 import transformers
 
@@ -31,6 +30,7 @@ from generation.errors import UserError, first_line, named
 from generation.families import Rendering
 from generation.loras import deltas
 from generation.loras.blocks import BlockWeights
+from generation.pictures.pixels import Pixels
 from generation.renderers.diffusers import batches, prompts
 from generation.renderers.diffusers.devices import choose_device, choose_dtype, devices
 from generation.renderers.diffusers.models import (
@@ -351,7 +351,7 @@ class Engine:
         self,
         cases: Sequence[Case],
         strengths: Sequence[Decimal] = (),
-    ) -> list[np.ndarray[Any, Any] | None]:
+    ) -> list[Pixels | None]:
         """Pictures of the cases: `denoise`, then `decode`."""
         return self.decode(self.denoise(cases, strengths))
 
@@ -397,7 +397,7 @@ class Engine:
         return self._within_memory(paint)
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> list[np.ndarray[Any, Any] | None]:
+    def decode(self, latents: torch.Tensor) -> list[Pixels | None]:
         """Pictures (uint8, height x width x 3), each decoded alone: less memory, same bits.
 
         None stands for a picture that is not finite: numbers overflowed. May run in a thread while
@@ -464,7 +464,7 @@ class Engine:
         middle, spread = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
         return middle, spread, float(config.scaling_factor)
 
-    def _picture(self, z: torch.Tensor) -> np.ndarray[Any, Any] | None:
+    def _picture(self, z: torch.Tensor) -> Pixels | None:
         if not z.isfinite().all():
             return None
         vae, usual = self.pipe.vae, self.pipe.vae.dtype
@@ -477,7 +477,7 @@ class Engine:
         if not pixels.isfinite().all():
             return None
         grey = (pixels[0] / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-        picture: np.ndarray[Any, Any] = grey.permute(1, 2, 0).cpu().numpy()
+        picture: Pixels = grey.permute(1, 2, 0).cpu().numpy()
         return picture
 
     def _encode(self, case: Case, strength: Decimal) -> dict[str, torch.Tensor]:
