@@ -426,6 +426,57 @@ def test_a_lora_at_two_strengths_in_two_passes_is_unclear() -> None:
     assert "twice" in facts(prompt=json.dumps(nodes)).unknown
 
 
+def custom(noise: dict[str, Any], **more: Any) -> Facts:
+    """A graph sampled by SamplerCustomAdvanced; `more` replaces its parts."""
+    nodes = graph(
+        noise=noise,
+        guider=node("CFGGuider", cfg=5, model=["ckpt", 0], positive=["pos", 0],
+                    negative=["neg", 0]),
+        by=node("KSamplerSelect", sampler_name="euler"),
+        sigmas=node("BasicScheduler", scheduler="normal", steps=20, denoise=1, model=["ckpt", 0]),
+        ks=node("SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0],
+                sampler=["by", 0], sigmas=["sigmas", 0], latent_image=["latent", 0]),
+    )  # fmt: skip
+    return facts(prompt=json.dumps(nodes | more))
+
+
+def test_noise_steps_and_samplers_of_nodes_that_are_not_known_are_unread() -> None:
+    found = custom(node("RandomNoise", noise_seed=5))
+    assert (found.seed, found.unread, found.unknown) == (5, (), "")
+    assert found.settings["steps"] == "20" and found.settings["sampler"] == "euler"
+    for part, told in (("noise", "seed"), ("by", "sampler"), ("sigmas", "steps")):
+        parts = {part: node("Magic", value=5)}
+        strange = custom(parts.pop("noise", node("RandomNoise", noise_seed=5)), **parts)
+        assert strange.unread == (told,), part
+    again = custom(node("Reroute", **{"": ["real", 0]}), real=node("RandomNoise", noise_seed=5))
+    assert (again.seed, again.unread) == (5, ())
+    explored = graph(explorer=node("SeedExplorer //Inspire", seed_prompt="5,6:0.1"))
+    explored["ks"]["class_type"] = "KSampler //Inspire"
+    explored["ks"]["inputs"]["noise_opt"] = ["explorer", 0]
+    assert facts(prompt=json.dumps(explored)).unread == ("seed",)
+
+
+def test_what_else_decides_the_sampling_counts_when_pairing() -> None:
+    def plain(kind: str = "KSampler", **more: Any) -> Facts:
+        nodes = graph()
+        nodes["ks"]["class_type"] = kind
+        nodes["ks"]["inputs"] |= more
+        return facts(prompt=json.dumps(nodes))
+
+    assert plain().settings == plain(preview_method="auto", vae_decode="true").settings
+    for kind, one, two in (
+        ("KSamplerAdvanced", {"start_at_step": 0}, {"start_at_step": 5}),
+        ("KSampler //Inspire", {"noise_mode": "CPU"}, {"noise_mode": "GPU(=A1111)"}),
+        ("KSampler //Inspire", {"variation_strength": 0.0}, {"variation_strength": 0.1}),
+    ):
+        assert plain(kind, **one).settings != plain(kind, **two).settings
+    noise = node("RandomNoise", noise_seed=5)
+    etas = [custom(noise, by=node("SamplerEulerAncestral", eta=eta, s_noise=1)) for eta in (0, 1)]
+    assert etas[0].settings != etas[1].settings
+    betas = [custom(noise, sigmas=node("BetaSamplingScheduler", steps=20, alpha=a)) for a in (1, 2)]
+    assert betas[0].settings != betas[1].settings and betas[0].settings["steps"] == "20"
+
+
 # --- A1111's text ---------------------------------------------------------------------------------
 
 LINE = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512, Model: dream"

@@ -11,7 +11,9 @@ from generation.pictures.readers.comfygraph import (
     UNREAD,
     Graph,
     Node,
+    chosen,
     constant,
+    is_link,
     linked,
     upstream,
 )
@@ -43,7 +45,7 @@ def gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
     inputs = dict(sampler["inputs"])
     unnamed = bool(sampler.get("unnamed"))
     for part in ("guider", "noise", "sigmas", "sampler", "basic_pipe"):
-        node = linked(graph, inputs.get(part))
+        node = _source(graph, inputs.get(part))
         for _ in range(8):
             if node is None or node["class_type"] not in (
                 known.GUIDERS | known.SCHEDULES | {"ToBasicPipe", "EditBasicPipe"}
@@ -58,12 +60,53 @@ def gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
                 if key == "model" and part not in ("guider", "basic_pipe"):
                     continue  # a schedule reads the model, it does not sample it
                 inputs.setdefault(key, value)
-            node = linked(graph, node["inputs"].get("sigmas", node["inputs"].get("basic_pipe")))
-    if unnamed:  # what stands nowhere is unread
-        inputs.setdefault("noise_seed" if "noise_seed" in inputs else "seed", ["", 0])
-        for key in SAMPLING:
-            inputs.setdefault(key, ["", 0])
+            node = _source(graph, node["inputs"].get("sigmas", node["inputs"].get("basic_pipe")))
+    unread = {"seed", *SAMPLING} if unnamed else set()
+    for part, key in (("noise", "seed"), ("sigmas", "steps"), ("sampler", "sampler_name")):
+        node = _source(graph, inputs.get(part))
+        if is_link(inputs.get(part)) and (
+            node is None or node["class_type"] not in known.SCHEDULES
+        ):
+            unread.add(key)  # a node that is not known gives it
+    if is_link(inputs.get("noise_opt")):  # noise of another node's making: the own seed is stale
+        inputs["seed"] = ["", 0]
+    if "noise_seed" in inputs:
+        unread.discard("seed")
+    for key in unread:
+        inputs.setdefault(key, ["", 0])
     return inputs
+
+
+def further_settings(graph: Graph, sampler: Node) -> list[str]:
+    """What else decides how a sampler works: steps it begins and ends at, where its noise is drawn,
+    and the samplers and schedules that are nodes of their own."""
+    inputs = {key: value for key, value in sampler["inputs"].items() if key not in _NOT_FURTHER}
+    own = plain_values({"class_type": "", "inputs": inputs})
+    found = [own] if own else []
+    for part in ("sampler", "sigmas"):
+        node = _source(graph, sampler["inputs"].get(part))
+        for _ in range(8):
+            if node is None or node["class_type"] not in known.SCHEDULES:
+                break
+            if node["class_type"] not in ("BasicScheduler", "KSamplerSelect"):
+                found.append(plain_values(node))
+            node = _source(graph, node["inputs"].get("sigmas"))
+    return found
+
+
+_NOT_FURTHER = frozenset(
+    (*SAMPLING, "seed", "noise_seed", "control_after_generate", "preview_method", "vae_decode")
+) | {"image_output", "save_prefix", "link_id", "wildcard"}
+
+
+def _source(graph: Graph, link: object) -> Node | None:
+    """The node that a link comes from, through reroutes and switches that can be read."""
+    node = linked(graph, link)
+    for _ in range(32):
+        if node is None or node["class_type"] not in known.CHOOSERS - known.PIPES:
+            return node
+        node = linked(graph, chosen(graph, node))
+    return None
 
 
 def plain_values(node: Node) -> str:

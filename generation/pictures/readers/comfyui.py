@@ -40,6 +40,7 @@ from generation.pictures.readers.comfyloras import (
 from generation.pictures.readers.comfysettings import (
     _MODEL_FILE,
     SAMPLING,
+    further_settings,
     gathered,
     guidance_of,
     is_sampler,
@@ -259,6 +260,7 @@ class _Picture:
                 self._doubt(f"is changed by a script that is not known: {named(node)}")
             else:
                 found.conditioning.append(plain_values(script))
+        found.conditioning += further_settings(graph, node)
         if isinstance(inputs.get("wildcard"), str) and inputs["wildcard"].strip():
             self._doubt(f"has a wildcard text that is not read: {named(node)}")
         self._follow("model", inputs.get("model"), found)
