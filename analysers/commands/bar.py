@@ -45,9 +45,8 @@ class Bar:
         elif isinstance(event, events.Ended):
             self.finish()
         elif isinstance(event, events.SoFar):
-            cases = len({score.case for score in event.study.scores})
-            told = event.study.verdict.headline
-            click.echo(f"After {cases} cases: {told}", err=True)
+            pictures, told = len(event.study.scores), event.study.verdict.headline
+            click.echo(f"After {pictures} pictures: {told}", err=True)
 
     def start(self, label: str, total: int) -> None:
         """Show that nothing is done yet."""

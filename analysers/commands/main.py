@@ -45,7 +45,12 @@ if TYPE_CHECKING:
     "--strength",
     default="0.2:1.4:0.2",
     show_default=True,
-    help="Such as 0.2:1.4:0.2 (both ends included) or 0.6,0.8,1.",
+    help="Such as 0.2:1.4:0.2 (both ends included) or 0.6,0.8,1; auto: from coarse to fine.",
+)
+@click.option(
+    "--resolution",
+    metavar="STEP",
+    help="The finest step of --strengths auto [default: 0.05].",
 )
 @one_sentence_errors
 def analyse_strength(**options: Any) -> None:
@@ -196,8 +201,8 @@ def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printi
         return DONE
     with open_run_folder(plan.out, others=others):
         if not printing.silent:
-            given, races = bool(asked.prompts.prompts), asked.judging.races
-            announce(plan, prompts_given=given, races=races)
+            given, thrifty = bool(asked.prompts.prompts), asked.judging.thrifty
+            announce(plan, prompts_given=given, thrifty=thrifty)
         from analysers.runs.loop import run_study
 
         study = run_study(plan, asked, observers=observers, command=_command())

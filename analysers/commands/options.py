@@ -99,6 +99,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      "[default: 5 for BRISQUE]."),
         click.option("--until-decided", is_flag=True,
                      help="Render block by block, and no more of what is settled already."),
+        click.option("--refine", is_flag=True,
+                     help="Begin with every few settings, then look between those that decide."),
         click.option("--budget", type=click.IntRange(1), metavar="PICTURES",
                      help="The same, and at most so many pictures in all."),
         click.option("--jobs", "workers", type=click.IntRange(0, 256), default=None,

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from generation.loras.order import CheckpointList
 
 
-def announce(plan: Plan, *, prompts_given: bool, races: bool = False) -> None:
+def announce(plan: Plan, *, prompts_given: bool, thrifty: bool = False) -> None:
     """What is rendered now."""
     controls = len(plan.cases)
-    most = "at most " if races else ""
+    most = "at most " if thrifty else ""
     click.echo(
         f"{plan.title}: {most}{count(len(plan.cells) - controls, 'picture')} and "
         f"{count(controls, 'control')} at {plan.settings.width}x{plan.settings.height} "

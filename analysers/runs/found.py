@@ -91,8 +91,9 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
     from generation.loras.checkpoints import find_checkpoints
 
     subject, out = request.subject, folder_of(request)
-    if request.judging.races:
-        asked = "until_decided" if request.judging.until_decided else "budget"
+    if request.judging.thrifty:
+        judging = request.judging
+        asked = "refine" if judging.refine else "budget" if judging.budget else "until_decided"
         raise UserError("these pictures exist already, none can be saved; leave it out.", asked)
     loras: Sequence[Checkpoint] = ()
     if subject.loras:

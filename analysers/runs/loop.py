@@ -20,10 +20,12 @@ from analysers.runs.control import Control, CtrlC
 from analysers.runs.events import Event, Observer
 from analysers.runs.plan import Plan
 from analysers.runs.race import Race
+from analysers.runs.refine import Refine
 from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
 from analysers.study import Score, Study
+from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
 
@@ -191,12 +193,16 @@ def run_study(
     resume = request.output.resume if isinstance(request, StudyRequest) else True
     source = RenderedPictures(plan, resume=resume)
     judging = request.judging if isinstance(request, StudyRequest) else request or Judging()
-    chooser = race(source, judging) if judging.races else None
+    chooser = thrifty(source, judging) if judging.thrifty else None
     return Run(source, request, chooser=chooser, observers=observers, command=command).go()
 
 
-def race(source: Source[C], judging: Judging) -> Race[C]:
+def thrifty(source: Source[C], judging: Judging) -> Chooser[C]:
     """The chooser that makes no more pictures than the answer needs."""
+    if judging.refine and judging.races:
+        raise UserError("refining looks at whole settings; leave it out.", "until_decided")
+    if judging.refine and source.kind == "plane":
+        raise UserError("refining goes along one axis; name one strength.", "refine")
     asked = Asked(
         source.kind,
         judging.rank_by,
@@ -204,7 +210,8 @@ def race(source: Source[C], judging: Judging) -> Race[C]:
         judging.tie_tolerance,
         judging.margin,
     )
-    return Race({cell: source.row(cell) for cell in source.cells}, asked, judging.budget)
+    rows = {cell: source.row(cell) for cell in source.cells}
+    return Refine(rows, asked) if judging.refine else Race(rows, asked, judging.budget)
 
 
 def _scored(row: Score, result: Measured) -> Score:

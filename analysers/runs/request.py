@@ -17,7 +17,7 @@ import sample_data
 from analysers.metrics.metric import declared, load_metric
 from analysers.records import build, parse
 from analysers.study import Kind
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.plan import parse_seeds, parse_strengths
 from generation.prompts import PromptLine, parse_prompt, read_prompts
 from generation.values import decimal_within
@@ -116,7 +116,8 @@ class Judging:
     not judged clean or broken.
 
     With `until_decided` candidates that are settled get no more pictures, with a `budget` no more
-    than so many pictures are made in all (`analysers.runs.race`).
+    than so many pictures are made in all (`analysers.runs.race`). With `refine` a few candidates
+    are looked at first, then those between (`analysers.runs.refine`).
 
     `workers` is the number of measuring processes; 0 measures in this process. None chooses: one a
     core, less one; none beside rendering on the CPU, whose cores wait for each other in every
@@ -128,13 +129,19 @@ class Judging:
     tie_tolerance: float = 0.01
     margin: float | None = None
     until_decided: bool = False
+    refine: bool = False
     budget: int | None = None
     workers: int | None = None
 
     @property
     def races(self) -> bool:
-        """Whether pictures are made block by block, and only where they may change the answer."""
+        """Whether pictures are made block by block, and no more where the answer is settled."""
         return self.until_decided or self.budget is not None
+
+    @property
+    def thrifty(self) -> bool:
+        """Whether some pictures of the full grid may never be made."""
+        return self.races or self.refine
 
     @property
     def all_metrics(self) -> tuple[str, ...]:
@@ -186,6 +193,12 @@ class StudyRequest:
         values; `size` ("768x512") stands for width and height, `prompts` may be a file's path.
         Raises UserError for an unknown field and for a value that cannot be read.
         """
+        step = given.pop("resolution", None)
+        if step and given.get("strengths") != AUTO:
+            raise UserError(f"it belongs to {named('strengths')} {AUTO}.", "resolution")
+        if given.get("strengths") == AUTO:
+            step = step or RESOLUTION
+            given |= {"strengths": f"{step}:{WIDEST}:{step}", "refine": True}
         size = given.pop("size", None)
         if size:
             given["width"], given["height"] = _size(size)
@@ -235,6 +248,11 @@ class StudyRequest:
         return request
 
 
+AUTO = "auto"
+"""Strengths from coarse to fine, up to `WIDEST` in steps of `RESOLUTION`."""
+
+WIDEST, RESOLUTION = "2", "0.05"
+
 GROUPS: Mapping[str, Any] = {
     "subject": Subject,
     "prompts": Prompts,
@@ -254,7 +272,7 @@ DEFAULT_STRENGTHS: Mapping[Kind, str] = {
 
 def is_field(name: str) -> bool:
     """Whether `StudyRequest.of` takes a field of this name."""
-    return name in _HOME or name == "size"
+    return name in _HOME or name in ("size", "resolution")
 
 
 def listed(words: Iterable[str]) -> str:

@@ -10,10 +10,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from toy import LATER, LORA, Toy, toy_plan
 
 from analysers.racing import Asked
@@ -25,9 +28,10 @@ from analysers.runs.control import Control
 from analysers.runs.found import find_studies
 from analysers.runs.loop import NOT_RENDERED, Run, run_study
 from analysers.runs.race import Race
+from analysers.runs.refine import Refine, coarse, halfway
 from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
-from analysers.study import Score, Study
+from analysers.study import Candidate, Score, Study
 from generation.cells import Cell, Picture
 from generation.errors import UserError
 from generation.executors import never
@@ -164,12 +168,82 @@ def test_after_every_block_there_is_an_answer_so_far(tmp_path: Path) -> None:
     assert all(study.verdict.best is not None for study in told)
 
 
+FINE = [str(Decimal(k) / 10) for k in range(1, 21)]
+
+
+def test_refining_finds_the_breakdown_of_the_fine_grid_with_few_strengths(tmp_path: Path) -> None:
+    toy = Toy()
+    fine = run_study(toy_plan(tmp_path / "all", FINE, count=8, renderer=toy), HERE)
+    few = Toy()
+    plan = toy_plan(tmp_path / "few", FINE, count=8, renderer=few)
+    study = run_study(plan, replace(HERE, refine=True))
+    assert len(toy.painted) == 168 and len(few.painted) < 100
+    ends = fine.verdict.breakdown, study.verdict.breakdown
+    assert ends[0] is not None and ends[1] is not None
+    assert ends[0].strength is not None and ends[1].strength is not None
+    assert abs(ends[0].strength - ends[1].strength) <= Decimal("0.1")
+    looked = {s.candidate.strength for s in study.summaries}
+    assert {ends[1].strength - Decimal("0.1"), Decimal("2")} <= looked
+    assert study.evidence["race"]["asked"] == len(few.painted) == len(study.scores)
+    again = run_study(toy_plan(tmp_path / "few", FINE, count=8, renderer=few),
+                      replace(HERE, refine=True))  # fmt: skip
+    assert again.scores == study.scores and len(few.painted) == len(study.scores)
+
+
+def test_refining_asks_for_one_axis_and_whole_settings(tmp_path: Path) -> None:
+    plane = toy_plan(tmp_path, ["0.5", "1"], checkpoints=(LORA, LATER))
+    with pytest.raises(UserError, match="one axis"):
+        run_study(plane, replace(HERE, refine=True))
+    with pytest.raises(UserError, match="whole settings"):
+        run_study(toy_plan(tmp_path), replace(HERE, refine=True, until_decided=True))
+
+
+def test_automatic_strengths_are_a_fine_grid_that_is_refined() -> None:
+    request = StudyRequest.of("strength", loras="my.safetensors", strengths="auto")
+    assert request.judging.refine and len(request.subject.strengths) == 40
+    coarser = StudyRequest.of("strength", loras="a.st", strengths="auto", resolution="0.1")
+    assert len(coarser.subject.strengths) == 20
+    with pytest.raises(UserError, match="auto"):
+        StudyRequest.of("strength", loras="a.st", resolution="0.1")
+
+
+@pytest.mark.parametrize("count", range(1, 45))
+def test_the_first_look_is_at_few_and_at_the_last(count: int) -> None:
+    line = [Candidate("l", strength=Decimal(k)) for k in range(1, count + 1)]
+    first = coarse(line)
+    assert line[-1] in first and len(first) <= 9
+    steps = {line.index(b) - line.index(a) for a, b in pairwise(first)}
+    assert len(steps) <= 1
+
+
+@given(st.integers(-1, 30), st.integers(2, 40), st.dictionaries(
+    st.integers(0, 40), st.floats(-1, 1), max_size=12))  # fmt: skip
+def test_a_gap_is_halved_inside_of_it(low: int, width: int, effect: dict[int, float]) -> None:
+    high = low + width
+    assert low < halfway(low, high, effect) < high
+
+
+def test_a_gap_is_halved_where_the_effect_is() -> None:
+    effect = {0: 0.0, 10: 0.1, 20: 0.9, 30: 0.95}
+    assert halfway(10, 20, effect) in range(14, 17)
+    steep = {0: 0.0, 9: 0.01, 10: 0.02, 20: 0.9, 21: 0.9}
+    assert halfway(0, 20, steep) > 11
+
+
+def as_refinement(cells: Sequence[Cell]) -> Chooser[Cell]:
+    source = RenderedPictures(toy_plan(Path()))
+    return Refine({cell: source.row(cell) for cell in cells}, Asked("strength", resamples=100))
+
+
 def as_race(cells: Sequence[Cell]) -> Chooser[Cell]:
     source = RenderedPictures(toy_plan(Path()))
     return Race({cell: source.row(cell) for cell in cells}, Asked("strength", resamples=100))
 
 
-@pytest.mark.parametrize("make", [FullGrid, lambda cells: OneByOne(cells, 1e9), as_race])
+CHOOSERS = [FullGrid, lambda cells: OneByOne(cells, 1e9), as_race, as_refinement]
+
+
+@pytest.mark.parametrize("make", CHOOSERS)
 def test_choosers_conform(make: Callable[[Sequence[Cell]], Chooser[Cell]], tmp_path: Path) -> None:
     cells = toy_plan(tmp_path).cells
 
@@ -313,7 +387,7 @@ def test_the_loop_and_the_toy_import_no_torch() -> None:
 
 
 def test_pictures_that_exist_already_cannot_race(tmp_path: Path) -> None:
-    for asked in ({"until_decided": True}, {"budget": 5}):
+    for asked in ({"until_decided": True}, {"budget": 5}, {"strengths": "auto"}):
         request = StudyRequest.of("strength", images=tmp_path, out=tmp_path / "run", **asked)
         with pytest.raises(UserError, match="exist already"):
             find_studies(request)
