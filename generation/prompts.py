@@ -264,6 +264,11 @@ def _structure(path: Path, text: str) -> str:
         return "TOML"
     if yaml and (yaml > 1 or (len(lines) > 1 and _YAML_LINE.fullmatch(lines[0]))):
         return "YAML"
+    if len(lines) > 1 and all(re.match(r"\s*[-*+] \S", line) for line in lines):
+        return "a list of YAML or Markdown"
+    headed = len(lines) > 1 and re.fullmatch(r"\s*\[[\w .-]{1,80}\]\s*", lines[0])
+    if headed and any(re.match(r"\s*[\w.-]{1,80}\s*=", line) for line in lines[1:]):
+        return "an INI file"
     for mark in ",;\t":
         fields = (
             [field.strip().strip('"').lower() for field in lines[0].split(mark)] if lines else []

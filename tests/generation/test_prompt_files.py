@@ -109,6 +109,9 @@ def test_json_of_kohya_simpletuner_onetrainer_and_musubi(tmp_path, name, data, w
     ("name", "text", "words"),
     [
         ("p.yaml", "- a cat", "is YAML"),
+        ("p.txt", "- a cat\n- a dog\n", "list of YAML"),
+        ("p.md", "# Prompts\n\n* a cat\n* a dog\n", "list of YAML or Markdown"),
+        ("p.txt", "[prompts]\na=a cat\nb = a dog\n", "INI"),
         ("p.txt", "sample:\n  prompts:\n    - a cat\n  width: 512\n  seed: 4\n", "is YAML"),
         ("p.csv", "a cat", "is a table"),
         ("p.txt", "prompt,seed\na cat,1\n", "is a table"),

@@ -818,5 +818,9 @@ def test_a_study_is_planned_with_the_warnings(tmp_path: Path, tiny_model: Tiny) 
     assert "weights such as (smile:1.2) are read as plain" in warnings("a (cat:1.2)", "", "flux")
     assert "editing" in warnings("a [cat:dog:0.5]") and "editing" in warnings("a", "[b|c]")
     assert "AND is read as a word" in warnings("a cat AND a dog")
+    for text in ("a __animal__", "a __colours/warm*__ cat", "a {red|blue} cat", "{2::red|blue}"):
+        assert "not filled in" in warnings(text)
+    for text in ("a {cat}", "snake__case", "__", "a | b"):
+        assert "not filled in" not in warnings(text)
     with pytest.raises(UserError, match="remove <lora:pstr:1>"):
         warnings("a cat <lora:pstr:1>")

@@ -29,6 +29,7 @@ BACKTRACK = 20
 
 _TAG = re.compile(r"<\s*(lora|lyco|hypernet)\s*:\s*([^<>:]*)[^<>]*>", re.IGNORECASE)
 _WEIGHT = re.compile(r"(.?)\s*:\s*[+-]?(\d+\.?\d*|\.\d+)\s*\Z", re.DOTALL)
+_WILDCARD = re.compile(r"__[\w*/-]{1,80}__|\{[^{}]{0,999}\|[^{}]{0,999}\}")
 _AND = re.compile(r"\bAND\b")
 _STEP = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*\Z", re.IGNORECASE)
 _FACTORS = {"(": 1.1, "[": 1 / 1.1}
@@ -61,12 +62,13 @@ def check(prompts: Iterable[str], family: str) -> list[str]:
 
     At most one of each kind, naming the first prompt that it is about: attention weights, written
     `(text:1.2)` or `((text))`, for SD 3 and FLUX.1; prompt editing, `[cat:dog:0.5]`, and
-    alternation, `[cat|dog]`; AND between prompts. Brackets that may belong to a name, such as
-    `miku_(vocaloid)`, and escaped ones, `\\(`, are not taken for weights by this function.
+    alternation, `[cat|dog]`; AND between prompts; wildcards, `__name__`, and choices, `{a|b}`.
+    Brackets that may belong to a name, such as `miku_(vocaloid)`, and escaped ones, `\\(`, are not
+    taken for weights by this function.
     Raises UserError for `<lora:...>`, `<lyco:...>` and `<hypernet:...>`: a text encoder would read
     them as words.
     """
-    weighted = edited = composed = ""
+    weighted = edited = composed = open_ended = ""
     for prompt in prompts:
         if (tag := _TAG.search(prompt)) is not None:
             raise _tag_problem(tag)
@@ -74,12 +76,14 @@ def check(prompts: Iterable[str], family: str) -> list[str]:
             weighted = weighted or (prompt if _has_weights(prompt) else "")
         edited = edited or (prompt if _is_edited(prompt) else "")
         composed = composed or (prompt if _AND.search(prompt) else "")
+        open_ended = open_ended or (prompt if _WILDCARD.search(prompt) else "")
     found = {
         "Attention weights such as (smile:1.2) are read as plain text by this model; "
         "take them out of the prompts": weighted,
         "Prompt editing, [cat:dog:0.5], and alternation, [cat|dog], are not followed: "
         "all their text is read at every step": edited,
         "AND is read as a word; the prompts around it are not composed": composed,
+        "Wildcards, __animal__, and choices, {red|blue}, are not filled in": open_ended,
     }
     return [
         f"{text}. The first such prompt: {_shown(prompt)}"
