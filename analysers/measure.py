@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +373,7 @@ class _Cache:
         self._outcomes: dict[Key, Outcome] = {}
         self._ladders: dict[Key, tuple[tuple[float, ...], ...]] = {}
         self._digest = lru_cache(maxsize=4096)(_digest)
-        self._file: Any = None
+        self._file: FileIO | None = None
         if path is not None and os.path.lexists(own(path)):
             with writing(path), open_file(path) as file:
                 for line in file:

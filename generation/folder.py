@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from generation.errors import UserError, named
 from generation.files import hold, open_file, read_file, read_json, sweep, write_atomically
@@ -216,7 +215,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _me() -> dict[str, Any]:
+def _me() -> dict[str, object]:
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     return {"process": os.getpid(), "host": socket.gethostname(), "since": now}
 

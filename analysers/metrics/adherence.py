@@ -12,11 +12,14 @@ and all candidates meet the same ones (docs/metrics.md has the table).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from analysers.metrics.metric import Declaration, Declared, Sample
+
+if TYPE_CHECKING:
+    import torch
 
 OTHERS = 4
 """With how many other prompts a picture's own is compared, each at one noise level."""
@@ -68,9 +71,9 @@ class AdherenceMargin(Declared):
         return [_judged(sample, _margin) for sample in samples]
 
 
-def _judged(sample: Sample, judge: Any) -> float:
+def _judged(sample: Sample, judge: Callable[[Sample], float]) -> float:
     with sample.renderer.without_lora():
-        return float(judge(sample))
+        return judge(sample)
 
 
 def _share(sample: Sample) -> float:
@@ -100,7 +103,7 @@ def _errors(sample: Sample, asked: Sequence[tuple[str, int]]) -> list[float]:
     return errors(sample.renderer, sample.once(_latents), asked)
 
 
-def _latents(sample: Sample) -> Any:
+def _latents(sample: Sample) -> torch.Tensor:
     from generation.renderers.diffusers.judge import latents
 
     return latents(sample.renderer, sample.image)

@@ -9,12 +9,12 @@ rendering begins, with the way to get it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,12 @@ from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import Declaration, Declared, Metric, Sample
 from generation.errors import UserError, first_line, named
 
+if TYPE_CHECKING:
+    import torch
+
 CLIP_DEFAULT = "openai/clip-vit-base-patch32"
+
+Compare: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 
 
 def ms_ssim() -> Metric:
@@ -125,14 +130,15 @@ class PiqNetwork(Declared):
         return [Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1] for url in urls]
 
     @cached_property
-    def _network(self) -> Any:
+    def _network(self) -> Compare:
         import warnings
 
         import piq
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision deprecates the way piq asks for weights
-            return getattr(piq, self.loss)().eval()
+            network: Compare = getattr(piq, self.loss)().eval()
+            return network
 
 
 @dataclass
@@ -218,7 +224,7 @@ class ClipScore(Declared):
         return 100.0 * max(float(cosine[0]), 0.0)
 
 
-def _compare(name: str, measure: Any, samples: Sequence[Sample]) -> list[float]:
+def _compare(name: str, measure: Compare, samples: Sequence[Sample]) -> list[float]:
     """One picture at a time, so that no value depends on the batch."""
     import torch
 
@@ -239,7 +245,7 @@ def _compare(name: str, measure: Any, samples: Sequence[Sample]) -> list[float]:
     return values
 
 
-def _tensor(image: Pixels) -> Any:
+def _tensor(image: Pixels) -> torch.Tensor:
     """float32 (1, 3, H, W) in 0 to 1."""
     import torch
 

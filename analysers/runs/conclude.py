@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from analysers import checks, ranking
 from analysers.measure import Measured
+from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import declared
 from analysers.runs.chooser import ChoiceRecord
 from analysers.runs.evidence import kind_of_picture, unrelated
@@ -46,7 +47,7 @@ def decide(
     kind: Kind,
     title: str,
     scores: Sequence[Score],
-    measured: Any,
+    measured: Iterable[Measured],
     judging: Judging,
     out: Path,
     evidence: Mapping[str, Any],
@@ -64,7 +65,7 @@ def decide(
         **trust_evidence(results, judging),
         **kind_of_picture(scores, kind, judging),
     }
-    thumbnails: dict[Candidate | None, list[Any]] = {}
+    thumbnails: dict[Candidate | None, list[Pixels]] = {}
     pixels: dict[str, str] = {}
     by_image = {relative(r.task.image, out): r for r in results}
     for score in scores:

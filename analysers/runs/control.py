@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 
 class Control:
@@ -67,7 +67,7 @@ class CtrlC:
         finally:
             signal.signal(signal.SIGINT, usual)
 
-    def _handle(self, _number: int, _frame: Any) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if not self.flying or self._control.interrupted:
             raise KeyboardInterrupt
         self._control.interrupted = True

@@ -11,6 +11,7 @@ from typing import Any
 
 from analysers import checks
 from analysers.measure import Measured
+from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import declared
 from analysers.ranking import margin_of
 from analysers.records import build
@@ -113,7 +114,7 @@ def unrelated(controls: Sequence[Measured]) -> float | None:
     return median(values) if values else None
 
 
-def _different(results: Sequence[Measured], at_most: int) -> list[Any]:
+def _different(results: Sequence[Measured], at_most: int) -> list[Pixels]:
     """The first pictures that could be read and differ from each other, as arrays."""
     from generation.pictures.pixels import read_image
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from generation.errors import UserError
 from generation.families import ALL
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+
+Device: TypeAlias = "torch.device | str"
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ class ModuleDelta:
         # Kernels must agree where both are told: [out, in * 9] says nothing about 3 x 3.
         return len(own) <= 2 or len(shape) <= 2 or tuple(own[1:]) == tuple(shape[1:])
 
-    def to(self, device: Any) -> ModuleDelta:
+    def to(self, device: Device) -> ModuleDelta:
         """The same update with its factors as float32 tensors on ``device``."""
         import torch
 
-        def move(value: Any) -> Any:
+        def move(value: Any) -> torch.Tensor:
             return torch.as_tensor(value, dtype=torch.float32, device=device)
 
         return replace(
@@ -85,7 +87,9 @@ class ModuleDelta:
             magnitude=None if self.magnitude is None else move(self.magnitude),
         )
 
-    def matrix(self, shape: Sequence[int], device: Any, dtype: Any = None) -> torch.Tensor:
+    def matrix(
+        self, shape: Sequence[int], device: Device, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         """dW at strength 1 as a tensor of ``shape``, without DoRA's renormalisation.
 
         ``dtype`` (float32 by default) is also what the product is computed in.
@@ -174,7 +178,7 @@ def merge(base: torch.Tensor, updates: Iterable[tuple[ModuleDelta, float]]) -> t
 
 
 @contextmanager
-def _exact_products(device: Any) -> Iterator[None]:
+def _exact_products(device: Device) -> Iterator[None]:
     """No TF32 while dW is computed: its 10-bit mantissa would cost 1e-3 of the update."""
     import torch
 

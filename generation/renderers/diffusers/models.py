@@ -17,12 +17,15 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from generation.errors import UserError, first_line, named
 from generation.families import FAMILIES, Rendering, words
 from generation.files import read_json
 from generation.loras.container import Header, read_header, sha256
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIGS = Path(__file__).with_name("configs")
 
@@ -162,7 +165,7 @@ def folder_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def load_pipeline(model: BaseModel, dtype: Any) -> Any:
+def load_pipeline(model: BaseModel, dtype: torch.dtype) -> Any:
     """The model's text-to-image pipeline on the CPU, without safety checker and watermark."""
     import diffusers
 
@@ -211,7 +214,9 @@ def load_pipeline(model: BaseModel, dtype: Any) -> Any:
         ) from error
 
 
-def _whole_parts(model: BaseModel, folder: Path, dtype: Any, without: str = "") -> dict[str, Any]:
+def _whole_parts(
+    model: BaseModel, folder: Path, dtype: torch.dtype, without: str = ""
+) -> dict[str, Any]:
     """The networks of a diffusers folder by component, each with all of its weights."""
     found = {}
     for part, kind in read_json(folder / "model_index.json").items():
@@ -221,7 +226,7 @@ def _whole_parts(model: BaseModel, folder: Path, dtype: Any, without: str = "") 
     return found
 
 
-def _whole_part(model: BaseModel, folder: Path, part: str, dtype: Any) -> Any:
+def _whole_part(model: BaseModel, folder: Path, part: str, dtype: torch.dtype) -> Any:
     """One network of a diffusers folder. Both libraries fill what its file lacks with random
     numbers after a mere warning: raises UserError that names it."""
     import diffusers

@@ -20,13 +20,15 @@ from generation.cells import Cell, Checkpoint, Picture, RenderSettings
 from generation.errors import UserError, named
 from generation.executors import ProcessPool, never, worker_number
 from generation.pictures.infotext import parameters_text
-from generation.pictures.pixels import encode_png
+from generation.pictures.pixels import Pixels, encode_png
 from generation.renderers.diffusers import batches, pacing
 from generation.renderers.diffusers.batches import stretches
 from generation.renderers.diffusers.setup import import_engine
 from generation.renderers.renderer import Renderer
 
 if TYPE_CHECKING:
+    import torch
+
     from generation.renderers.diffusers.engine import Engine
 
 T = TypeVar("T")
@@ -174,7 +176,7 @@ class _AnotherBatch(Renderer):
 
 def picture(
     cell: Cell,
-    pixels: Any,
+    pixels: Pixels,
     settings: RenderSettings,
     fixed: Sequence[tuple[Checkpoint, Decimal]] = (),
     batch_size: int | None = None,
@@ -218,7 +220,7 @@ class _Flying:
     """A denoised batch on its way to pictures."""
 
     cells: Sequence[Cell]
-    latents: Any
+    latents: torch.Tensor
     pictures: Future[list[Future[Picture] | None]]
 
     def landed(self) -> bool:
@@ -242,7 +244,7 @@ def paint(
     beside = _beside(engine)
     with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(1) as decoder:
 
-        def decode(batch: Sequence[Cell], latents: Any) -> list[Future[Picture] | None]:
+        def decode(batch: Sequence[Cell], latents: torch.Tensor) -> list[Future[Picture] | None]:
             each = partial(picture, settings=settings, fixed=fixed, batch_size=engine.batch_size)
             painted = (engine.decode(latents[i : i + 1])[0] for i in range(len(batch)))
             return [
