@@ -32,7 +32,7 @@ class Chooser(Protocol[C]):
     Nothing more ends the study; subclasses need nothing else. A failed cell has a score too, with
     its reason; it need not be asked again. Cells with a LoRA are compared with their control, so
     that it is asked before them or with them. What follows the protocol can be run through
-    `analysers/runs/conformance.py`.
+    `analysers.runs.conformance.chooser_conforms`.
     """
 
     def ask(self, scores: Mapping[C, Score]) -> Sequence[C]: ...
