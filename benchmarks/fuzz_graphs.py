@@ -1,10 +1,12 @@
 """Random ComfyUI graphs whose LoRAs the generator knows, read back.
 
-    python benchmarks/fuzz_graphs.py [--count 10000] [--seed 0]
+    python benchmarks/fuzz_graphs.py [--count 10000] [--seed 0] [--workflow]
 
 A model passes through LoRA nodes that are known, nodes that are not (any of which may add a LoRA),
 switches, reroutes and strengths behind links. Counted are wrong strengths, pictures called free of
-LoRAs that may have one, and how many of the graphs that can be read are read.
+LoRAs that may have one, and how many of the graphs that can be read are read. With --workflow the
+graphs are as the user interface stores them: values without names, in the node's own order, and
+stale ones where a link stands in their place.
 """
 
 from __future__ import annotations
@@ -157,14 +159,39 @@ def graph(rng: random.Random) -> Graph:
     return made
 
 
-def fuzz(count: int, seed: int) -> Counter[str]:
+def as_workflow(nodes: dict[str, Any]) -> dict[str, Any]:
+    """The same graph as the user interface stores it."""
+    links: list[list[Any]] = []
+    stored = []
+    for key, node in nodes.items():
+        inputs, values = [], []
+        for name, value in node["inputs"].items():
+            linked = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+            if linked:
+                links.append([len(links) + 1, value[0], value[1], key, len(inputs), "*"])
+                inputs.append({"name": name, "type": "*", "link": len(links)})
+            if not linked or name.startswith("strength"):
+                values.append(0.123 if linked else value)
+            if name == "seed":
+                values.append("randomize")
+        stored.append(
+            {"id": key, "type": node["class_type"], "mode": 0, "inputs": inputs,
+             "widgets_values": values}
+        )  # fmt: skip
+    return {"nodes": stored, "links": links}
+
+
+def fuzz(count: int, seed: int, workflow: bool = False) -> Counter[str]:
     """What became of `count` graphs: "wrong strength", "false control", "read", "unknown", ..."""
     rng = random.Random(seed)
     told: Counter[str] = Counter()
     for _ in range(count):
         made = graph(rng)
         # An unknown class may speak of LoRAs without a model entering it: unknown is right as well.
-        found = facts_from_texts({"prompt": json.dumps(made.nodes)})
+        texts = {"prompt": json.dumps(made.nodes)}
+        if workflow:
+            texts = {"workflow": json.dumps(as_workflow(made.nodes))}
+        found = facts_from_texts(texts)
         loras = (
             {use.name: use.strength for use in found.loras if use.strength != 0} if found else {}
         )
@@ -183,8 +210,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--count", type=int, default=10_000)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--workflow", action="store_true", help="as the user interface stores it")
     chosen = options.parse_args()
-    told = fuzz(chosen.count, chosen.seed)
+    told = fuzz(chosen.count, chosen.seed, chosen.workflow)
     for what in ("wrong strength", "false control", "graphs that can be read", "read rightly"):
         print(f"{what}: {told[what]:,}")
     print(f"readable, called unknown: {told['readable, called unknown']:,}")
