@@ -25,7 +25,7 @@ test: $(VENV)/.test
 # The lowest versions that pyproject.toml promises, in an environment of their own. Where
 # huggingface-hub is free to be new, uv takes newer diffusers and transformers than the promised ones.
 test-lowest: $(VENV)/.lowest
-	$(VENV)-lowest/bin/python -m pytest -n 2 -rs tests/generation tests/analysers tests/reports
+	$(VENV)-lowest/bin/python -m pytest -n 2 -rs
 
 docs: $(VENV)/.test
 	$(BIN)/sphinx-build --quiet --fail-on-warning docs site
