@@ -2,7 +2,8 @@
 
 Studies are those of `benchmarks/answers.py` (candidates along one axis, one prompt a case), each
 decided twice by the code that decides: with all pictures, and by `analysers.runs.race.Race`, which
-sees only those that it asked for.
+sees only those that it asked for. With 40 candidates also by `analysers.runs.refine.Refine`, from
+coarse to fine. A step is an eighth of the axis for races, a fortieth for refining.
 
     python benchmarks/race.py > benchmarks/results/race.md
 """
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from analysers.racing import EARLY, Asked
 from analysers.ranking import decide
 from analysers.runs.race import Race
+from analysers.runs.refine import Refine
 from analysers.statistics import ERROR
 from analysers.study import Candidate, Score, Verdict
 
@@ -58,9 +60,11 @@ def study(
     return rows
 
 
-def race(rows: dict[Cell, Score]) -> dict[Cell, Score]:
-    """The rows that a race asks for."""
-    runner = Race(rows, Asked("strength", resamples=RESAMPLES))
+def asked_for(
+    rows: dict[Cell, Score], chooser: type[Race[Cell]] | type[Refine[Cell]]
+) -> dict[Cell, Score]:
+    """The rows that a race or a refinement asks for."""
+    runner = (Refine if refine else Race)(rows, Asked("strength", resamples=RESAMPLES))
     seen: dict[Cell, Score] = {}
     while cells := runner.ask(seen):
         seen |= {cell: rows[cell] for cell in cells}
@@ -71,63 +75,72 @@ def answer(rows: dict[Cell, Score], error: float = ERROR) -> Verdict:
     return decide(list(rows.values()), kind="strength", error=error, resamples=RESAMPLES)[1]
 
 
-def steps(a: Candidate | None, b: Candidate | None, candidates: int) -> float:
-    """How many strengths lie between; infinite where only one of them is there."""
+def steps(a: Candidate | None, b: Candidate | None) -> float:
+    """How much of the axis lies between, in strength; infinite where only one of them is there."""
     if a is None or b is None:
         return 0.0 if a is b else float("inf")
     assert a.strength is not None and b.strength is not None
-    return float(abs(a.strength - b.strength)) * candidates / 2
+    return float(abs(a.strength - b.strength))
+
+
+def compared(
+    shape: str,
+    noise: str,
+    candidates: int,
+    cases: int,
+    studies: int,
+    refine: bool,
+    o: argparse.Namespace,
+) -> NDArray[np.float64]:
+    """Means over studies: the columns of the tables."""
+    truth = SHAPES[shape](np.arange(1, candidates + 1) / candidates)
+    step = (2 / candidates if refine else 0.25) + 1e-9
+    found = []
+    for number in range(studies):
+        rng = np.random.Generator(np.random.PCG64([o.seed, candidates, cases, number]))
+        rows = study(shape, noise, candidates, cases, o.spread, rng)
+        seen = asked_for(rows, refine)
+        full, less = answer(rows), answer(seen, ERROR if refine else ERROR - EARLY)
+        use, end = steps(full.recommended, less.recommended), steps(full.breakdown, less.breakdown)
+        false = [
+            v.breakdown is not None
+            and v.breakdown.strength is not None
+            and truth[round(float(v.breakdown.strength) * candidates / 2) - 1] <= 5.0
+            for v in (full, less)
+        ]
+        found.append((len(seen) / len(rows), use == 0, use <= step, end == 0, end <= step, *false))
+    return np.asarray(np.mean(np.array(found, dtype=float), axis=0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--studies", type=int, default=400, help="per cell of 8; a fifth of 40")
     parser.add_argument("--seed", type=int, default=20260103)
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--noises", nargs="*", default=["normal", "growing"])
     parser.add_argument("--cases", nargs="*", type=int, default=[8, 12, 24])
-    parser.add_argument("--candidates", nargs="*", type=int, default=[8, 40])
     parser.add_argument("--spread", type=float, default=SPREAD)
-    options = parser.parse_args()
+    o = parser.parse_args()
     started = time.perf_counter()
-    print("# Races\n")
     columns = (
-        "truth", "noise", "candidates", "cases", "pictures", "same use", "within one step",
-        "same breakdown", "within one step", "false breakdown full / race",
+        "truth", "noise", "cases", "pictures", "same use", "within a step",
+        "same breakdown", "within a step", "false breakdown, full / less",
     )  # fmt: skip
-    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
-    for shape in options.shapes:
-        for noise in options.noises:
-            for candidates in options.candidates:
-                for cases in options.cases:
-                    found = []
-                    x = np.arange(1, candidates + 1) / candidates
-                    truth = SHAPES[shape](x)
-                    for number in range(options.studies // (1 if candidates == 8 else 4)):
-                        rng = np.random.Generator(
-                            np.random.PCG64([options.seed, candidates, cases, number])
-                        )
-                        rows = study(shape, noise, candidates, cases, options.spread, rng)
-                        seen = race(rows)
-                        full, raced = answer(rows), answer(seen, ERROR - EARLY)
-                        use = steps(full.recommended, raced.recommended, candidates)
-                        end = steps(full.breakdown, raced.breakdown, candidates)
-                        false = [
-                            v.breakdown is not None
-                            and truth[int(v.breakdown.strength * candidates / 2) - 1] <= 5.0
-                            for v in (full, raced)
-                        ]
-                        found.append(
-                            (len(seen) / len(rows), use == 0, use <= 1, end == 0, end <= 1, *false)
-                        )
-                    mean = np.mean(np.array(found, dtype=float), axis=0)
-                    cells = [f"{value:.0%}" for value in mean[:5]]
-                    print(
-                        f"| {shape} | {noise} | {candidates} | {cases} | "
-                        + " | ".join(cells)
-                        + f" | {mean[5]:.1%} / {mean[6]:.1%} |",
-                        flush=True,
-                    )
+    for title, candidates, refine in (
+        ("Races, 8 candidates", 8, False),
+        ("Races, 40 candidates", 40, False),
+        ("From coarse to fine, 40 candidates", 40, True),
+    ):
+        studies = o.studies // (1 if candidates == 8 else 5)
+        print(f"\n## {title} ({studies} studies a row)\n")
+        print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+        for shape in o.shapes:
+            for noise in o.noises:
+                for cases in o.cases:
+                    mean = compared(shape, noise, candidates, cases, studies, refine, o)
+                    shares = " | ".join(f"{value:.0%}" for value in mean[:5])
+                    false = f"{mean[5]:.1%} / {mean[6]:.1%}"
+                    print(f"| {shape} | {noise} | {cases} | {shares} | {false} |", flush=True)
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 
