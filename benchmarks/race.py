@@ -60,9 +60,7 @@ def study(
     return rows
 
 
-def asked_for(
-    rows: dict[Cell, Score], chooser: type[Race[Cell]] | type[Refine[Cell]]
-) -> dict[Cell, Score]:
+def asked_for(rows: dict[Cell, Score], refine: bool) -> dict[Cell, Score]:
     """The rows that a race or a refinement asks for."""
     runner = (Refine if refine else Race)(rows, Asked("strength", resamples=RESAMPLES))
     seen: dict[Cell, Score] = {}

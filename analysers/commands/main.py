@@ -18,6 +18,7 @@ from analysers.commands.options import (
     request,
     shared_options,
 )
+from analysers.commands.panels import Command
 from analysers.commands.tell import (
     announce,
     count,
@@ -25,6 +26,7 @@ from analysers.commands.tell import (
     describe_files,
     finish,
     followed,
+    metric_list,
     publish,
     rendered,
     spared,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from analysers.study import Kind, Study
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @shared_options
 @click.option(
     "--strengths",
@@ -64,7 +66,7 @@ def analyse_strength(**options: Any) -> None:
     sys.exit(_run("strength", options))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @shared_options
 @click.option(
     "--strengths",
@@ -114,6 +116,9 @@ def _run(
 ) -> int:
     """What the typed command asks for; the exit code."""
     printing = Printing.of(options)
+    if options["metrics"].strip() == "list":
+        click.echo(metric_list())
+        return DONE
     if printing.report_only:
         from analysers.runs.conclude import load_study
 

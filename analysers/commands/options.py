@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analysers.commands.output import forgiving, full
+from analysers.commands.panels import examples
 from generation.errors import UserError, named
 
 if TYPE_CHECKING:
@@ -54,26 +55,27 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Apply a LoRA in spite of what its metadata say: base, prediction."),
         click.option("--prompts", type=FILE,
                      help="Text file, one prompt a line; or kohya's TOML or JSON."),
-        click.option("--max-prompts", type=click.IntRange(1), default=1000, show_default=True,
+        click.option("--max-prompts", type=click.IntRange(1), metavar="N",
+                     default=1000, show_default=True,
                      help="More in a file are taken for another kind of file."),
         click.option("--prompt", multiple=True, help="A prompt; may be given several times."),
         click.option("--negative", default="", help="Negative prompt for all prompts."),
         click.option("--seeds", default="1,2", show_default=True, help="Such as 1:4 or 7,11."),
         click.option("--size", default="", metavar="WxH",
                      help="Pixels, such as 768x768 [default: what the LoRA was trained at]."),
-        click.option("--steps", type=click.IntRange(1, 500),
+        click.option("--steps", type=click.IntRange(1, 500), metavar="N",
                      help="Sampling steps [default: 25; FLUX.1 schnell: 4]."),
         click.option("--guidance-scale", "--cfg", "guidance_scale",
-                     type=click.FloatRange(0, 100),
+                     type=click.FloatRange(0, 100), metavar="NUMBER",
                      help="Guidance scale [default: the model's, such as 7]."),
         click.option("--sampler", help="Such as 'Euler a' [default: DPM++ 2M Karras]."),
-        click.option("--clip-skip", type=click.IntRange(0, 11), default=0,
+        click.option("--clip-skip", type=click.IntRange(0, 11), default=0, metavar="N",
                      help="Text encoder layers to skip at the end."),
         click.option("--device", default="auto", show_default=True,
                      help="cuda, mps, xpu or cpu."),
         click.option("--dtype", default="auto", show_default=True,
                      type=click.Choice(["auto", "float32", "float16", "bfloat16"])),
-        click.option("--batch-size", type=click.IntRange(0, 64), default=0,
+        click.option("--batch-size", type=click.IntRange(0, 64), default=0, metavar="N",
                      help="Pictures rendered at once [default: as many as fit]."),
         click.option("--compile", "compiled", is_flag=True,
                      help="Compile the model: minutes at the start, faster afterwards."),
@@ -82,19 +84,23 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--name", help="Which LoRA, where a folder holds several."),
         click.option("--ema", is_flag=True,
                      help="Take SimpleTuner's averaged (EMA) weights where there are any."),
-        click.option("--images", type=FOLDER, help="Judge the pictures in this folder instead."),
+        click.option("--images", type=FOLDER, metavar="FOLDER",
+                     help="Judge the pictures in this folder instead."),
         click.option("--control", type=FILE, help="The one control picture of --images."),
-        click.option("--controls", type=FOLDER, help="Folder with the controls of --images."),
-        click.option("--out", type=FOLDER, help="Run folder [default: runs/NAME]."),
+        click.option("--controls", type=FOLDER, metavar="FOLDER",
+                     help="Folder with the controls of --images."),
+        click.option("--out", type=FOLDER, metavar="FOLDER",
+                     help="Run folder [default: runs/NAME]."),
         click.option("--allow-non-empty", is_flag=True,
                      help="Let --out hold other files; those in a result's place are kept in "
                           "previous/."),
         click.option("--metrics", default="", metavar="NAMES",
-                     help="More metrics, such as lpips,gmsd."),
+                     help="More metrics, such as lpips,gmsd; list: which there are."),
         click.option("--rank-by", default="brisque", show_default=True, metavar="NAME"),
         click.option("--tie-tolerance", type=click.FloatRange(0), default=0.01, show_default=True,
+                     metavar="NUMBER",
                      help="Means closer than this are tied."),
-        click.option("--margin", type=click.FloatRange(0), default=None,
+        click.option("--margin", type=click.FloatRange(0), default=None, metavar="NUMBER",
                      help="How much worse than the control is still clean "
                      "[default: 5 for BRISQUE]."),
         click.option("--until-decided", is_flag=True,
@@ -103,7 +109,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Begin with every few settings, then look between those that decide."),
         click.option("--budget", type=click.IntRange(1), metavar="PICTURES",
                      help="The same, and at most so many pictures in all."),
-        click.option("--jobs", "workers", type=click.IntRange(0, 256), default=None,
+        click.option("--jobs", "workers", type=click.IntRange(0, 256), default=None, metavar="N",
                      help="Measuring processes [default: one a core, less one; none while the "
                           "CPU renders]."),
         click.option("--demo", is_flag=True, help="The embedded model and LoRA; no network."),
@@ -258,6 +264,7 @@ def request(kind: Kind, options: Mapping[str, Any]) -> StudyRequest:
     if options["demo"]:
         return StudyRequest.demo(kind, **given)
     if not {"loras", "images"} & given.keys():
+        click.echo(f"For example:\n{examples(context.command)}\n", err=True)
         raise UserError(
             "There is nothing to analyse: name a LoRA file (or a folder of checkpoints), "
             f"{named('images')} FOLDER, or try {named('demo')}."

@@ -188,6 +188,29 @@ def followed(what: Taken | Judged) -> str:
     return text
 
 
+def metric_list() -> str:
+    """The metrics that can be asked for: what they tell, which way is better, what they need."""
+    from analysers.metrics.metric import ALWAYS, declared, metric_names
+
+    needed = {
+        "content": "the prompt",
+        "others": "two more prompts",
+        "renderer": "the base model",
+        "references": "reference pictures",
+    }
+    lines = ["Measured always: ssim, brisque, and what describes the pictures. More, by name:"]
+    for name in metric_names():
+        if name in ("ssim", "brisque", *ALWAYS):
+            continue
+        metric = declared(name)
+        better = "describes" if metric.better is None else f"{metric.better} is better"
+        needs = ", ".join(sorted(needed.get(need, f"the {need}") for need in metric.needs))
+        lines.append(f"  {name:17} {better:17} needs {needs or 'the picture alone'}")
+        if metric.about:
+            lines.append(f"  {'':17} {metric.about}")
+    return "\n".join(lines)
+
+
 def rendered(record: Mapping[str, Any]) -> str:
     """What was rendered just now: "128 pictures and 16 controls in 37 s (3.9 pictures/s)"."""
     kept = count(record["kept"], "picture")

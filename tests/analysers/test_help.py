@@ -1,0 +1,44 @@
+import click
+import pytest
+from click.testing import CliRunner
+
+from analysers.commands.main import analyse_epochs, analyse_strength
+from analysers.commands.panels import PANELS, examples
+from analysers.metrics.metric import ALWAYS, metric_names
+
+COMMANDS = [analyse_strength, analyse_epochs]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_stands_in_one_panel_and_has_help(command: click.Command) -> None:
+    named = [name for names in PANELS.values() for name in names]
+    assert len(named) == len(set(named))
+    text = CliRunner().invoke(command, ["--help"]).output
+    assert "More:" not in text, "an option is in no panel"
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.name in named and option.opts[0] in text
+            assert option.help or option.name == "rank_by" or option.name == "dtype"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_most_people_need_comes_first(command: click.Command) -> None:
+    text = CliRunner().invoke(command, ["--help"]).output
+    at = [text.index(word) for word in ("--model ", "--strengths", "--prompts", "--images ")]
+    assert at == sorted(at) and text.index("--strengths") < len(text) / 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_bare_command_shows_examples(command: click.Command) -> None:
+    result = CliRunner().invoke(command, [])
+    assert result.exit_code == 2
+    shown = examples(command).splitlines()
+    assert len(shown) >= 3 and all(line in result.output for line in shown)
+    assert "--demo" in result.output and "nothing to analyse" in result.output
+
+
+def test_the_metrics_that_can_be_asked_for_are_listed() -> None:
+    result = CliRunner().invoke(analyse_strength, ["--metrics", "list"])
+    assert result.exit_code == 0
+    names = {line.split()[0] for line in result.output.splitlines() if line.startswith("  ")}
+    assert {*metric_names()} - {*ALWAYS, "ssim", "brisque"} <= names
