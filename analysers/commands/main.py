@@ -121,12 +121,14 @@ def _run(
         return DONE
     if printing.report_only:
         from analysers.runs.conclude import load_study
+        from generation.folder import open_run_folder
 
         study = load_study(printing.report_only)
         if printing.dry_run:
             click.echo(f"The report of {study.title or 'the study'} can be written. Nothing was.")
             return DONE
-        return finish(study, printing.report_only, printing)
+        with open_run_folder(printing.report_only):  # a run may have just ended there
+            return finish(load_study(printing.report_only), printing.report_only, printing)
     asked = request(kind, options)
     observers = () if printing.silent else (Bar(),)
     if asked.subject.images:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -76,25 +78,26 @@ def scan(root: Path, apart: set[str], skipped: list[Rejected]) -> list[Found]:
             if entry.name.startswith("."):
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
-            try:
-                is_folder = entry.is_dir()
-                is_file = not is_folder and entry.is_file()
-            except OSError as error:  # a link that leads in a circle
-                if suffix in SUFFIXES:
-                    reason = f"cannot be looked at ({error.strerror})"
-                    skipped.append(Rejected(Path(entry.path), reason))
-                continue
-            if is_folder:
-                if depth < DEEPEST and entry.name not in _NOT_ENTERED and not entry.is_symlink():
+            picture = suffix in SUFFIXES or suffix in NOT_READ
+            reason = ""
+            if kind := _folder_kind(entry):
+                if entry.name in _NOT_ENTERED:
+                    continue
+                if kind == "link":
+                    reason = "is a link to a folder, which is not followed; name that folder itself"
+                elif depth == DEEPEST:
+                    reason = f"is a folder more than {DEEPEST} levels down; name it itself"
+                else:
                     folders.append((Path(entry.path), depth + 1))
-                continue
-            if suffix in NOT_READ and is_file:
-                reason = f"is a picture that is not read ({suffix}); save it as PNG"
+                    reason = "is a folder, no picture" if picture else ""
+            elif picture:
+                reason = _why_no_file(entry)
+                if suffix in NOT_READ and not reason:
+                    reason = f"is a picture that is not read ({suffix}); save it as PNG"
+            if reason:
                 skipped.append(Rejected(Path(entry.path), reason))
-            if suffix not in SUFFIXES:
+            if reason or kind or not picture:
                 continue
-            if not is_file and not entry.is_symlink():
-                continue  # a pipe would block for ever
             path = Path(entry.path)
             if apart and os.path.realpath(path) in apart:
                 continue
@@ -102,6 +105,25 @@ def scan(root: Path, apart: set[str], skipped: list[Rejected]) -> list[Found]:
                 raise UserError(f"{root} holds more than {MOST_FILES:,} pictures; name a part.")
             found.append(Found(path, parse_name(path.relative_to(root)), facts_of(path)))
     return sorted(found, key=lambda one: one.path)
+
+
+def _folder_kind(entry: os.DirEntry[str]) -> str:
+    """ "folder", "link" to one, or "" for everything else."""
+    try:
+        return ("link" if entry.is_symlink() else "folder") if entry.is_dir() else ""
+    except OSError:  # a link that leads in a circle
+        return ""
+
+
+def _why_no_file(entry: os.DirEntry[str]) -> str:
+    """Why something with a picture's name is none; "" for a file and for one that is missing."""
+    try:
+        mode = os.stat(entry.path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return f"cannot be looked at ({error.strerror})"
+        return ""
+    return "" if stat.S_ISREG(mode) else "is a pipe, a socket or a device, no picture"
 
 
 def facts_of(path: Path) -> Facts | None:

@@ -20,7 +20,7 @@ from analysers.intake.controls import match_controls, zero_as_control
 from analysers.intake.found import Found, as_control, facts_of, order, scan
 from analysers.intake.studies import axis_of
 from generation.errors import UserError, named
-from generation.pictures.pixels import read_size
+from generation.pictures.pixels import read_size, read_text
 from generation.pictures.readers.grids import cut_grid
 from generation.pictures.readers.names import LOOKED_FOR, parse_name
 from generation.pictures.readers.picture import (
@@ -247,15 +247,21 @@ def _split_controls(
         if name.control or (without and not placed):
             controls.append(found)
         elif axis == "strength" and found.strength is None:
-            reason = "neither its name nor its metadata tell the strength"
-            rejected.append(Rejected(found.path, reason))
+            rejected.append(Rejected(found.path, _unplaced(found, "strength")))
         elif axis == "epoch" and found.place == (None, None) and found.lora is None:
-            rejected.append(
-                Rejected(found.path, "neither its name nor its metadata tell the epoch or step")
-            )
+            rejected.append(Rejected(found.path, _unplaced(found, "epoch or step")))
         else:
             pictures.append(found)
     return pictures, controls
+
+
+def _unplaced(found: Found, what: str) -> str:
+    """Why a picture has no place on the axis: it cannot be read, or nothing tells."""
+    try:
+        read_text(found.path)
+    except UserError as error:
+        return str(error).removeprefix(f"{found.path} ").removesuffix(".")
+    return f"neither its name nor its metadata tell the {what}"
 
 
 def _without_duplicates(

@@ -33,8 +33,10 @@ def load_study(run: Path) -> Study:
     try:
         study = from_json(read_utf8(path, MOST_STUDY))
     except OSError as error:
+        why = "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror})"
         raise UserError(
-            f"{run} holds no study.json; name the folder of a finished run.", field="report_only"
+            f"{run} holds no study.json{why}; name the folder of a finished run.",
+            field="report_only",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
