@@ -2,15 +2,18 @@
 
     python benchmarks/faults.py [--quick] [--only WORDS] [--write benchmarks/results/faults.md]
 
-Every line is one kind of fault: how often it was tried, whether all runs ended as an undisturbed
-one does (the same scores.csv byte for byte, nothing rendered or measured twice, no temporary file
-left), and what was said. Linux; what needs root, a C compiler or `unshare`
-is left out where that is missing, and named.
+Every line is one kind of fault: how often it struck, whether all folders ended as an undisturbed
+run's does (the same scores.csv byte for byte, the same pixels, nothing rendered or measured twice,
+no temporary file left, nothing of the user's changed), and what was said. Kills come at uniformly
+random fractions of an undisturbed run's length, from the moment it takes its folder on, and count
+only if they ended the process. Linux; what needs root, a C compiler, `unshare` or `setpriv` is left
+out where that is missing, and named.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -21,13 +24,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from machine import cpu_name
+
+from generation.files import TEMPORARY
+from generation.folder import MARKER
+from generation.pictures.pixels import read_image
 
 ROOT = Path(__file__).parents[1]
 IMPORT = "from analysers.commands.main import analyse_strength as run"
@@ -38,29 +46,62 @@ SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
-static int budget = -1;
+
+static int lies_below(int fd, const char *name) {
+    const char *below = getenv(name);
+    char link[64], path[4096];
+    if (!below) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    return n > 0 && (path[n] = 0, strstr(path, below) != NULL);
+}
+
+static void mark(void) {
+    const char *path = getenv("FAULT_MARK");
+    int fd = path ? open(path, O_CREAT | O_WRONLY, 0600) : -1;
+    if (fd >= 0) close(fd);
+}
+
+static void slow(void) {
+    if (getenv("FAULT_SLOW")) usleep(1000 * atoi(getenv("FAULT_SLOW")));
+}
+
+/* The disk takes FAULT_AFTER bytes (the last write in part, as a disk does), then FAULT_ERRNO. */
 ssize_t write(int fd, const void *data, size_t size) {
     static ssize_t (*real)(int, const void *, size_t);
+    static long budget = -1;
     if (!real) real = dlsym(RTLD_NEXT, "write");
-    const char *below = getenv("FAULT_BELOW");
-    if (below) {
-        char link[64], path[4096];
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        ssize_t n = readlink(link, path, sizeof path - 1);
-        if (n > 0 && (path[n] = 0, strstr(path, below))) {
-            if (budget < 0) budget = atoi(getenv("FAULT_AFTER"));
-            if (budget < (int)size) { errno = EIO; return -1; }
-            budget -= (int)size;
-        }
+    if (!lies_below(fd, "FAULT_BELOW")) return real(fd, data, size);
+    slow();
+    if (getenv("FAULT_AFTER")) {
+        if (budget < 0) budget = atol(getenv("FAULT_AFTER"));
+        if (budget == 0) { mark(); errno = atoi(getenv("FAULT_ERRNO")); return -1; }
+        if ((size_t)budget < size) size = budget;
+        budget -= size;
     }
     return real(fd, data, size);
 }
+
+ssize_t read(int fd, void *data, size_t size) {
+    static ssize_t (*real)(int, void *, size_t);
+    if (!real) real = dlsym(RTLD_NEXT, "read");
+    if (lies_below(fd, "FAULT_READ")) { mark(); errno = EIO; return -1; }
+    return real(fd, data, size);
+}
+
+int rename(const char *old, const char *new) {
+    static int (*real)(const char *, const char *);
+    if (!real) real = dlsym(RTLD_NEXT, "rename");
+    slow();
+    return real(old, new);
+}
+
 int clock_gettime(clockid_t id, struct timespec *at) {
     static int (*real)(clockid_t, struct timespec *);
     if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
@@ -74,12 +115,31 @@ int clock_gettime(clockid_t id, struct timespec *at) {
 
 @dataclass(frozen=True)
 class Line:
-    """One kind of fault: what was done, how often, whether all survived, what was said."""
+    """One kind of fault: what was done, how often it struck, whether all survived, what was said.
+
+    `kills` of them ended a process.
+    """
 
     fault: str
     tried: int
     survived: bool
     said: str
+    kills: int = 0
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An undisturbed run: seconds until it took its folder and until its end, what it left."""
+
+    options: list[str]
+    begin: float
+    seconds: float
+    scores: bytes
+    pixels: dict[str, str]
+    size: int
+
+
+NAMES = {"judge": "measure, decide, report", "render": "render and measure"}
 
 
 class Bench:
@@ -94,16 +154,18 @@ class Bench:
         for path in sorted(source.glob("strength_*.png"))[: 3 if quick else 6]:
             shutil.copy(path, self.pictures)
         self.control = Path(shutil.copy(source / "control_01.png", scratch / "control.png"))
-        (self.pictures / "scan.tmp.png").write_bytes(self.control.read_bytes())
-        self.judge = ["--images", str(self.pictures), "--control", str(self.control)]
-        self.render = [
+        self.users = self.pictures / "scan.tmp.png"
+        self.users.write_bytes(self.control.read_bytes())
+        judge = ["--images", str(self.pictures), "--control", str(self.control)]
+        render = [
             str(LORA), "--model", "demo", "--prompt", "pstr style, a cat", "--prompt",
-            "pstr style, a dog", "--seeds", "1", "--strengths", "0.4,0.8,1.2", "--steps", "2",
-            "--size", "64", "--device", "cpu",
+            "pstr style, a dog", "--seeds", "1", "--strengths", "0.4,1.2", "--steps", "4",
+            "--size", "64", "--device", "cpu", "--batch-size", "1",
         ]  # fmt: skip
+        self.options = {"judge": judge, "render": render}
         self.shim = self._compiled()
         self.numbers = iter(range(10**6))
-        self.kinds: dict[str, tuple[list[str], float, bytes]] = {}
+        self._whole: dict[tuple[str, int], Whole] = {}
 
     def _compiled(self) -> str:
         source, shim = self.scratch / "shim.c", self.scratch / "shim.so"
@@ -114,23 +176,34 @@ class Bench:
         built = subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, source, "-ldl"])
         return str(shim) if built.returncode == 0 else ""
 
-    def undisturbed(self, name: str) -> tuple[list[str], float, bytes]:
-        """The command's options, its seconds, its scores.csv."""
-        if name not in self.kinds:
-            options = self.judge if name == "judge" else self.render
-            out = self.folder()
-            begin = time.perf_counter()
-            result = self.run([*options, "--out", str(out)])
-            assert result.returncode == 0, result.stderr
-            seconds = time.perf_counter() - begin
-            self.kinds[name] = options, seconds, (out / "scores.csv").read_bytes()
-        return self.kinds[name]
+    def faulty(self, **settings: object) -> dict[str, str]:
+        """An environment in which the shim does as told: `below="/x"` is FAULT_BELOW=/x."""
+        told = {f"FAULT_{name.upper()}": str(value) for name, value in settings.items()}
+        return {**os.environ, "LD_PRELOAD": self.shim, **told}
+
+    def whole(self, name: str, slow: int = 0) -> Whole:
+        """The undisturbed run, on a disk that is so many milliseconds slower at each write."""
+        if (name, slow) not in self._whole:
+            options, out = self.options[name], self.folder()
+            start = time.perf_counter()
+            process = self.start([*options, "--out", str(out)], env=self.slowed(out, slow))
+            begin = took_folder(process, out) - start
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors
+            seconds = time.perf_counter() - start
+            size = sum(-(-p.stat().st_size // 4096) * 4096 for p in out.rglob("*") if p.is_file())
+            scores = (out / "scores.csv").read_bytes()
+            self._whole[name, slow] = Whole(options, begin, seconds, scores, pixels(out), size)
+        return self._whole[name, slow]
+
+    def slowed(self, out: Path, slow: int) -> dict[str, str]:
+        return self.faulty(below=out, slow=slow) if slow else dict(os.environ)
 
     def folder(self) -> Path:
         """A new folder's path."""
         return self.scratch / f"run{next(self.numbers)}"
 
-    def run(self, options: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+    def run(self, options: Sequence[str], **more: object) -> subprocess.CompletedProcess[str]:
         prefix = more.pop("prefix", [])
         assert isinstance(prefix, list)
         return subprocess.run(
@@ -138,7 +211,7 @@ class Bench:
             timeout=600, **more,
         )  # type: ignore[call-overload,no-any-return]  # fmt: skip
 
-    def start(self, options: list[str], **more: object) -> subprocess.Popen[str]:
+    def start(self, options: Sequence[str], **more: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             cwd=self.scratch, **more,
@@ -146,29 +219,66 @@ class Bench:
 
     def finished(self, name: str, out: Path) -> str:
         """What is wrong after the run was allowed to end, "" if nothing."""
-        options, _, scores = self.undisturbed(name)
-        before = {path: path.stat().st_mtime_ns for path in out.rglob("images/**/*.png")}
-        result = self.run([*options, "--out", str(out)])
+        whole = self.whole(name)
+        before = {p: p.stat().st_mtime_ns for p in out.rglob("images/**/*.png")}
+        result = self.run([*whole.options, "--out", str(out)])
         if result.returncode:
-            return f"exit {result.returncode}: {one_line(result.stderr)}"
-        if (out / "scores.csv").read_bytes() != scores:
+            return f"exit {result.returncode}: {plain(one_line(result.stderr), self)}"
+        if (out / "scores.csv").read_bytes() != whole.scores:
             return "scores.csv differs"
+        if pixels(out) != whole.pixels:
+            return "the pictures differ"
+        if self.users.read_bytes() != self.control.read_bytes():
+            return "a picture of the user's was changed"
         if left := [p.name for p in out.rglob("*") if ".tmp" in p.name]:
             return f"left behind: {left[0]}"
         if any(not p.exists() or p.stat().st_mtime_ns != at for p, at in before.items()):
             return "a picture was rendered again"
-        seen = set()
-        for line in (out / "measured.jsonl").read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            for metric in record["values"]:
-                key = (record["image"], record["control"], metric)
-                if key in seen:
-                    return f"{metric} was measured twice"
-                seen.add(key)
-        return ""
+        return measured_twice(out)
+
+
+def pixels(out: Path) -> dict[str, str]:
+    """SHA-256 of each decoded picture of the run folder, by its place there."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(read_image(path).tobytes()).hexdigest()
+        for path in sorted((out / "images").rglob("*.png"))
+    }
+
+
+def measured_twice(out: Path) -> str:
+    seen = set()
+    for line in (out / "measured.jsonl").read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        for metric in record["values"]:
+            key = (record["image"], record["control"], metric)
+            if key in seen:
+                return f"{metric} was measured twice"
+            seen.add(key)
+    return ""
+
+
+def took_folder(process: subprocess.Popen[str], out: Path) -> float:
+    """When the process took its run folder (or ended)."""
+    lock = out / MARKER / "lock"
+    held = lock.stat().st_mtime_ns if lock.exists() else 0
+    while process.poll() is None and not (lock.exists() and lock.stat().st_mtime_ns != held):
+        time.sleep(0.005)
+    return time.perf_counter()
+
+
+def phase(out: Path, pictures: int) -> str:
+    """What a run is at, told by what lies in its folder."""
+    painted = len(list((out / "images").rglob("*.png")))
+    if (out / "report.html").exists() or (out / "run.json").exists():
+        return "writing results"
+    if any(TEMPORARY.fullmatch(p.name) for p in (out / "images").rglob("*.tmp")):
+        return "storing"
+    if pictures and painted < pictures:
+        return "painting" if painted else "opening the engine"
+    return "measuring and deciding"
 
 
 def one_line(text: str) -> str:
@@ -184,150 +294,166 @@ def plain(text: str, bench: Bench) -> str:
     return re.sub(r"process \d+ on \S+ since [^\s;]+", "process PID on HOST since TIME", text)[:220]
 
 
-def signalled(name: str, count: int, number: int, label: str) -> Callable[[Bench], Line]:
+def counted(words: Counter[str]) -> str:
+    return ", ".join(f"{number} while {word}" for word, number in words.most_common())
+
+
+def signalled(
+    name: str, count: int, number: signal.Signals, slow: int = 0
+) -> Callable[[Bench], Line]:
+    """`count` kills, up to three after each other in one folder, which then may end."""
+
     def test(bench: Bench) -> Line:
-        options, seconds, _ = bench.undisturbed(name)
-        wrong, out, done, early = [], bench.folder(), 0, 0
-        while done < count:
-            process = bench.start([*options, "--out", str(out)])
-            try:
-                process.wait(bench.rng.uniform(0.05, 0.9) * seconds)
-                early += 1
-                hit = False
-            except subprocess.TimeoutExpired:
-                process.send_signal(number)
-                hit = True
+        whole = bench.whole(name, slow)
+        wrong, phases, late = [], Counter[str](), 0
+        out, here = bench.folder(), 0
+        while phases.total() < count:
+            process = bench.start([*whole.options, "--out", str(out)], env=bench.slowed(out, slow))
+            took_folder(process, out)
+            time.sleep(bench.rng.random() * (whole.seconds - whole.begin))
+            at = phase(out, len(whole.pixels))
+            process.send_signal(number)
             process.communicate()
-            done += hit
-            if done % 5 == 0 or done == count or not hit:
+            hit = process.returncode == -number
+            here += hit
+            late += not hit
+            phases.update([at] * hit)
+            if here == 3 or not hit or phases.total() == count:
                 if problem := bench.finished(name, out):
                     wrong.append(problem)
-                out = bench.folder()
-        said = "; ".join(sorted(set(wrong))) or f"nothing lost ({early} more had ended before)"
-        return Line(f"{label} at a random moment: {NAMES[name]}", count, not wrong, said)
+                out, here = bench.folder(), 0
+        said = "; ".join(sorted(set(wrong))) or "nothing lost"
+        said += f" ({counted(phases)}; {late} runs had ended before and do not count)"
+        where = " on a slow disk" if slow else ""
+        return Line(f"{number.name}: {NAMES[name]}{where}", count, not wrong, said, count)
 
     return test
 
 
-NAMES = {"judge": "measure, decide, report", "render": "render and measure"}
-
-
 def killed_reports(bench: Bench) -> Line:
-    count = 2 if bench.quick else 15
-    options, _, scores = bench.undisturbed("judge")
-    out, wrong = bench.folder(), []
-    bench.run([*options, "--out", str(out)])
-    begin = time.perf_counter()
-    bench.run(["--report-only", str(out), "--single-file", "--share", *options])
-    seconds = time.perf_counter() - begin
-    for _ in range(count):
-        process = bench.start(["--report-only", str(out), "--single-file", "--share", *options])
-        try:
-            process.wait(bench.rng.uniform(0.2, 1.0) * seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    count = 1 if bench.quick else 8
+    whole, out, wrong = bench.whole("judge"), bench.folder(), []
+    bench.run([*whole.options, "--out", str(out)])
+    again = ["--report-only", str(out), "--single-file", "--share", *whole.options]
+    process = bench.start(again)
+    begin = took_folder(process, out)
+    process.communicate()
+    seconds, kills = time.perf_counter() - begin, 0
+    while kills < count:
+        process = bench.start(again)
+        took_folder(process, out)
+        time.sleep(bench.rng.random() * seconds)
+        process.kill()
         process.communicate()
+        kills += process.returncode == -signal.SIGKILL
         page = (out / "report.html").read_text("utf-8")
-        if not page.rstrip().endswith("</html>") or (out / "scores.csv").read_bytes() != scores:
+        if not page.rstrip().endswith("</html>"):
             wrong.append("half a report")
+        if (out / "scores.csv").read_bytes() != whole.scores:
+            wrong.append("scores.csv differs")
     if problem := bench.finished("judge", out):
         wrong.append(problem)
-    return Line("SIGKILL while the report is written again", count, not wrong,
-                "; ".join(wrong) or "always the old page or the new one")  # fmt: skip
+    return Line("SIGKILL: a finished run's report is written again", count, not wrong,
+                "; ".join(wrong) or "always the old page or the new one", count)  # fmt: skip
 
 
-def killed_children(bench: Bench) -> Line:
-    count = 1 if bench.quick else 6
-    options, seconds, scores = bench.undisturbed("judge")
-    wrong, hit = [], 0
-    while hit < count:
-        out = bench.folder()
-        process = bench.start([*options, "--jobs", "2", "--out", str(out)])
-        while not measuring(process.pid) and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(bench.rng.uniform(0.0, 0.5) * seconds)
-        if pids := measuring(process.pid):
-            os.kill(bench.rng.choice(pids), signal.SIGKILL)
-            hit += 1
-        _, errors = process.communicate(timeout=600)
-        if process.returncode or (out / "scores.csv").read_bytes() != scores:
-            wrong.append(f"exit {process.returncode}: {one_line(errors)}")
-    return Line("SIGKILL of one measuring process", hit, not wrong,
-                "; ".join(wrong) or "the others and the caller did its work")  # fmt: skip
-
-
-def measuring(parent: int) -> list[int]:
-    """The measuring processes of a command."""
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """The living measuring processes of this one."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            ancestor = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (folder / "cmdline").read_bytes()
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            words = stat.with_name("cmdline").read_bytes()
         except OSError:
-            continue  # ended just now
-        if ancestor == parent and b"spawn_main" in command:
-            found.append(int(folder.name))
+            continue
+        if parent == str(process.pid) and b"spawn_main" in words:
+            found.append(int(stat.parent.name))
     return found
 
 
-def crowd(count: int, name: str = "judge") -> Callable[[Bench], Line]:
+def killed_children(bench: Bench) -> Line:
+    """One of two measuring processes, at a random moment of its life."""
+    count = 1 if bench.quick else 8
+    whole = bench.whole("judge")
+    wrong, hit, tries = [], 0, 0
+    while hit < count and tries < 4 * count:
+        tries += 1
+        out = bench.folder()
+        process = bench.start([*whole.options, "--jobs", "2", "--out", str(out)])
+        took_folder(process, out)
+        while process.poll() is None and not children(process):
+            time.sleep(0.005)
+        time.sleep(bench.rng.random() * (whole.seconds - whole.begin))
+        if pids := children(process):
+            os.kill(bench.rng.choice(pids), signal.SIGKILL)
+            hit += 1
+        _, errors = process.communicate(timeout=600)
+        if process.returncode or (out / "scores.csv").read_bytes() != whole.scores:
+            wrong.append(f"exit {process.returncode}: {one_line(errors)}")
+        elif problem := measured_twice(out):
+            wrong.append(problem)
+    wrong += [] if hit == count else ["the processes were not found"]
+    return Line("SIGKILL of one of two measuring processes", hit, not wrong,
+                "; ".join(wrong) or "the others and the caller did its work", hit)  # fmt: skip
+
+
+def crowd(count: int, name: str, rounds: int) -> Callable[[Bench], Line]:
     def test(bench: Bench) -> Line:
-        options, _, scores = bench.undisturbed(name)
-        rounds, wrong, said = (1 if bench.quick else 4), [], set()
+        whole = bench.whole(name)
+        wrong, said, ended = [], set(), 0
         for _ in range(rounds):
             out = bench.folder()
-            processes = [bench.start([*options, "--out", str(out)]) for _ in range(count)]
+            processes = [bench.start([*whole.options, "--out", str(out)]) for _ in range(count)]
             ends = [(p.communicate(timeout=600), p.returncode) for p in processes]
             if not any(code == 0 for _, code in ends):
                 wrong.append("none ended well")
             for (_, errors), code in ends:
+                ended += code == 0
                 if code == 2:
                     said.add(plain(one_line(errors), bench))
                 elif code:
                     wrong.append(one_line(errors))
-            if (out / "scores.csv").read_bytes() != scores:
+            if (out / "scores.csv").read_bytes() != whole.scores:
                 wrong.append("scores.csv differs")
             if problem := bench.finished(name, out):
                 wrong.append(problem)
         told = "; ".join(sorted(set(wrong))) or " / ".join(sorted(said)) or "all ended"
-        fault = f"{count} processes at once in one folder: {NAMES[name]}"
-        return Line(fault, rounds, not wrong, told)
+        told += f" ({ended} of {rounds * count} ran)"
+        return Line(f"{count} processes at once in one folder: {NAMES[name]}", rounds, not wrong,
+                    told)  # fmt: skip
 
     return test
 
 
 @contextmanager
-def small_disk(bench: Bench, size: str) -> Iterator[Path]:
+def small_disk(bench: Bench, size: int) -> Iterator[Path | None]:
     place = bench.folder()
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place],
                              capture_output=True).returncode == 0  # fmt: skip
     try:
-        yield place if mounted else Path()
+        yield place if mounted else None
     finally:
         if mounted:
             subprocess.run(["umount", place])
 
 
-def full_disk(name: str, shares: tuple[float, ...]) -> Callable[[Bench], Line]:
-    """`shares` of the bytes that an undisturbed run takes are all that there is."""
+def full_disk(name: str, parts: Sequence[float]) -> Callable[[Bench], Line]:
+    """A disk with room for a part of what an undisturbed run writes."""
 
     def test(bench: Bench) -> Line:
-        options, _, scores = bench.undisturbed(name)
-        whole = bench.folder()
-        bench.run([*options, "--out", str(whole)])
-        pages = sum(-(-p.stat().st_size // 4096) for p in whole.rglob("*") if p.is_file())
+        whole = bench.whole(name)
         wrong, said, tried = [], set(), 0
-        for share in shares[:1] if bench.quick else shares:
-            with small_disk(bench, f"{max(1, int(share * pages)) * 4}k") as place:
-                if place == Path():
+        for part in parts[1:2] if bench.quick else parts:
+            with small_disk(bench, int(part * whole.size) // 4096 * 4096) as place:
+                if place is None:
                     return Line(f"disk full: {NAMES[name]}", 0, True, "left out: no mount here")
                 out = place / "run"
-                result = bench.run([*options, "--out", str(out)])
+                result = bench.run([*whole.options, "--out", str(out)])
                 tried += 1
                 said.add(plain(one_line(result.stderr), bench))
-                if result.returncode not in (1, 2) or "Traceback" in result.stderr:
-                    wrong.append(f"exit {result.returncode}")
+                if result.returncode != 2 or "Traceback" in result.stderr:
+                    wrong.append(f"exit {result.returncode} with room for {part:.0%}")
                 subprocess.run(["mount", "-o", "remount,size=50m", place], check=True)
                 if problem := bench.finished(name, out):
                     wrong.append(problem)
@@ -337,66 +463,135 @@ def full_disk(name: str, shares: tuple[float, ...]) -> Callable[[Bench], Line]:
     return test
 
 
-def broken_disk(bench: Bench) -> Line:
+def broken_disk(name: str, error: str, number: int, count: int) -> Callable[[Bench], Line]:
+    """Writing fails after a random number of bytes, in the middle of a write."""
+
+    def test(bench: Bench) -> Line:
+        label = f"{error} at a random byte written, then a whole disk: {NAMES[name]}"
+        if not bench.shim:
+            return Line(label, 0, True, "left out: no C compiler")
+        whole = bench.whole(name)
+        wrong, said, tried, tries = [], set(), 0, 0
+        while tried < count and tries < 3 * count:
+            tries += 1
+            out, mark = bench.folder(), bench.folder()
+            environment = bench.faulty(
+                below=out, after=int(bench.rng.random() * whole.size), errno=number, mark=mark
+            )
+            result = bench.run([*whole.options, "--out", str(out)], env=environment)
+            if mark.exists():
+                tried += 1
+                said.add(plain(one_line(result.stderr), bench))
+                if result.returncode != 2 or "Traceback" in result.stderr:
+                    wrong.append(f"exit {result.returncode}")
+            elif result.returncode:
+                wrong.append(f"exit {result.returncode} without a fault")
+            if problem := bench.finished(name, out):
+                wrong.append(problem)
+        wrong += [] if tried == count else [f"the fault struck {tried} times only"]
+        return Line(label, tried, not wrong, "; ".join(wrong) or " / ".join(sorted(said)))
+
+    return test
+
+
+def broken_picture(bench: Bench) -> Line:
+    label = "EIO on reading one picture, then a whole disk"
     if not bench.shim:
-        return Line("EIO on writing", 0, True, "left out: no C compiler")
-    options, _, _ = bench.undisturbed("judge")
-    wrong, said, tried = [], set(), 0
-    for after in (3000,) if bench.quick else (0, 500, 3000, 20_000, 60_000, 200_000):
-        out = bench.folder()
-        environment = {**os.environ, "LD_PRELOAD": bench.shim, "FAULT_BELOW": str(out),
-                       "FAULT_AFTER": str(after)}  # fmt: skip
-        result = bench.run([*options, "--out", str(out)], env=environment)
-        tried += 1
-        if result.returncode:
-            said.add(plain(one_line(result.stderr), bench))
-            if result.returncode not in (1, 2) or "Traceback" in result.stderr:
-                wrong.append(f"exit {result.returncode}")
-        if problem := bench.finished("judge", out):
-            wrong.append(problem)
-    return Line("EIO on writing, then a whole disk", tried, not wrong,
-                "; ".join(wrong) or " / ".join(sorted(said)))  # fmt: skip
+        return Line(label, 0, True, "left out: no C compiler")
+    whole, out, mark = bench.whole("judge"), bench.folder(), bench.folder()
+    bad = sorted(bench.pictures.glob("strength_*.png"))[0]
+    environment = bench.faulty(read=bad, mark=mark)
+    result = bench.run([*whole.options, "--out", str(out)], env=environment)
+    rows = (out / "scores.csv").read_text("utf-8") if result.returncode == 3 else ""
+    said = next((line for line in rows.splitlines() if "failed" in line), "")
+    good = mark.exists() and "cannot be read" in said
+    problem = bench.finished("judge", out)
+    return Line(label, 1, good and not problem,
+                problem or "its row says so, and is measured the next time")  # fmt: skip
 
 
 def jumping_clock(bench: Bench) -> Line:
+    label = "clock jumps by up to 27 years at every look"
     if not bench.shim:
-        return Line("clock jumps", 0, True, "left out: no C compiler")
-    options, _, scores = bench.undisturbed("judge")
-    out = bench.folder()
-    environment = {**os.environ, "LD_PRELOAD": bench.shim, "FAULT_CLOCK": "1"}
-    result = bench.run([*options, "--out", str(out)], env=environment)
-    good = result.returncode == 0 and (out / "scores.csv").read_bytes() == scores
-    return Line("clock jumps by up to 27 years at every look", 1, good,
-                "the same scores" if good else one_line(result.stderr))  # fmt: skip
+        return Line(label, 0, True, "left out: no C compiler")
+    wrong = []
+    for name in ("judge",) if bench.quick else ("judge", "render"):
+        whole, out = bench.whole(name), bench.folder()
+        result = bench.run([*whole.options, "--out", str(out)], env=bench.faulty(clock=1))
+        if result.returncode or (out / "scores.csv").read_bytes() != whole.scores:
+            wrong.append(plain(one_line(result.stderr), bench))
+        elif problem := bench.finished(name, out):
+            wrong.append(problem)
+    return Line(label, 1 if bench.quick else 2, not wrong, "; ".join(wrong) or "the same scores")
 
 
 def read_only(bench: Bench) -> Line:
-    options, _, _ = bench.undisturbed("judge")
-    out = bench.folder()
-    bench.run([*options, "--out", str(out)])
+    """A disk that is mounted read-only, for a run, dry runs and the report."""
+    whole, out = bench.whole("judge"), bench.folder()
+    bench.run([*whole.options, "--out", str(out)])
     new = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
     prefix = ["unshare", "-m", "bash", "-c", new, str(bench.scratch)]
     if subprocess.run([*prefix, "true"], capture_output=True).returncode:
         return Line("read-only disk", 0, True, "left out: no unshare here")
-    dry = bench.run([*options, "--out", str(out), "--dry-run"], prefix=prefix)
-    fresh = bench.run([*options, "--out", str(bench.folder()), "--dry-run"], prefix=prefix)
-    write = bench.run([*options, "--out", str(out)], prefix=prefix)
-    rendering = bench.run([*bench.render, "--out", str(out), "--dry-run"], prefix=prefix)
-    good = dry.returncode == fresh.returncode == rendering.returncode == 0 and write.returncode == 2
-    said = f"dry runs work; a run says: {plain(one_line(write.stderr), bench)}"
-    if not good:
-        said = one_line(dry.stderr + fresh.stderr + rendering.stderr + write.stderr)
-    return Line("read-only disk", 4, good, plain(said, bench))
+    return refusals("read-only disk", bench, out, prefix)
+
+
+def read_only_folder(bench: Bench) -> Line:
+    """A folder that belongs to somebody else."""
+    label = "read-only folder of another user"
+    prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
+    if not shutil.which("setpriv") or subprocess.run(
+        [*prefix, sys.executable, "-c", "import analysers"], capture_output=True, cwd="/"
+    ).returncode:  # fmt: skip
+        return Line(label, 0, True, "left out: no setpriv here")
+    whole, out = bench.whole("judge"), bench.folder()
+    bench.run([*whole.options, "--out", str(out)])
+    return refusals(label, bench, out, prefix)
+
+
+def refusals(label: str, bench: Bench, out: Path, prefix: list[str]) -> Line:
+    """Dry runs work and say so; whatever would write is refused in one sentence."""
+    options = bench.options["judge"]
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    works = [
+        [*options, "--out", str(out), "--dry-run"],
+        [*options, "--out", str(bench.folder()), "--dry-run"],
+        [*bench.options["render"], "--out", str(bench.folder()), "--dry-run"],
+        ["--report-only", str(out), "--dry-run"],
+    ]
+    refused = [
+        [*options, "--out", str(out)],
+        [*options, "--out", str(bench.folder())],
+        ["--report-only", str(out)],
+    ]
+    wrong, said = [], set()
+    for command in works:
+        result = bench.run(command, prefix=prefix)
+        if result.returncode:
+            wrong.append(f"{command[-1]}: {plain(one_line(result.stderr), bench)}")
+    for command in refused:
+        result = bench.run(command, prefix=prefix)
+        said.add(plain(one_line(result.stderr), bench))
+        if result.returncode != 2 or "Traceback" in result.stderr:
+            wrong.append(f"exit {result.returncode}: {plain(one_line(result.stderr), bench)}")
+    if before != {p: p.stat().st_mtime_ns for p in out.rglob("*")}:
+        wrong.append("something was written")
+    told = "; ".join(wrong) or f"dry runs work; others say: {' / '.join(sorted(said))}"
+    return Line(label, len(works) + len(refused), not wrong, told)
 
 
 def odd_entries(bench: Bench) -> Line:
     folder = bench.folder()
     shutil.copytree(bench.pictures, folder)
     os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "fifo.png")
     (folder / "strength_0.35.png").symlink_to("pipe")
     (folder / "strength_0.36.png").symlink_to("/dev/zero")
     (folder / "strength_0.37.png").symlink_to("strength_0.38.png")
     (folder / "strength_0.38.png").symlink_to("strength_0.37.png")
+    (folder / "strength_0.40.png").symlink_to("nothing")
+    (folder / "strength_0.41.png").mkdir()
+    (folder / "around").symlink_to(".")
     (folder / "strength_0.39.png").write_text("this is text")
     shutil.copy(next(bench.pictures.glob("strength_*.png")),
                 os.fsencode(folder) + b"/na\xffme_strength_0.45.png")  # fmt: skip
@@ -405,40 +600,37 @@ def odd_entries(bench: Bench) -> Line:
                         str(out), "--share"])  # fmt: skip
     good = result.returncode in (0, 3) and (out / "report.html").exists()
     rows = (out / "scores.csv").read_text("utf-8") if good else ""
-    good = good and r"na\udcffme" in rows and len(rows.splitlines()) > 4
+    names = ("fifo.png", "around", *(f"0.{number}" for number in (35, 36, 37, 38, 39, 40, 41)))
+    unsaid = [name for name in names if name not in result.stderr]
+    good = good and r"na\udcffme" in rows and len(rows.splitlines()) > 4 and not unsaid
     said = "scored or listed with their reason" if good else one_line(result.stderr)
-    fault = "pipes, devices, link loops, text, names that are no UTF-8 in --images"
-    return Line(fault, 6, good, said)
+    said += f"; not a word of {', '.join(unsaid)}" if unsaid else ""
+    fault = "pipes, devices, loops, dead links, folders, text, names that are no UTF-8 in --images"
+    return Line(fault, 11, good, said)
 
 
 def crossing(bench: Bench) -> Line:
-    """Pictures are written for a minute while the same folder is scanned and reported on."""
-    seconds = 8 if bench.quick else 60
-    options, _, _ = bench.undisturbed("judge")
-    folder, out = bench.folder(), bench.folder()
+    """Pictures are written for a minute while the same folder is scanned."""
+    seconds = 6 if bench.quick else 30
+    folder = bench.folder()
     shutil.copytree(bench.pictures, folder)
-    bench.run([*options, "--out", str(out)])
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(seconds)])
+    writer = subprocess.Popen([sys.executable, "-c", PICTURES, str(folder), str(seconds)])
     scans, wrong = 0, []
     try:
         while writer.poll() is None:
-            for command in (
-                ["--images", str(folder), "--control", str(bench.control), "--out",
-                 str(bench.folder())],
-                ["--report-only", str(out), *options],
-            ):  # fmt: skip
-                result = bench.run(command)
-                scans += 1
-                if result.returncode not in (0, 3) or "Traceback" in result.stderr:
-                    wrong.append(plain(one_line(result.stderr), bench))
+            result = bench.run(["--images", str(folder), "--control", str(bench.control), "--out",
+                                str(bench.folder())])  # fmt: skip
+            scans += 1
+            if result.returncode != 0 or "Traceback" in result.stderr:
+                wrong.append(plain(one_line(result.stderr), bench))
     finally:
         writer.kill()
         writer.wait()
-    return Line(f"{seconds} s of scanning and reporting while pictures are written", scans,
-                not wrong, "; ".join(wrong) or "never half a picture")  # fmt: skip
+    return Line(f"{seconds} s of scanning a folder while pictures are written there", scans,
+                not wrong, "; ".join(sorted(set(wrong))) or "never half a picture")  # fmt: skip
 
 
-WRITER = """
+PICTURES = """
 import sys, time
 from pathlib import Path
 import numpy as np
@@ -452,26 +644,102 @@ while time.monotonic() < end:
 """
 
 
+def reading(bench: Bench) -> Line:
+    """A run folder is written for a minute while all of it is read, and its report asked for."""
+    from analysers.runs.conclude import load_study
+    from generation.errors import UserError
+
+    seconds = 6 if bench.quick else 60
+    whole, out = bench.whole("judge"), bench.folder()
+    bench.run([*whole.options, "--out", str(out)])
+    page = (out / "report.html").stat().st_size
+    writer = subprocess.Popen([sys.executable, "-c", RESULTS, str(out), str(seconds)])
+    report = bench.start(["--report-only", str(out)])
+    titles, wrong, reads, reports, waits = set(), [], 0, 0, 0
+    try:
+        while writer.poll() is None:
+            try:
+                titles.add(load_study(out).title)
+                json.loads((out / "run.json").read_text("utf-8"))
+            except (UserError, OSError, ValueError) as error:
+                wrong.append(plain(str(error), bench))
+            if not (out / "report.html").read_text("utf-8").rstrip().endswith("</html>"):
+                wrong.append("half a report")
+            if len((out / "scores.csv").read_bytes()) != len(whole.scores):
+                wrong.append("half a scores.csv")
+            reads += 4
+            if report.poll() is not None:
+                _, errors = report.communicate()
+                reports += 1
+                waits += report.returncode == 2 and "is being written by" in errors
+                if report.returncode not in (0, 2) or "Traceback" in errors:
+                    wrong.append(plain(one_line(errors), bench))
+                report = bench.start(["--report-only", str(out)])
+    finally:
+        writer.kill()
+        writer.wait()
+        report.communicate()
+    if len(titles) < 2 or not page:
+        wrong.append("nothing was written meanwhile")
+    if problem := bench.finished("judge", out):
+        wrong.append(problem)
+    said = "; ".join(sorted(set(wrong))) or "never half a file"
+    said += f" ({reads:,} files read, {reports} --report-only, {waits} told who writes)"
+    return Line(f"{seconds} s of reading a run folder that is written all the time", reads,
+                not wrong, said)  # fmt: skip
+
+
+RESULTS = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from analysers.runs.conclude import load_study, write
+from generation.folder import open_run_folder
+from reports import html, tables
+out, end, number = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2]), 0
+study = load_study(out)
+while time.monotonic() < end:
+    with open_run_folder(out):
+        for _ in range(5):
+            number += 1
+            changed = replace(study, title=f"study {number}")
+            write(changed, out)
+            tables.write_tables(changed, out)
+            html.write_report(changed, out)
+    time.sleep(0.3)
+"""
+
+
 def tests(quick: bool) -> list[tuple[str, Callable[[Bench], Line]]]:
-    many = (lambda n: max(2, n // 20)) if quick else (lambda n: n)
+    def many(number: int) -> int:
+        return max(2, number // 20) if quick else number
+
     kill, term, hup = signal.SIGKILL, signal.SIGTERM, signal.SIGHUP
+    parts = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
     return [
-        ("kill judge", signalled("judge", many(60), kill, "SIGKILL")),
-        ("kill render", signalled("render", many(30), kill, "SIGKILL")),
+        ("kill judge", signalled("judge", many(44), kill)),
+        ("kill render", signalled("render", many(20), kill)),
+        ("kill slow", signalled("render", many(20), kill, slow=120)),
         ("kill report", killed_reports),
         ("kill child", killed_children),
-        ("term", signalled("judge", many(4), term, "SIGTERM")),
-        ("hup", signalled("judge", many(4), hup, "SIGHUP")),
-        ("two", crowd(2)),
-        ("four", crowd(4)),
-        ("two render", crowd(2, "render")),
-        ("full judge", full_disk("judge", (0.02, 0.1, 0.3, 0.5, 0.7, 0.9))),
-        ("full render", full_disk("render", (0.1, 0.5, 0.8))),
-        ("broken", broken_disk),
-        ("readonly", read_only),
+        ("term", signalled("judge", many(4), term)),
+        ("hup", signalled("judge", many(4), hup)),
+        ("two judge", crowd(2, "judge", 1 if quick else 4)),
+        ("four judge", crowd(4, "judge", 1 if quick else 3)),
+        ("two render", crowd(2, "render", 1)),
+        ("four render", crowd(4, "render", 1)),
+        ("full judge", full_disk("judge", parts)),
+        ("full render", full_disk("render", parts[1:])),
+        ("broken judge", broken_disk("judge", "ENOSPC", 28, many(5))),
+        ("broken judge", broken_disk("judge", "EIO", 5, many(5))),
+        ("broken render", broken_disk("render", "EIO", 5, many(4))),
+        ("broken picture", broken_picture),
+        ("readonly disk", read_only),
+        ("readonly folder", read_only_folder),
         ("clock", jumping_clock),
         ("odd", odd_entries),
         ("crossing", crossing),
+        ("reading", reading),
     ]
 
 
@@ -481,19 +749,23 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--write", type=Path)
     o = parser.parse_args()
-    lines = []
+    lines, begin = [], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        os.chmod(scratch, 0o755)
         bench = Bench(Path(scratch), o.quick)
         for name, test in tests(o.quick):
             if not any(word in name for word in o.only.split(",")):
                 continue
             lines.append(test(bench))
             print(row(lines[-1]), flush=True)
+    minutes = (time.monotonic() - begin) / 60
     if o.write:
         o.write.parent.mkdir(parents=True, exist_ok=True)
         head = (
-            f"# Faults\n\n`python benchmarks/faults.py`, {date.today()}, {cpu_name()}, shared with "
-            "other work.\n\n| fault | tried | survived | what was said |\n|---|---|---|---|\n"
+            f"# Faults\n\n`python benchmarks/faults.py`, {date.today()}, {cpu_name()}, "
+            f"{minutes:.0f} min, shared with other work. {sum(line.kills for line in lines)} "
+            "processes were killed in all.\n\n"
+            "| fault | struck | survived | what was said |\n|---|---|---|---|\n"
         )
         o.write.write_text(head + "".join(row(line) + "\n" for line in lines), "utf-8")
     return 0 if all(line.survived for line in lines) else 1

@@ -200,8 +200,10 @@ def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printi
     if printing.dry_run and subject.loras and not asked.rendering.model:
         describe_files(find_checkpoints(subject.loras, name=subject.name, ema=subject.ema))
         return DONE
-    plan = plan_study(asked)
     others = asked.output.allow_non_empty
+    if asked.output.out:
+        check_folder(asked.output.out, others=others)  # before anything is loaded
+    plan = plan_study(asked)
     if printing.dry_run:
         check_folder(plan.out, others=others)
         describe(plan)
