@@ -33,7 +33,9 @@ def load_study(run: Path) -> Study:
     try:
         study = from_json(read_utf8(path, MOST_STUDY))
     except OSError as error:
-        why = "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror})"
+        why = (
+            "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror})"
+        )
         raise UserError(
             f"{run} holds no study.json{why}; name the folder of a finished run.",
             field="report_only",
