@@ -79,11 +79,12 @@ def test_folders_too_far_down_are_named(folder: Path) -> None:
 
 
 @unix
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
 @pytest.mark.parametrize("name", ["strength_0.5.png", "locked.png"])
 def test_what_may_not_be_read(name: str, folder: Path) -> None:
     shutil.copy(SOURCE / "strength_0.5.png", folder / name)
     (folder / name).chmod(0)
+    if os.access(folder / name, os.R_OK):
+        pytest.skip("root reads everything")
     found = find_pictures(folder, axis="strength", control=SOURCE / "control_01.png")
     listed = [r for r in found.rejected if "Permission denied" in r.reason]
     assert len(found.pairs) + len(listed) == 3  # with a strength it is a row that failed
