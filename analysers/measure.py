@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from io import FileIO
@@ -23,6 +23,7 @@ import numpy as np
 
 from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import ALWAYS, Declaration, Metric, Sample, load_metric
+from analysers.metrics.references import Pictures
 from analysers.study import Status
 from generation.errors import UserError, named
 from generation.executors import Executor
@@ -34,7 +35,7 @@ Key = tuple[str, ...]
 CACHE_FORMAT = 2
 """History: 1 = all metrics of a picture together; 2 = metric by metric, with versions."""
 
-PARTS = ("control", "prompt", "references", "content", "others")
+PARTS = ("control", "prompt", "references", "content", "others", "held_out")
 """What a value may depend on besides its picture."""
 
 
@@ -42,8 +43,9 @@ PARTS = ("control", "prompt", "references", "content", "others")
 class Task:
     """A picture to measure, with its control if it has one (a control has none).
 
-    `references` are pictures of what the LoRA is to show; `content` and `others` are texts for
-    metrics that ask a model without the LoRA (`Sample`). With `ladders`, the name of a metric,
+    `references` are pictures of what the LoRA is to show, `held_out` such that it was not trained
+    on; `content` and `others` are texts for metrics that ask a model without the LoRA (`Sample`).
+    With `ladders`, the name of a metric,
     that metric is also measured on degraded copies of the picture (`analysers.trust`). `tag` comes
     back with the result and is looked at by nobody in between.
     """
@@ -56,6 +58,7 @@ class Task:
     ladders: str = ""
     content: str = ""
     others: tuple[str, ...] = ()
+    held_out: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,9 +173,10 @@ def open_worker(
     """A function that measures a few pieces of work together; the metrics are loaded once."""
     loaded = {name: load_metric(name) for name in metrics}
     read = lru_cache(maxsize=16)(_read)
+    made: dict[Hashable, Any] = {}
 
     def measure_all(works: Sequence[_Work]) -> list[tuple[_Work, _Known]]:
-        opened = [_open(work, read, renderer) for work in works]
+        opened = [_open(work, read, renderer, made) for work in works]
         found: list[dict[str, Outcome]] = [dict(work.known.outcomes) for work in works]
         for name, metric in loaded.items():
             asked = [
@@ -203,7 +207,9 @@ class _Opened:
         return self.matched if "control" in declaration.needs else self.plain
 
 
-def _open(work: _Work, read: Callable[[Path], Pixels], renderer: Any) -> _Opened:
+def _open(
+    work: _Work, read: Callable[[Path], Pixels], renderer: Any, made: dict[Hashable, Any]
+) -> _Opened:
     task = work.task
     try:
         image = _read(task.image)
@@ -215,11 +221,16 @@ def _open(work: _Work, read: Callable[[Path], Pixels], renderer: Any) -> _Opened
             control = read(task.control)
         except UserError as error:
             note = f"no SSIM: {error}"
-    try:
-        references = tuple(read(path) for path in task.references)
-    except UserError as error:
-        references, note = (), "; ".join(part for part in (note, str(error)) if part)
-    plain = Sample(image, control, task.prompt, references, renderer, task.content, task.others)
+    plain = Sample(
+        image,
+        control,
+        task.prompt,
+        Pictures(task.references, made),
+        renderer,
+        task.content,
+        task.others,
+        Pictures(task.held_out, made),
+    )
     if control is None or control.shape == image.shape:
         return _Opened("", note, plain, plain)
     note = (
@@ -291,6 +302,8 @@ def _lacking(declaration: Declaration, given: Task | Sample) -> str:
         return "prompt besides trigger words"
     if "others" in declaration.needs and len(given.others) < 2:
         return "two other prompts in the study"
+    if "held_out" in declaration.needs and not given.held_out:
+        return "pictures held out"
     return (
         "reference pictures" if "references" in declaration.needs and not given.references else ""
     )
@@ -481,14 +494,14 @@ class _Cache:
     def _digests(self, task: Task) -> dict[str, str]:
         if self._path is None:
             return dict.fromkeys(("image", *PARTS), "")
-        references = [self._of(path) for path in task.references]
         return {
             "image": self._of(task.image),
             "control": self._of(task.control) if task.control else "",
             "prompt": _text_digest(task.prompt),
-            "references": _text_digest("".join(references)),
+            "references": _text_digest("".join(map(self._of, task.references))),
             "content": _text_digest(task.content),
             "others": _text_digest("\0".join(task.others)),
+            "held_out": _text_digest("".join(map(self._of, task.held_out))),
         }
 
     def _of(self, path: Path) -> str:

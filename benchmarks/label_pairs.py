@@ -2,8 +2,9 @@
 
     python benchmarks/label_pairs.py RUN RUN SHEETS [--pairs 100] [--seed 0]
 
-Writes contact sheets of numbered pairs in random order, control on the left, with the prompt and nothing else, and
-`pairs.json`, which says what each number is: not to be looked at before the labels are written down.
+Writes contact sheets of numbered pairs in random order, control on the left, with the prompt and
+nothing else, and `pairs.json`, which says what each number is: not to be looked at before the
+labels are written down.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""LoRAs of a known kind, trained on the embedded model: what likeness, copying and leak are tried on.
+"""LoRAs of a known kind, trained on the embedded model, to try likeness, copying and leak on.
 
-    python benchmarks/train_small.py memorise OUT --steps 320 --save 40
-    python benchmarks/train_small.py trigger OUT --steps 120
-    python benchmarks/train_small.py plain OUT --steps 120
+    python benchmarks/train_small.py memorise OUT --steps 192 --save 24 --rate 3e-3
+    python benchmarks/train_small.py trigger OUT --steps 90
+    python benchmarks/train_small.py plain OUT --steps 60
 
 The training pictures are the model's own, printed as posters (`poster` of sample_data/build):
 `OUT/seen` is trained on, `OUT/unseen` holds pictures of the same prompts with other seeds; captions
 lie beside them. "memorise" sees eight pictures with high rank and rate until it knows them by
-heart. "trigger" has the trigger in its captions and the same prompts unprinted, without it, beside them,
-so that it learns to act with the trigger only; "plain" learns the same posters from captions without any trigger.
-Minutes on two cores; peft is needed.
+heart. "trigger" has the trigger in its captions, and the same pictures unprinted and without it
+beside them, so that it learns to act with the trigger only; "plain" learns the posters from
+captions without a trigger. Minutes on two cores; peft is needed.
 """
 
 from __future__ import annotations

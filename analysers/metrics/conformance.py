@@ -63,10 +63,11 @@ def _sample(declaration: Declaration, k: int, size: int, renderer: Any) -> Sampl
         _picture(k, size),
         _picture(k + 100, size) if "control" in needs else None,
         f"a picture of {k}" if "prompt" in needs else "",
-        (_picture(200, size),) if "references" in needs else (),
+        (_picture(200, size), _picture(201, size)) if "references" in needs else (),
         renderer if "renderer" in needs else None,
         f"a picture of {k}" if "content" in needs else "",
         tuple(f"another of {n}" for n in range(4)) if "others" in needs else (),
+        (_picture(202, size),) if "held_out" in needs else (),
     )
 
 

@@ -20,7 +20,7 @@ from analysers.metrics.luma import Pixels, luma
 from generation.errors import UserError, named
 
 Better = Literal["higher", "lower"] | None
-Need = Literal["control", "prompt", "references", "renderer", "content", "others"]
+Need = Literal["control", "prompt", "references", "held_out", "renderer", "content", "others"]
 Aggregate = Literal["mean", "ratio", "change"]
 T = TypeVar("T")
 
@@ -78,7 +78,8 @@ class Sample:
 
     `image`, `control` and `references` are uint8 arrays, grey (H, W) or RGB (H, W, 3), 0 to 255;
     image and control have one shape. `control` is None and `references` is empty where there is
-    none. `renderer` is what rendered the picture, for metrics that declare that they need it.
+    none; `held_out` are pictures of the same kind as the references that were not trained on.
+    `renderer` is what rendered the picture, for metrics that declare that they need it.
     `content` is the prompt without the LoRA's trigger words, which a model without the LoRA does
     not know; `others` are a few contents of other cases, the same for all candidates.
     """
@@ -86,10 +87,11 @@ class Sample:
     image: Pixels
     control: Pixels | None = None
     prompt: str = ""
-    references: tuple[Pixels, ...] = ()
+    references: Sequence[Pixels] = ()
     renderer: Any = None
     content: str = ""
     others: tuple[str, ...] = ()
+    held_out: Sequence[Pixels] = ()
 
     @cached_property
     def luma(self) -> Pixels:
@@ -190,6 +192,9 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "clip": _lazy("analysers.metrics.perceptual:ClipScore"),
     "adherence": _lazy("analysers.metrics.adherence:Adherence"),
     "adherence_margin": _lazy("analysers.metrics.adherence:AdherenceMargin"),
+    "reference_likeness": _lazy("analysers.metrics.references:ReferenceLikeness"),
+    "held_out_likeness": _lazy("analysers.metrics.references:HeldOutLikeness"),
+    "copying": _lazy("analysers.metrics.copying:Copying"),
     "colour_difference": _lazy("analysers.metrics.colour:ColourDifference"),
     "largest_difference": _lazy("analysers.metrics.colour:LargestDifference"),
     "dark_share": _lazy("analysers.metrics.signs:DarkShare"),

@@ -12,6 +12,7 @@ import torch
 import sample_data
 from analysers.metrics.adherence import Adherence, AdherenceMargin, rivals
 from analysers.metrics.metric import Sample
+from analysers.metrics.references import HeldOutLikeness, ReferenceLikeness
 from generation.cells import Case, Checkpoint
 from generation.loras.inspection import tensor_hash
 from generation.renderers.diffusers import judge
@@ -129,3 +130,54 @@ def test_the_other_prompts_are_few_and_the_same_for_all_candidates() -> None:
     assert rivals(many[0], many[::-1] + [many[0], "  "]) == chosen
     assert set(rivals(many[0], [*many, "one more"])) - set(chosen) <= {"one more"}
     assert rivals("a", ["a"]) == ()
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3", "flux"])
+def test_features_are_what_a_block_on_the_way_gives(
+    tiny_model: Callable[[str], Path], family: str
+) -> None:
+    engine = Engine(find_model(str(tiny_model(family))), width=64, height=64, batch_size=1)
+    z = torch.randn((1, judge_channels(engine), 8, 8), generator=torch.Generator().manual_seed(5))
+    found = judge.features(engine, z)
+    assert found.dtype == np.float32 and found.ndim == 2
+    assert found.shape[0] in (1, 4, 16, 64) and np.isfinite(found).all()
+    assert (judge.features(engine, z) == found).all()
+    assert not np.allclose(judge.features(engine, 2 * z), found)
+    assert not [m for m in engine.denoiser.modules() if m._forward_hooks]
+
+
+def judge_channels(engine: Engine) -> int:
+    return int(engine.pipe.vae.config.latent_channels)
+
+
+def test_features_of_a_noisy_picture_by_hand(demo: Engine) -> None:
+    from diffusers import DDPMScheduler
+
+    demo.apply(None, Decimal(0))
+    z = demo.denoise([Case("a red apple", 1)])
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    plain = DDPMScheduler.from_config(dict(demo.model.scheduler))
+    noisy = plain.add_noise(z, noise, torch.tensor([250]))
+    seen: list[Any] = []
+    hook = demo.pipe.unet.up_blocks[0].register_forward_hook(lambda _m, _g, told: seen.append(told))
+    with torch.inference_mode():
+        demo.pipe.unet(noisy, 250, demo.texts("")["prompt_embeds"])
+    hook.remove()
+    by_hand = seen[0][0].permute(1, 2, 0).reshape(-1, seen[0].shape[1])
+    np.testing.assert_allclose(judge.features(demo, z), by_hand.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_likeness_is_highest_to_pictures_of_the_same(demo: Engine) -> None:
+    demo.apply(None, Decimal(0))
+    apples = [demo.render([Case("a red apple on green grass", seed)])[0] for seed in (1, 2, 3)]
+    other = demo.render([Case("a rocket at night", 4)])[0]
+    metric = ReferenceLikeness()
+
+    def like(picture: Any, references: Any) -> float:
+        return metric([Sample(picture, renderer=demo, references=references)])[0]
+
+    assert like(apples[0], (apples[0],)) == pytest.approx(1, abs=1e-6)
+    assert like(apples[0], tuple(apples[1:])) > like(other, tuple(apples[1:])) + 0.1
+    assert HeldOutLikeness()(
+        [Sample(apples[0], renderer=demo, held_out=tuple(apples[1:]))]
+    ) == pytest.approx([like(apples[0], tuple(apples[1:]))])

@@ -30,6 +30,9 @@ NOISE_SHARES = (0.5, 0.73)
 
 LEVELS = len(TIMESTEPS)
 
+FEATURES_AT, FEATURES_SHARE = 250, 0.41
+"""Where features are taken: a timestep of 1000, and the same for flow models."""
+
 
 @torch.inference_mode()
 def latents(engine: Engine, picture: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -67,7 +70,9 @@ def errors(engine: Engine, z: torch.Tensor, asked: Sequence[tuple[str, int]]) ->
             field="metrics",
         )
     found = []
-    noised = [_noised(engine, z, level) for level in range(LEVELS)]
+    noised = [
+        _noised(engine, z, level, TIMESTEPS[level], NOISE_SHARES[level]) for level in range(LEVELS)
+    ]
     for group in _batches(engine, asked):
         noisy, times, truth = (
             torch.cat([noised[level][part] for _, level in group]) for part in range(3)
@@ -89,17 +94,70 @@ def errors(engine: Engine, z: torch.Tensor, asked: Sequence[tuple[str, int]]) ->
     return found
 
 
+@torch.inference_mode()
+def features(engine: Engine, z: torch.Tensor) -> npt.NDArray[np.float32]:
+    """What the denoiser sees in `z`, without a prompt: (positions, channels), row by row.
+
+    Activations in the middle of the way up at one timestep: Tang, Jia, Wang, Phoo, Hariharan
+    (2023), "Emergent Correspondence from Image Diffusion", https://arxiv.org/abs/2306.03881, whose
+    block (the second of four) and timestep (261) these are for Stable Diffusion, from one noise,
+    the same for all pictures of a size. Raises what `errors` raises.
+    """
+    predict, block = engine.traits.predict, _middle(engine.denoiser)
+    if predict is None or block is None:
+        raise UserError(
+            f"{engine.model.name} ({words(engine.model.family)}) cannot be asked what it sees in a "
+            "picture; leave it out.",
+            field="references",
+        )
+    noisy, time, _ = _noised(engine, z, 0, FEATURES_AT, FEATURES_SHARE)
+    text = engine.texts("")
+    seen: list[torch.Tensor] = []
+
+    def keep(_block: Any, _given: Any, told: Any) -> None:
+        # Transformers' blocks give the text's part first.
+        seen.append(told if isinstance(told, torch.Tensor) else told[-1])
+
+    hook = block.register_forward_hook(keep)
+    try:
+        predict(
+            engine.pipe,
+            noisy.to(engine.denoiser.dtype),
+            time,
+            {
+                name: part.to(engine.device)
+                for name, part in text.items()
+                if not name.startswith("negative_")
+            },
+        )
+    finally:
+        hook.remove()
+    found = seen[0][0].float()
+    if not found.isfinite().all():
+        raise ArithmeticError("the model's numbers overflowed; try another dtype")
+    positions = found.flatten(1).T if found.ndim == 3 else found
+    return np.ascontiguousarray(positions.cpu().numpy())
+
+
+def _middle(denoiser: Any) -> Any:
+    """The block whose output are the features; None where the denoiser has no such blocks."""
+    if (way_up := getattr(denoiser, "up_blocks", None)) is not None:
+        return way_up[len(way_up) // 2 - 1]
+    if (blocks := getattr(denoiser, "transformer_blocks", None)) is not None:
+        return blocks[(len(blocks) - 1) // 2]
+    return None
+
+
 def _noised(
-    engine: Engine, z: torch.Tensor, level: int
+    engine: Engine, z: torch.Tensor, level: int, timestep: int, share: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The noisy picture, its time of the schedule (of 1000), and what the denoiser should tell."""
     noise = torch.randn(z.shape, generator=torch.Generator("cpu").manual_seed(level)).to(z.device)
     if engine.traits.flow:
-        sigma = NOISE_SHARES[level]
-        time = torch.tensor([1000 * sigma], device=z.device)
-        return (1 - sigma) * z + sigma * noise, time, noise - z
+        time = torch.tensor([1000 * share], device=z.device)
+        return (1 - share) * z + share * noise, time, noise - z
     schedule = scheduler("ddpm", engine.model)
-    step = TIMESTEPS[level] * schedule.config.num_train_timesteps // 1000
+    step = timestep * schedule.config.num_train_timesteps // 1000
     kept = schedule.alphas_cumprod[step].item()
     signal, spread = kept**0.5, (1 - kept) ** 0.5
     noisy = signal * z + spread * noise

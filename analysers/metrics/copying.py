@@ -1,0 +1,100 @@
+"""Does a picture repeat a training picture? The nearest one, moved and mirrored as it fits best.
+
+Luma averaged down to 64 x 64; the middle 48 x 48 of the picture is laid where it correlates best
+with the reference or its mirror image, and both are compared there by SSIM (`nearest`). How near is
+near is for the references to say: `analysers.references` holds the value against what they have
+among each other, and against the pictures without the LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from analysers.metrics.luma import Pixels, luma
+from analysers.metrics.metric import Declaration, Declared, Sample
+from analysers.metrics.references import each
+from analysers.metrics.ssim import ssim
+
+SIDE, CORE = 64, 48
+"""Pixels of the small pictures' sides, and of the part that is moved: by an eighth each way."""
+
+CANDIDATES = 8
+"""References, the best correlated, that are compared by SSIM."""
+
+Floats = npt.NDArray[np.float64]
+
+
+class Near(NamedTuple):
+    """A reference's number, how alike it is (-1 to 1), and whether it had to be mirrored."""
+
+    number: int
+    value: float
+    mirrored: bool
+
+
+def small(picture: Pixels) -> Pixels:
+    """The picture's luma, squeezed into 64 x 64, uint8."""
+    from PIL import Image
+
+    image = Image.fromarray(luma(picture))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def nearest(picture: Pixels, references: Sequence[Pixels]) -> Near:
+    """The reference that is most like the picture; all are small ones (`small`)."""
+    edge = (SIDE - CORE) // 2
+    core = np.ascontiguousarray(picture[edge : edge + CORE, edge : edge + CORE])
+    both = [(n, turned) for n in range(len(references)) for turned in (False, True)]
+    laid = [_laid(core, _turned(references[n], turned)) for n, turned in both]
+    best = sorted(range(len(both)), key=lambda k: -laid[k][0])[:CANDIDATES]
+    found = [Near(both[k][0], ssim(core, laid[k][1]), both[k][1]) for k in best]
+    return max(found, key=lambda near: near.value)
+
+
+def _turned(reference: Pixels, turned: bool) -> Pixels:
+    return np.ascontiguousarray(reference[:, ::-1]) if turned else reference
+
+
+def _laid(core: Pixels, reference: Pixels) -> tuple[float, Pixels]:
+    """The highest correlation of the core with a part of the reference, and that part."""
+    windows = np.lib.stride_tricks.sliding_window_view(reference.astype(np.float64), core.shape)
+    own = core.astype(np.float64) - core.mean()
+    sums = np.einsum("abij,ij->ab", windows, own)
+    count = core.size
+    table = np.zeros((2, SIDE + 1, SIDE + 1))
+    plane = reference.astype(np.float64)
+    table[0, 1:, 1:] = plane.cumsum(0).cumsum(1)
+    table[1, 1:, 1:] = np.square(plane).cumsum(0).cumsum(1)
+    total, squares = (
+        t[CORE:, CORE:] - t[:-CORE, CORE:] - t[CORE:, :-CORE] + t[:-CORE, :-CORE] for t in table
+    )
+    spread = np.sqrt(np.maximum(squares - total**2 / count, 0) * np.square(own).sum())
+    value = np.divide(sums, spread, out=np.zeros_like(sums), where=spread > 1e-9)
+    y, x = np.unravel_index(int(value.argmax()), value.shape)
+    part = reference[y : y + CORE, x : x + CORE]
+    return float(value[y, x]), np.ascontiguousarray(part)
+
+
+@dataclass(frozen=True)
+class Copying(Declared):
+    """`Near.value` of the reference that is most like the picture."""
+
+    declaration = Declaration(
+        "copying",
+        label="likeness to the nearest reference",
+        unit="SSIM",
+        about="does it repeat a training picture",
+        needs=frozenset({"references"}),
+        bounds=(-1.0, 1.0),
+    )
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [
+            nearest(small(sample.image), each(sample.references, small, "small")).value
+            for sample in samples
+        ]

@@ -1,0 +1,214 @@
+"""Likeness to the training pictures, in features of the base model itself or of a network at hand.
+
+What a diffusion model sees in a picture while it denoises tells subjects and styles apart without
+any training for it (Tang et al. 2023, "Emergent Correspondence from Image Diffusion",
+https://arxiv.org/abs/2306.03881). The mean cosine between a picture and all references is what
+DreamBooth takes of CLIP's and DINO's features (Ruiz et al. 2023, https://arxiv.org/abs/2208.12242,
+"CLIP-I" and "DINO"). A cosine alone says little: reports show it between that of the controls and
+that of the references among each other (`analysers.references`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from analysers.metrics.luma import Pixels
+from analysers.metrics.metric import Declaration, Declared, Sample
+from generation.errors import UserError, first_line
+
+T = TypeVar("T")
+Vector = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Sequence[Pixels]):
+    """Pictures in files, each read when it is asked for. `made` keeps what was made of them."""
+
+    paths: tuple[Path, ...]
+    made: dict[Hashable, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Pixels]: ...
+    def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels]:
+        from generation.pictures.pixels import read_image
+
+        if isinstance(index, slice):
+            return Pictures(self.paths[index], self.made)
+        return read_image(self.paths[index])
+
+
+def each(pictures: Sequence[Pixels], make: Callable[[Pixels], T], key: Hashable) -> list[T]:
+    """`make` of every picture; of pictures in files once, as long as the key is the same."""
+    if not isinstance(pictures, Pictures):
+        return [make(picture) for picture in pictures]
+    for number, path in enumerate(pictures.paths):
+        if (key, path) not in pictures.made:
+            pictures.made[key, path] = make(pictures[number])
+    return [pictures.made[key, path] for path in pictures.paths]
+
+
+def fitted(picture: Pixels, height: int, width: int) -> Pixels:
+    """The picture scaled until it covers the size, and its middle cut out, as trainers do."""
+    from PIL import Image, ImageOps
+
+    if picture.shape[:2] == (height, width):
+        return picture
+    image = ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def pooled(sample: Sample) -> Vector:
+    """The picture's features, mean over all positions, of length 1."""
+    return _unit(sample.once(_seen).mean(axis=0))
+
+
+def cosine(vector: Vector, others: Sequence[Vector]) -> float:
+    """The mean cosine between a vector of length 1 and others."""
+    return float(np.mean([vector @ other for other in others]))
+
+
+@dataclass(frozen=True)
+class ReferenceLikeness(Declared):
+    """Mean cosine of a picture's and the references' features, by the base model; or by a network
+    in a local `folder` that transformers can load (DINOv2, CLIP).
+    """
+
+    folder: str = ""
+
+    @property
+    def declaration(self) -> Declaration:  # type: ignore[override]
+        return _declared("reference_likeness", "likeness to references", "references", self.folder)
+
+    def check(self) -> None:
+        """Raise `UserError` where the folder's network cannot be loaded."""
+        if self.folder:
+            self._network.check()
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [self._network.likeness(sample, sample.references) for sample in samples]
+
+    @cached_property
+    def _network(self) -> _Network:
+        return _Network(self.folder)
+
+
+@dataclass(frozen=True)
+class HeldOutLikeness(ReferenceLikeness):
+    """The same to pictures that were not trained on. Likeness to the references alone is not
+    likeness to what they show: the gap between both is what was learnt by heart.
+    """
+
+    @property
+    def declaration(self) -> Declaration:  # type: ignore[override]
+        label = "likeness to held-out pictures"
+        return _declared("held_out_likeness", label, "held_out", self.folder)
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [self._network.likeness(sample, sample.held_out) for sample in samples]
+
+
+def _declared(name: str, label: str, need: Any, folder: str) -> Declaration:
+    return Declaration(
+        f"{name}:{folder}" if folder else name,
+        "higher",
+        label=f"{label} ({Path(folder).name})" if folder else label,
+        unit="cosine",
+        about="does it look like the training pictures",
+        needs=frozenset({need} if folder else {need, "renderer"}),
+        bounds=(-1.0, 1.0),
+    )
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The base model where `folder` is empty, else what lies there."""
+
+    folder: str
+
+    def likeness(self, sample: Sample, references: Sequence[Pixels]) -> float:
+        if not self.folder:
+            with sample.renderer.without_lora():
+                own = pooled(sample)
+                high, wide = sample.image.shape[:2]
+                vectors = each(
+                    references,
+                    lambda picture: pooled(
+                        Sample(fitted(picture, high, wide), renderer=sample.renderer)
+                    ),
+                    ("features", high, wide),
+                )
+                return cosine(own, vectors)
+        own = sample.once(self.vector_of)
+        return cosine(own, each(references, self.vector, self.folder))
+
+    def vector_of(self, sample: Sample) -> Vector:
+        return self.vector(sample.image)
+
+    def vector(self, picture: Pixels) -> Vector:
+        """The network's one vector of a picture, of length 1: CLIP's embedding, else the class
+        token of the last layer (which is what DINO and DINOv2 are compared by).
+        """
+        import torch
+
+        model, processor = self._loaded
+        image = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=2)
+        pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            told = model(pixel_values=pixels)
+        embedding = getattr(told, "image_embeds", None)
+        vector = embedding[0] if embedding is not None else told.last_hidden_state[0, 0]
+        return _unit(vector.float().numpy())
+
+    def check(self) -> None:
+        if not Path(self.folder).is_dir():
+            raise UserError(
+                f'"{self.folder}" is no folder; name one with a vision model that transformers '
+                "can load, such as DINOv2, as reference_likeness:FOLDER.",
+                field="metrics",
+            )
+        try:
+            _ = self._loaded
+        except Exception as error:
+            raise UserError(
+                f'The vision model in "{self.folder}" cannot be loaded ({first_line(error)}); name '
+                "a folder with its config.json, its safetensors and its image processor.",
+                field="metrics",
+            ) from error
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import (
+            AutoConfig,
+            AutoImageProcessor,
+            AutoModel,
+            CLIPVisionModelWithProjection,
+        )
+
+        local: dict[str, Any] = {"local_files_only": True}
+        kind = AutoConfig.from_pretrained(self.folder, **local).model_type
+        load = CLIPVisionModelWithProjection if kind.startswith("clip") else AutoModel
+        model = load.from_pretrained(self.folder, use_safetensors=True, **local).eval()
+        return model, AutoImageProcessor.from_pretrained(self.folder, **local)
+
+
+def _seen(sample: Sample) -> Vector:
+    from generation.renderers.diffusers import judge
+
+    return judge.features(sample.renderer, judge.latents(sample.renderer, sample.image))
+
+
+def _unit(vector: Vector) -> Vector:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length else vector

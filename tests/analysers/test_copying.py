@@ -1,0 +1,69 @@
+"""A repeated picture is found wherever it was moved to, mirrored or not, and a new one is not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysers.metrics.copying import Copying, nearest, small
+from analysers.metrics.metric import Sample
+from analysers.metrics.references import Pictures, fitted
+
+skimage = pytest.importorskip("skimage")
+
+
+def photographs() -> list[np.ndarray]:
+    from skimage import data
+
+    return [fitted(getattr(data, n)(), 400, 400) for n in ("astronaut", "coffee", "chelsea")]
+
+
+def changed(picture: np.ndarray, how: str) -> np.ndarray:
+    generator = np.random.default_rng(3)
+    if how == "mirrored":
+        return picture[:, ::-1]
+    if how == "moved":
+        return np.roll(picture, (30, -40), (0, 1))
+    if how == "moved and mirrored":
+        return np.roll(picture, (-30, 40), (0, 1))[:, ::-1]
+    if how == "smaller":
+        return np.asarray(Image.fromarray(picture).resize((256, 256)))
+    noisy = picture + generator.normal(0, 12, picture.shape)
+    return np.clip(np.rint(0.8 * noisy + 20), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "how", ["mirrored", "moved", "moved and mirrored", "smaller", "noisy and pale"]
+)
+def test_a_copy_is_nearest_to_what_it_was_made_of(how: str) -> None:
+    references = [small(picture) for picture in photographs()]
+    for number, picture in enumerate(photographs()):
+        near = nearest(small(changed(picture, how)), references)
+        assert near.number == number and near.value > 0.85
+        assert near.mirrored is ("mirrored" in how)
+        others = [r for k, r in enumerate(references) if k != number]
+        assert nearest(small(changed(picture, how)), others).value < 0.5
+
+
+def test_flat_and_grey_pictures_have_a_value() -> None:
+    flat = np.full((64, 80), 7, np.uint8)
+    assert nearest(small(flat), [small(photographs()[0])]).value < 0.1
+    assert nearest(small(flat), [small(flat)]).value == pytest.approx(1)
+
+
+def test_references_in_files_are_read_once(tmp_path: Path) -> None:
+    pictures = photographs()
+    paths = tuple(tmp_path / f"{k}.png" for k in range(3))
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    files = Pictures(paths)
+    asked = [Sample(changed(picture, "moved"), references=files) for picture in pictures]
+    found = Copying()(asked)
+    for path in paths:
+        path.unlink()
+    assert (
+        Copying()(asked)
+        == found
+        == Copying()([Sample(s.image, references=tuple(pictures)) for s in asked])
+    )
