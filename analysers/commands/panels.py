@@ -20,7 +20,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "out", "allow_non_empty", "resume", "report_only", "single_file", "share", "write_weight",
     ),
     "Speed and memory": ("device", "dtype", "batch_size", "compiled", "low_vram", "workers"),
-    "What is told": ("dry_run", "as_json", "quiet", "debug", "version", "help"),
+    "What is told": ("dry_run", "as_json", "quiet", "debug", "version"),
 }  # fmt: skip
 """Titles and the parameters' names, in the order that --help shows them."""
 
@@ -40,9 +40,8 @@ class Command(click.Command):
             if rows := [options.pop(name) for name in names if name in options]:
                 with formatter.section(title):
                     formatter.write_dl(rows)
-        if options:
-            with formatter.section("More"):
-                formatter.write_dl([*options.values()])
+        with formatter.section("More"):
+            formatter.write_dl([*options.values()])  # --help itself, whatever click calls it
 
 
 def examples(command: click.Command) -> str:

@@ -694,7 +694,9 @@ def test_a_mistake_is_one_sentence_with_the_option(
     result = strength(*arguments)
     assert result.exit_code == 2, result.output
     assert words in result.output and "Traceback" not in result.output
-    assert len(result.output.strip().splitlines()) == 1
+    lines = result.output.strip().splitlines()
+    assert lines[-1].startswith("Error: ")
+    assert len(lines) == 1 or not arguments, "only the bare command has examples above"
     assert not (tmp_path / "runs").exists()
 
 
