@@ -107,23 +107,25 @@ def no_effect(
             "Every picture equals its control, pixel for pixel: the LoRA was not applied. Is it "
             "made for this base model, and does it hold any weights?",
         )
-    found = []
-    if same:
-        names = listed([c.heading(kind) for c in same])
-        verb = "equals" if len(same) == 1 else "equal"
-        found.append(
-            f"{names} {verb} the control in every picture, pixel for pixel: there the LoRA does "
-            "nothing."
-        )
     hardly = [c for c in order if 0 < moved[c] <= ROUNDING]
-    if hardly:
-        names = listed([c.heading(kind) for c in hardly])
-        verb = "differs" if len(hardly) == 1 else "differ"
-        found.append(
-            f"{names} {verb} from the control by at most {ROUNDING} of 255 grey levels in any "
-            "pixel, as rounding does: there the LoRA does nothing that can be seen."
-        )
-    return tuple(found)
+    said = (
+        (
+            same,
+            "equal",
+            "the control in every picture, pixel for pixel: there the LoRA does nothing.",
+        ),
+        (
+            hardly,
+            "differ",
+            f"from the control by at most {ROUNDING} of 255 grey levels in any pixel, as rounding "
+            "does: there the LoRA does nothing that can be seen.",
+        ),
+    )
+    return tuple(
+        f"{listed([c.heading(kind) for c in those])} {verb}{'s' if len(those) == 1 else ''} {what}"
+        for those, verb, what in said
+        if those
+    )
 
 
 def _levels_moved(row: Score, pixels: Mapping[str, str] | None) -> float | None:

@@ -12,60 +12,33 @@ from generation.families import words
 from generation.renderers.diffusers.models import BaseModel
 from generation.samplers import sampler_key, shown_sampler
 
+
+def _dpmpp(
+    order: int = 0, *, sde: bool = False, spacing: str = ""
+) -> tuple[str, Mapping[str, Any]]:
+    """DPM-Solver++ (Lu et al. 2022): multistep of this order, or singlestep without one; `spacing`
+    of the noise levels is the model's own, karras or exponential."""
+    flags: dict[str, Any] = {"algorithm_type": "sde-dpmsolver++" if sde else "dpmsolver++"}
+    flags |= {"solver_order": order} if order else {}
+    flags |= {"use_karras_sigmas": spacing == "karras"}
+    flags |= {"use_exponential_sigmas": True} if spacing == "exponential" else {}
+    return f"DPMSolver{'Multistep' if order else 'Singlestep'}Scheduler", flags
+
+
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
     "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "dpmpp_2m": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
-    ),
-    "dpmpp_2m_karras": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
-    ),
-    "dpmpp_2m_sde": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
-    ),
-    "dpmpp_2m_sde_karras": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
-    ),
-    "dpmpp_3m_sde": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "use_karras_sigmas": False},
-    ),
-    "dpmpp_3m_sde_karras": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "use_karras_sigmas": True},
-    ),
-    "dpmpp_sde": (
-        "DPMSolverSinglestepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": False},
-    ),
-    "dpmpp_sde_karras": (
-        "DPMSolverSinglestepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
-    ),
-    "dpmpp_2m_sde_exponential": (
-        "DPMSolverMultistepScheduler",
-        {
-            "algorithm_type": "sde-dpmsolver++",
-            "solver_order": 2,
-            "use_karras_sigmas": False,
-            "use_exponential_sigmas": True,
-        },
-    ),
-    "dpmpp_3m_sde_exponential": (
-        "DPMSolverMultistepScheduler",
-        {
-            "algorithm_type": "sde-dpmsolver++",
-            "solver_order": 3,
-            "use_karras_sigmas": False,
-            "use_exponential_sigmas": True,
-        },
-    ),
+    "dpmpp_2m": _dpmpp(2),
+    "dpmpp_2m_karras": _dpmpp(2, spacing="karras"),
+    "dpmpp_2m_sde": _dpmpp(2, sde=True),
+    "dpmpp_2m_sde_karras": _dpmpp(2, sde=True, spacing="karras"),
+    "dpmpp_3m_sde": _dpmpp(3, sde=True),
+    "dpmpp_3m_sde_karras": _dpmpp(3, sde=True, spacing="karras"),
+    "dpmpp_sde": _dpmpp(sde=True),
+    "dpmpp_sde_karras": _dpmpp(sde=True, spacing="karras"),
+    "dpmpp_2m_sde_exponential": _dpmpp(2, sde=True, spacing="exponential"),
+    "dpmpp_3m_sde_exponential": _dpmpp(3, sde=True, spacing="exponential"),
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
