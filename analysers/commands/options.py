@@ -64,7 +64,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--size", default="", metavar="WxH",
                      help="Pixels, such as 768x768 [default: what the LoRA was trained at]."),
         click.option("--steps", type=click.IntRange(1, 500), metavar="N",
-                     help="Sampling steps [default: 25; FLUX.1 schnell: 4]."),
+                     help="Sampling steps [default: the model's]."),
         click.option("--guidance-scale", "--cfg", "guidance_scale",
                      type=click.FloatRange(0, 100), metavar="NUMBER",
                      help="Guidance scale [default: the model's, such as 7]."),

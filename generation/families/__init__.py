@@ -9,17 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from generation.families.chroma import CHROMA
 from generation.families.family import Family, Rendering
 from generation.families.flux import FLUX
+from generation.families.flux2 import FLUX2
+from generation.families.klein import KLEIN
 from generation.families.named import NAMED
+from generation.families.qwen import QWEN
 from generation.families.sd1 import SD1
 from generation.families.sd2 import SD2
 from generation.families.sd3 import SD3
 from generation.families.sdxl import SDXL
+from generation.families.zimage import ZIMAGE
 
 __all__ = ["ALL", "FAMILIES", "Family", "Rendering", "words"]
 
-ALL: Mapping[str, Family] = {family.id: family for family in (SD1, SD2, SDXL, SD3, FLUX, *NAMED)}
+_FAMILIES = (SD1, SD2, SDXL, SD3, FLUX, CHROMA, FLUX2, KLEIN, QWEN, ZIMAGE, *NAMED)
+
+ALL: Mapping[str, Family] = {family.id: family for family in _FAMILIES}
 """Every family by its id: those that are rendered first."""
 
 FAMILIES: Mapping[str, Rendering] = {

@@ -9,6 +9,9 @@ from typing import Any
 Layers = Mapping[str, tuple[int, ...]]
 """Module names, as in diffusers unless said otherwise -> the shape of their weight."""
 
+Config = Mapping[str, Any]
+"""One of a diffusers folder's configurations."""
+
 Aliases = Iterator[tuple[str, tuple[str, ...], bool]]
 """(another name, diffusers' modules that it fuses, whether the output's two halves are swapped)."""
 
@@ -47,7 +50,9 @@ class Rendering:
 
     `denoiser` is the pipeline's component and the LoRA's part, `model` its class where a single
     checkpoint holds nothing else. `multiple` is what both sides of a picture must be divisible by,
-    in pixels; `flow` marks models trained for flow matching, which keep their own scheduler.
+    in pixels, `side` what its models were made for where their configurations do not say. `flow`
+    marks models trained for flow matching, which keep their own scheduler. A single checkpoint is
+    of the family if each of `marks`, regular expressions, is found in its keys.
     `encoders` are the text encoders that a LoRA can change, in the pipeline's order. `half` is the
     16-bit format that its numbers fit into; `vae_overflows` says that its VAE does not fit float16.
 
@@ -55,12 +60,20 @@ class Rendering:
     (`generation.renderers.diffusers.prompts`); the others encode with `encode(pipe, prompt,
     negative, device, guided, clip_skip)`, which returns the text arguments of the pipeline's call.
     `penultimate` ones take CLIP's last layer but one, and the second encoder's pooled output.
-    `unpack(pipe, latents, height, width)` makes latents ready for the VAE. `predict(pipe, latents,
-    times, texts)` is what the denoiser tells of noisy latents (N x C x H x W, as the VAE has them)
-    at times of the schedule (of 1000), under encoded texts, without guidance.
+    `call(texts, guidance_scale)` makes arguments of the pipeline's call from a batch's texts, where
+    they are not simply those; there is guidance above a scale of `unguided`. `rows` says that what
+    the denoiser's layers see begins with the batch, so that each picture can have its own strength.
 
-    `guided_by` begin the names of the layers that read a guidance scale: a model of the family
-    without them is distilled to `few_steps` steps without guidance.
+    `unpack(pipe, latents, height, width)` makes latents ready for the VAE, or for its mean and
+    deviation; `pack(pipe, z)` is the other way round, from what the VAE's encoder gives to what the
+    denoiser takes, where mean and deviation are not all. `frames` marks VAEs of videos, for which a
+    picture is one frame (N x C x 1 x H x W). `predict(pipe, latents, times, texts)` is what the
+    denoiser tells of noisy latents (N x C x H x W, as `pack` gives them) at times of the schedule
+    (of 1000), under encoded texts, without guidance.
+
+    A model that is `distilled(index, denoiser, scheduler)` by its configurations is rendered with
+    the settings `few`. `guided_by` begin the names of the layers that read a guidance scale: a
+    single checkpoint of such a family without them is distilled.
     """
 
     pipeline: str
@@ -69,6 +82,8 @@ class Rendering:
     guidance_scale: float
     blocks: BlockLists
     model: str = ""
+    marks: tuple[str, ...] = ()
+    side: int = 0
     flow: bool = False
     negative: bool = True
     clip_skip: bool = True
@@ -80,10 +95,16 @@ class Rendering:
     chunked: bool = True
     penultimate: bool = False
     encode: Callable[..., Mapping[str, Any]] | None = None
+    call: Callable[[Mapping[str, Any], float], Mapping[str, Any]] | None = None
+    unguided: float = 1.0
+    rows: bool = True
     unpack: Callable[[Any, Any, int, int], Any] | None = None
+    pack: Callable[[Any, Any], Any] | None = None
+    frames: bool = False
     predict: Callable[[Any, Any, Any, Mapping[str, Any]], Any] | None = None
+    few: Mapping[str, Any] = field(default_factory=dict)
+    distilled: Callable[[Config, Config, Config], bool] | None = None
     guided_by: tuple[str, ...] = ()
-    few_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,3 +141,16 @@ def stack(name: str, count: int, layers: Layers, first: int = 0) -> Layers:
 def linear(names: str, out: int, inside: int) -> Layers:
     """Layers of one shape: `linear("to_q to_k", 8, 4)` is {"to_q": (8, 4), "to_k": (8, 4)}."""
     return {name: (out, inside) for name in names.split()}
+
+
+def renamed(
+    names: Sequence[str], theirs: str, ours: str, table: Mapping[str, tuple[str, ...]]
+) -> Aliases:
+    """For each block `ours.N` among the modules' names, `theirs.N.key` means all that `table`
+    has for the key, one below the other; keys of which a module is not there are left out."""
+    have = set(names)
+    for block in sorted({name.split(".")[1] for name in names if name.startswith(f"{ours}.")}):
+        for key, pieces in table.items():
+            full = tuple(f"{ours}.{block}.{piece}" for piece in pieces)
+            if have.issuperset(full):
+                yield f"{theirs}.{block}.{key}", full, False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from generation.families.family import (
     Rendering,
     blocks,
     linear,
+    renamed,
     stack,
 )
 from generation.families.text import CLIP_L, T5_XXL
@@ -105,7 +105,8 @@ def bfl_names(names: Sequence[str]) -> Aliases:
     Black Forest Labs store (shift, scale) in the closing modulation, diffusers (scale, shift).
     """
     have = set(names)
-    yield from _in_blocks(names, _DOUBLE, _SINGLE)
+    yield from renamed(names, "double_blocks", "transformer_blocks", _DOUBLE)
+    yield from renamed(names, "single_blocks", "single_transformer_blocks", _SINGLE)
     for alias, ours in _SINGLES.items():
         if ours in have:
             yield alias, (ours,), False
@@ -118,25 +119,8 @@ def bfl_names(names: Sequence[str]) -> Aliases:
 def lora_names(names: Sequence[str]) -> Aliases:
     """Black Forest Labs' names and those of XLabs' trainer."""
     yield from bfl_names(names)
-    yield from _in_blocks(names, _XLABS_DOUBLE, _XLABS_SINGLE)
-
-
-def _in_blocks(
-    names: Sequence[str],
-    double: Mapping[str, tuple[str, ...]],
-    single: Mapping[str, tuple[str, ...]],
-) -> Aliases:
-    have = set(names)
-    for theirs, ours, table in (
-        ("double_blocks", "transformer_blocks", double),
-        ("single_blocks", "single_transformer_blocks", single),
-    ):
-        found = (re.match(rf"{ours}\.(\d+)\.", name) for name in names)
-        for block in range(1 + max((int(match[1]) for match in found if match), default=-1)):
-            for key, pieces in table.items():
-                full = tuple(f"{ours}.{block}.{piece}" for piece in pieces)
-                if have.issuperset(full):
-                    yield f"{theirs}.{block}.{key}", full, False
+    yield from renamed(names, "double_blocks", "transformer_blocks", _XLABS_DOUBLE)
+    yield from renamed(names, "single_blocks", "single_transformer_blocks", _XLABS_SINGLE)
 
 
 def encode(
@@ -218,6 +202,12 @@ FLUX = Family(
             encoders={"te": "CLIP", "te2": "T5"},
         ),
         model="FluxTransformer2DModel",
+        # CLIP's pooled text marks it among its kin; HunyuanVideo has more than a matrix for text.
+        marks=(
+            r"single_(transformer_)?blocks\.",
+            r"(vector_in|time_text_embed\.text_embedder)\.",
+            r"(txt_in|context_embedder)\.weight",
+        ),
         flow=True,
         negative=False,
         clip_skip=False,
@@ -228,7 +218,9 @@ FLUX = Family(
         encode=encode,
         unpack=unpack,
         predict=predict,
+        few={"steps": 4, "guidance_scale": 0.0},  # FLUX.1 schnell
+        # diffusers takes a missing entry for False too.
+        distilled=lambda _, denoiser, __: not denoiser.get("guidance_embeds", False),
         guided_by=("guidance_in.", "guidance_embedder."),
-        few_steps=4,
     ),
 )

@@ -7,9 +7,7 @@ can be rendered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from generation.families.family import Aliases, Family, Layers, linear, stack
+from generation.families.family import Family, Layers, linear, stack
 from generation.families.flux import bfl_names, layers, modulations
 from generation.families.unet import stability_names, unet
 
@@ -17,90 +15,7 @@ _QKV = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
 _ADDED = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
 
 
-def _fused(names: Sequence[str], theirs: str, ours: str, table: dict[str, str]) -> Aliases:
-    """Aliases `theirs.N.key` of the modules `ours.N.a ours.N.b`, for every N that is there."""
-    have = set(names)
-    blocks = {name.split(".")[1] for name in names if name.startswith(ours + ".")}
-    for block in sorted(blocks):
-        for key, pieces in table.items():
-            full = tuple(f"{ours}.{block}.{piece}" for piece in pieces.split())
-            if have.issuperset(full):
-                yield f"{theirs}.{block}.{key}", full, False
-
-
 # --- kin of FLUX.1 -------------------------------------------------------------------------------
-
-_CHROMA = {
-    **layers(3072, 19, 38),
-    **linear("x_embedder", 3072, 64),
-    **linear("context_embedder", 3072, 4096),
-    **linear("distilled_guidance_layer.in_proj", 5120, 64),
-    **stack(
-        "distilled_guidance_layer.layers",
-        5,
-        linear("linear_1 linear_2 in_layer out_layer", 5120, 5120),
-    ),
-    **linear("distilled_guidance_layer.out_proj", 3072, 5120),
-}
-
-
-def _flux2(width: int, double: int, single: int, context: int) -> Layers:
-    return {
-        **linear("x_embedder", width, 128),
-        **linear("context_embedder", width, context),
-        **stack(
-            "transformer_blocks",
-            double,
-            {
-                **linear(f"{_QKV} {_ADDED}", width, width),
-                **linear("ff.linear_in ff_context.linear_in", 6 * width, width),
-                **linear("ff.linear_out ff_context.linear_out", width, 3 * width),
-            },
-        ),
-        **stack(
-            "single_transformer_blocks",
-            single,
-            {
-                **linear("attn.to_qkv_mlp_proj", 9 * width, width),
-                **linear("attn.to_out", width, 4 * width),
-            },
-        ),
-        **linear("double_stream_modulation_img.linear", 6 * width, width),
-        **linear("double_stream_modulation_txt.linear", 6 * width, width),
-        **linear("single_stream_modulation.linear", 3 * width, width),
-        **linear("norm_out.linear", 2 * width, width),
-        **linear("proj_out", 128, width),
-    }
-
-
-def _flux2_names(names: Sequence[str]) -> Aliases:
-    yield from _fused(
-        names,
-        "double_blocks",
-        "transformer_blocks",
-        {
-            "img_attn.qkv": "attn.to_q attn.to_k attn.to_v",
-            "txt_attn.qkv": "attn.add_q_proj attn.add_k_proj attn.add_v_proj",
-            "img_attn.proj": "attn.to_out.0",
-            "txt_attn.proj": "attn.to_add_out",
-            "img_mlp.0": "ff.linear_in",
-            "img_mlp.2": "ff.linear_out",
-            "txt_mlp.0": "ff_context.linear_in",
-            "txt_mlp.2": "ff_context.linear_out",
-        },
-    )
-    single = {"linear1": "attn.to_qkv_mlp_proj", "linear2": "attn.to_out"}
-    yield from _fused(names, "single_blocks", "single_transformer_blocks", single)
-    for alias, ours in (
-        ("img_in", "x_embedder"),
-        ("txt_in", "context_embedder"),
-        ("double_stream_modulation_img.lin", "double_stream_modulation_img.linear"),
-        ("double_stream_modulation_txt.lin", "double_stream_modulation_txt.linear"),
-        ("single_stream_modulation.lin", "single_stream_modulation.linear"),
-        ("final_layer.linear", "proj_out"),
-        ("final_layer.adaLN_modulation.1", "norm_out.linear"),
-    ):
-        yield alias, (ours,), False
 
 
 def _hunyuan(width: int, double: int, single: int) -> Layers:
@@ -157,44 +72,6 @@ def _krea2(width: int, count: int) -> Layers:
 
 
 # --- transformers of other kinds -----------------------------------------------------------------
-
-
-def _qwen(width: int, count: int) -> Layers:
-    return {
-        **linear("img_in", width, 64),
-        **linear("txt_in", width, 3584),
-        **stack(
-            "transformer_blocks",
-            count,
-            {
-                **linear(f"{_QKV} {_ADDED}", width, width),
-                **linear("img_mod.1 txt_mod.1", 6 * width, width),
-                **linear("img_mlp.net.0.proj txt_mlp.net.0.proj", 4 * width, width),
-                **linear("img_mlp.net.2 txt_mlp.net.2", width, 4 * width),
-            },
-        ),
-        **linear("norm_out.linear", 2 * width, width),
-        **linear("proj_out", 64, width),
-    }
-
-
-def _z_image() -> Layers:
-    width, wide = 3840, 10240
-    block = {
-        **linear("attention.to_q attention.to_k attention.to_v attention.to_out.0", width, width),
-        **linear("attention.qkv", 3 * width, width),
-        **linear("attention.out", width, width),
-        **linear("feed_forward.w1 feed_forward.w3", wide, width),
-        **linear("feed_forward.w2", width, wide),
-    }
-    modulated = {**block, **linear("adaLN_modulation.0", 4 * width, 256)}
-    return {
-        **stack("layers", 30, modulated),
-        **stack("noise_refiner", 2, modulated),
-        **stack("context_refiner", 2, block),
-        **linear("cap_embedder.1", width, 2560),
-        **linear("all_x_embedder.2-1 x_embedder", width, 64),
-    }
 
 
 def _lumina2() -> Layers:
@@ -464,22 +341,7 @@ def _sana(width: int, count: int) -> Layers:
 
 NAMED = (
     # What metadata call a base is looked up in this order: narrower names come first.
-    Family("chroma", "Chroma", (_CHROMA,), r"chroma", bfl_names),
-    Family(
-        "klein",
-        "FLUX.2 Klein",
-        (_flux2(3072, 5, 20, 7680), _flux2(4096, 8, 24, 12288)),
-        r"klein",
-        _flux2_names,
-    ),
-    Family(
-        "flux2", "FLUX.2", (_flux2(6144, 8, 48, 15360),), r"flux[._ -]?(?:2|v2)", _flux2_names
-    ),
     Family("krea2", "Krea 2", (_krea2(6144, 28),), r"krea[._ -]?2"),
-    Family(
-        "qwen", "Qwen-Image", (_qwen(3072, 60),), r"qwen"
-    ),
-    Family("zimage", "Z-Image", (_z_image(),), r"z[._ -]?image"),
     Family("hidream", "HiDream", (_hidream(),), r"hidream"),
     Family(
         "hunyuanvideo",

@@ -64,7 +64,7 @@ def _fit(
         known += 1
         for parameter, _, _ in pieces:
             block = _block(parameter)
-            if block:
+            if block and block[0] in stacks:  # Z-Image's cap_embedder.1 is no block
                 touched.setdefault(block[0], set()).add(block[1])
     whole = bool(touched) and all(blocks >= stacks[stack] for stack, blocks in touched.items())
     return known, whole
@@ -130,5 +130,7 @@ def family_stated(text: str) -> str | None:
     """The family that a text about the base model means ("flux-1-dev/lora"), or None."""
     low = text.lower()
     # Narrower names first: "sdxl refiner" is none of SDXL, "flux2_klein" none of FLUX.1.
-    named_first = sorted(ALL.values(), key=lambda family: family.rendering is not None)
-    return next((one.id for one in named_first if re.search(one.stated, low)), None)
+    rendered = [family for family in ALL.values() if family.rendering]
+    named = [family for family in ALL.values() if not family.rendering]
+    narrower_first = [*named, *rendered[::-1]]
+    return next((one.id for one in narrower_first if re.search(one.stated, low)), None)

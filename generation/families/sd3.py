@@ -160,6 +160,7 @@ SD3 = Family(
             whole=False,
         ),
         model="SD3Transformer2DModel",
+        marks=(r"joint_blocks\.|transformer_blocks\.0\.attn\.add_k_proj\.weight", r"pos_embed"),
         flow=True,
         encoders=("te", "te2", "te3"),
         sampler="euler",

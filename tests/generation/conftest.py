@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import sample_data
+from generation.families import FAMILIES
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +24,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
             folder = tmp_path_factory.mktemp(family)
             torch.manual_seed(7)
-            parts = _flow_parts(family) if family in {"sd3", "flux"} else _unet_parts(family)
-            kind = {
-                "sdxl": diffusers.StableDiffusionXLPipeline,
-                "sd3": diffusers.StableDiffusion3Pipeline,
-                "flux": diffusers.FluxPipeline,
-            }.get(family, diffusers.StableDiffusionPipeline)
-            pipe = kind(**parts)
+            parts = _flow_parts(family) if FAMILIES[family].flow else _unet_parts(family)
+            pipe = getattr(diffusers, FAMILIES[family].pipeline)(**parts)
             # As initialised, T5 and the transformers barely react to their input.
             for name in ("unet", "transformer", "text_encoder", "text_encoder_2", "vae"):
                 if (module := getattr(pipe, name, None)) is not None:
@@ -56,7 +52,7 @@ def tiny_checkpoint(
 
         folder = tiny_model(family)
         scratch = tmp_path_factory.mktemp(f"{family}-single")
-        flow = family in {"sd3", "flux"}
+        flow = FAMILIES[family].flow
         file = scratch / f"{family}.safetensors"
         save_file(to_checkpoint(folder, family), file)
 
@@ -111,6 +107,60 @@ def _t5(width: int) -> Any:
         feed_forward_proj="gated-gelu",
     )  # fmt: skip
     return T5EncoderModel(config).eval()
+
+
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+
+
+def qwen_tokenizer() -> Any:
+    """One token a byte, Qwen's special tokens, and a chat's form."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        additional_special_tokens=_SPECIAL, model_max_length=2048, padding_side="right",
+    )  # fmt: skip
+    tokenizer.chat_template = _CHAT
+    return tokenizer
+
+
+def _qwen3(kind: str, width: int, layers: int) -> Any:
+    import transformers
+
+    config = transformers.Qwen3Config(
+        vocab_size=272, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=width // 2,
+        max_position_embeddings=2048, tie_word_embeddings=True,
+    )  # fmt: skip
+    return getattr(transformers, kind)(config).eval()
+
+
+def _qwen25_vl(width: int) -> Any:
+    import transformers
+
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 272, "hidden_size": width, "intermediate_size": 2 * width,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3],
+                                "rope_theta": 10000.0},
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+            "out_hidden_size": width,
+        },
+        image_token_id=259, video_token_id=260, vision_start_token_id=259, vision_end_token_id=260,
+    )  # fmt: skip
+    return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
 def _vae(**more: Any) -> Any:
@@ -169,6 +219,53 @@ def _flow_parts(family: str) -> dict[str, Any]:
         latent_channels=16, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False
     )
     parts: dict[str, Any] = {"scheduler": diffusers.FlowMatchEulerDiscreteScheduler(), "vae": vae}
+    if family == "chroma":
+        return {
+            **parts,
+            "transformer": diffusers.ChromaTransformer2DModel(
+                patch_size=1, in_channels=64, num_layers=2, num_single_layers=2,
+                attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
+                axes_dims_rope=(4, 6, 6), approximator_num_channels=16,
+                approximator_hidden_dim=32, approximator_layers=2,
+            ).eval(),
+            "text_encoder": _t5(32), "tokenizer": _t5_tokenizer(),
+        }  # fmt: skip
+    if family == "zimage":
+        return {
+            **parts,
+            "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+            "transformer": diffusers.ZImageTransformer2DModel(
+                dim=48, n_layers=2, n_refiner_layers=1, n_heads=3, n_kv_heads=3, cap_feat_dim=32,
+                axes_dims=[4, 6, 6], axes_lens=[256, 32, 32],
+            ).eval(),
+            "text_encoder": _qwen3("Qwen3Model", 32, 2), "tokenizer": qwen_tokenizer(),
+        }  # fmt: skip
+    if family == "klein":
+        return {
+            **parts,
+            "vae": diffusers.AutoencoderKLFlux2(
+                block_out_channels=(16, 16, 32, 32), layers_per_block=1, norm_num_groups=8,
+                sample_size=64, latent_channels=8,
+            ).eval(),
+            "transformer": diffusers.Flux2Transformer2DModel(
+                in_channels=32, num_layers=2, num_single_layers=2, attention_head_dim=16,
+                num_attention_heads=2, joint_attention_dim=48, axes_dims_rope=(4, 4, 4, 4),
+                timestep_guidance_channels=16, guidance_embeds=False,
+            ).eval(),
+            "text_encoder": _qwen3("Qwen3ForCausalLM", 16, 28), "tokenizer": qwen_tokenizer(),
+        }  # fmt: skip
+    if family == "qwen":
+        return {
+            **parts,
+            "vae": diffusers.AutoencoderKLQwenImage(
+                base_dim=8, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1,
+            ).eval(),
+            "transformer": diffusers.QwenImageTransformer2DModel(
+                in_channels=64, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+                joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+            ).eval(),
+            "text_encoder": _qwen25_vl(32), "tokenizer": qwen_tokenizer(),
+        }  # fmt: skip
     if family == "flux":
         return {
             **parts,
@@ -199,16 +296,20 @@ def _flow_parts(family: str) -> dict[str, Any]:
 def to_checkpoint(folder: Path, family: str) -> dict[str, Any]:
     """The folder's weights under the names that Stability's checkpoints use.
 
-    FLUX.1's transformer keeps diffusers' names: diffusers converts Black Forest Labs' names at
-    the real width (3072) only.
+    FLUX.1's and Chroma's transformers keep diffusers' names: diffusers converts Black Forest Labs'
+    names at the real width (3072) only. Qwen-Image's own names are diffusers'.
     """
     from safetensors.torch import load_file
 
     def load(part: str) -> dict[str, Any]:
         return load_file(next((folder / part).glob("*.safetensors")))
 
-    if family == "flux":
+    if family in {"flux", "qwen", "chroma"}:
         return load("transformer")
+    if family == "klein":
+        return _klein_names(load("transformer"))
+    if family == "zimage":
+        return _z_image_names(load("transformer"))
     if family == "sd3":
         return _sd3_names(load("transformer"))
     found = {"model.diffusion_model." + k: v for k, v in _unet_names(load("unet")).items()}
@@ -288,6 +389,46 @@ def _open_clip(weights: dict[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found | {key: torch.cat([v["q"], v["k"], v["v"]]) for key, v in fused.items()}
+
+
+def _klein_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """Black Forest Labs'."""
+    import re
+
+    import torch
+
+    from generation.families.flux2 import names
+
+    modules = sorted({name.rpartition(".")[0] for name in weights})
+    found = {}
+    for theirs, ours, swap in names(modules):
+        value = torch.cat([weights.pop(f"{name}.weight") for name in ours])
+        found[f"{theirs}.weight"] = torch.cat(value.chunk(2)[::-1]) if swap else value
+    kinds = {"q": "query_norm", "k": "key_norm"}
+    for name, value in weights.items():
+        stack, block, added, kind = re.fullmatch(
+            r"(single_)?transformer_blocks\.(\d+)\.attn\.norm_(added_)?([qk])\.weight", name
+        ).groups()  # type: ignore[union-attr]
+        stem = f"{'txt' if added else 'img'}_attn.norm"
+        within = f"single_blocks.{block}.norm" if stack else f"double_blocks.{block}.{stem}"
+        found[f"{within}.{kinds[kind]}.scale"] = value
+    return found
+
+
+def _z_image_names(weights: dict[str, Any]) -> dict[str, Any]:
+    """ComfyUI's, with q, k and v in one matrix."""
+    import torch
+
+    from generation.families.zimage import names
+
+    modules = sorted({name.rpartition(".")[0] for name in weights})
+    found = dict(weights)
+    for theirs, ours, _ in names(modules):
+        for leaf in ("weight", "bias"):
+            parts = [found.pop(f"{name}.{leaf}", None) for name in ours]
+            if parts[0] is not None:
+                found[f"{theirs}.{leaf}"] = torch.cat(parts)
+    return {"model.diffusion_model." + name: value for name, value in found.items()}
 
 
 def _sd3_names(weights: dict[str, Any]) -> dict[str, Any]:

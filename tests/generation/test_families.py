@@ -31,7 +31,7 @@ from generation.renderers.diffusers.models import (  # noqa: E402
     write_clip_tokenizer,
 )
 
-CASES = [Case("a cat on green grass", 3), Case("a dog", 4)]
+CASES = [Case("a cat on green grass", 3), Case("a dog in yellow sand", 4)]  # equally long
 Tiny = Callable[[str], Path]
 Single = Callable[[str], tuple[Path, Path]]
 
@@ -55,7 +55,8 @@ def hub_cache(folder: Path, root: Path, name: str) -> Path:
 def test_a_family_renders_and_takes_a_lora(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
     """Random LoRAs on the denoiser and on each text encoder change the picture, and go again."""
     model = find_model(str(tiny_model(family)))
-    assert model.family == family and (model.width, model.height) in {(64, 64), (1024, 1024)}
+    assert model.family == family and model.width == model.height
+    assert model.width in {64, 1024, 1328}
     engine = open_engine(model)
     base = engine.render(CASES)
     assert all(picture is not None and np.ptp(picture) > 20 for picture in base)
@@ -89,7 +90,7 @@ def test_a_single_checkpoint_renders_the_same_pictures(
     assert np.array_equal(theirs, open_engine(single).render(CASES))
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3", "flux", "qwen"])
 def test_a_hub_id_renders_from_the_cache(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
     """In a process of its own: the client reads the cache's place when it is imported."""
     cache = hub_cache(tiny_model(family), tmp_path, "somebody/tiny")
@@ -118,7 +119,10 @@ def random_lora(engine: Engine, part: str, path: Path) -> Checkpoint:
         "unet": "unet", "transformer": "transformer", "te": "text_encoder",
         "te2": "text_encoder_2", "te3": "text_encoder_3",
     }  # fmt: skip
-    wanted = ("attn1.to_q", "attn2.to_k", "attn.to_q", "self_attn.v_proj", "SelfAttention.v")
+    wanted = (
+        "attn1.to_q", "attn2.to_k", "attn.to_q", "attention.to_q", "self_attn.v_proj",
+        "SelfAttention.v",
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(1)
     tensors = {}
     for name, module in engine._parts[part].named_modules():

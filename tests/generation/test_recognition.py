@@ -14,7 +14,7 @@ import pytest
 
 from generation.families import ALL, FAMILIES, words
 from generation.families.flux import bfl_names
-from generation.families.named import _flux2_names
+from generation.families.flux2 import names as flux2_names
 from generation.families.recognition import family_stated
 from generation.loras.inspection import LoraInfo, inspect
 
@@ -184,7 +184,7 @@ def test_real_structures_are_recognised_or_left_open(
 
 @pytest.mark.parametrize(("model", "names"), [
     ("FLUX.1", bfl_names), ("Chroma", bfl_names), ("HunyuanVideo", bfl_names),
-    ("FLUX.2", _flux2_names), ("FLUX.2 Klein 4B", _flux2_names), ("FLUX.2 Klein 9B", _flux2_names),
+    ("FLUX.2", flux2_names), ("FLUX.2 Klein 4B", flux2_names), ("FLUX.2 Klein 9B", flux2_names),
 ])  # fmt: skip
 def test_original_names_are_recognised(model: str, names: Any, tmp_path: Path) -> None:
     """Black Forest Labs' names: kohya's and musubi's flat ones, and ComfyUI's."""
@@ -323,4 +323,5 @@ def test_what_metadata_call_the_base(text: str) -> None:
 def test_every_family_has_words_and_layers() -> None:
     assert len({family.words for family in ALL.values()}) == len(ALL)
     assert all(family.models and all(family.models) for family in ALL.values())
-    assert list(FAMILIES) == ["sd1", "sd2", "sdxl", "sd3", "flux"]
+    rendered = ["sd1", "sd2", "sdxl", "sd3", "flux", "chroma", "klein", "qwen", "zimage"]
+    assert list(FAMILIES) == rendered

@@ -87,7 +87,14 @@ def lora_on_everything(engine: Engine, family: str, path: Path) -> Checkpoint:
     return Checkpoint(path, path.stem, tensor_hash=path.stem)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_that_lays_pictures_end_to_end_takes_one_strength(tiny_model: Tiny) -> None:
+    """Z-Image's first layers see all tokens of the batch as rows of one matrix."""
+    assert [name for name, traits in FAMILIES.items() if not traits.rows] == ["zimage"]
+    with pytest.raises(ValueError, match="strength of its own"):
+        open_engine(find_model(str(tiny_model("zimage"))), mixed=True)
+
+
+@pytest.mark.parametrize("family", sorted(f for f, traits in FAMILIES.items() if traits.rows))
 def test_rows_equal_merged_weights(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
     """Every kind of layer, in float32 and to its rounding; the LoRA itself moves far more."""
     model = find_model(str(tiny_model(family)))

@@ -50,7 +50,7 @@ def open_engine(model: BaseModel) -> Engine:
 
 def random_lora(model: BaseModel, part: str, path: Path) -> Path:
     """A LoRA on some attention matrices of one part, in diffusers' layout."""
-    wanted = ("attn1.to_q", "attn.to_q", "self_attn.v_proj", "SelfAttention.v")
+    wanted = ("attn1.to_q", "attn.to_q", "attention.to_q", "self_attn.v_proj", "SelfAttention.v")
     tensors = {}
     for name, shape in structure(model)[part].items():
         stem = name.removesuffix(".weight")

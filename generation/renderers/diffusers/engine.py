@@ -121,6 +121,8 @@ class Engine:
         self.low_vram, self.mixed = low_vram, mixed
         self.device = torch.device(device)
         self.traits: Rendering = model.traits
+        if mixed and not self.traits.rows:
+            raise ValueError(f"{model.family} cannot give each picture a strength of its own")
         self.pipe: Any = load_pipeline(model, getattr(torch, dtype))
         self.pipe.scheduler = scheduler(sampler, model)
         self.pipe.set_progress_bar_config(disable=True)
@@ -174,7 +176,7 @@ class Engine:
             self._move(module)
         if self.device.type == "cuda":
             # Tensor cores convolve channels-last only; else every layer would convert and back.
-            for module in (self.denoiser, self.pipe.vae):
+            for module in (self.denoiser, *([] if self.traits.frames else [self.pipe.vae])):
                 module.to(memory_format=torch.channels_last)
             self._decoding = torch.cuda.Stream(self.device)
 
@@ -340,9 +342,9 @@ class Engine:
 
     def batch(self, cells: Sequence[Cell]) -> list[Cell]:
         """The first of these prepared cells that can be one batch: with prompts equally long."""
-
         lengths = [
-            self._encode(cell.case, cell.strength)["prompt_embeds"].shape[1] for cell in cells
+            {name: t.shape for name, t in self._encode(cell.case, cell.strength).items()}
+            for cell in cells
         ]
         fitting = [c for c, length in zip(cells, lengths, strict=True) if length == lengths[0]]
         return fitting[: self.batch_size]
@@ -378,16 +380,17 @@ class Engine:
 
         def paint() -> torch.Tensor:
             encoded = [self._encode(case, s) for case, s in zip(padded, each, strict=True)]
+            texts = {
+                name: torch.cat([text[name] for text in encoded]).to(self.device)
+                for name in encoded[0]
+            }
+            call = self.traits.call or _plain_call
             latents: torch.Tensor = self.pipe(
-                **{
-                    name: torch.cat([texts[name] for texts in encoded]).to(self.device)
-                    for name in encoded[0]
-                },
+                **call(texts, self.guidance_scale),
                 generator=[torch.Generator("cpu").manual_seed(case.seed) for case in padded],
                 width=self.width,
                 height=self.height,
                 num_inference_steps=self.steps,
-                guidance_scale=self.guidance_scale,
                 output_type="latent",
             ).images
             if latents.is_cuda:
@@ -448,10 +451,14 @@ class Engine:
             latents = self.traits.unpack(self.pipe, latents, self.height, self.width)
         z = latents.to(torch.float32)
         mean, std, factor = self._scaling(z.device)
+        if z.dim() == 5:
+            mean, std = mean[..., None], std[..., None]
         return torch.split(z * std / factor + mean, 1)
 
     def unit_latents(self, z: torch.Tensor) -> torch.Tensor:
         """What the VAE's encoder gives (N x C x H x W, float32), as the denoiser takes it."""
+        if self.traits.pack is not None:
+            return self.traits.pack(self.pipe, z)  # type: ignore[no-any-return]
         mean, std, factor = self._scaling(z.device)
         return (z - mean) * factor / std
 
@@ -462,7 +469,7 @@ class Engine:
         if not (mean and std):
             mean, std = [getattr(config, "shift_factor", None) or 0.0], [1.0]
         middle, spread = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
-        return middle, spread, float(config.scaling_factor)
+        return middle, spread, float(getattr(config, "scaling_factor", 1.0))
 
     def _picture(self, z: torch.Tensor) -> Pixels | None:
         if not z.isfinite().all():
@@ -476,6 +483,8 @@ class Engine:
             vae.to(usual)
         if not pixels.isfinite().all():
             return None
+        if self.traits.frames:
+            pixels = pixels[:, :, 0]
         grey = (pixels[0] / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         picture: Pixels = grey.permute(1, 2, 0).cpu().numpy()
         return picture
@@ -506,7 +515,9 @@ class Engine:
             case.prompt,
             case.negative,
             device=self.device,
-            guided=self.traits.negative and self.guidance_scale > 1 and not distilled,
+            guided=self.traits.negative
+            and self.guidance_scale > self.traits.unguided
+            and not distilled,
             clip_skip=self.clip_skip,
         )
 
@@ -525,6 +536,10 @@ class Engine:
                 f"{self.device} cannot be used ({first_line(error)}); try {named('device')} cpu.",
                 field="device",
             ) from error
+
+
+def _plain_call(texts: Mapping[str, Any], guidance_scale: float) -> Mapping[str, Any]:
+    return {**texts, "guidance_scale": guidance_scale}
 
 
 def _out_of_memory(error: BaseException) -> bool:

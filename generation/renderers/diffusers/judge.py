@@ -43,6 +43,8 @@ def latents(engine: Engine, picture: npt.NDArray[np.uint8]) -> torch.Tensor:
     rgb = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     x = torch.from_numpy(np.ascontiguousarray(rgb).copy()).permute(2, 0, 1)[None]
     x = (x.to(torch.float32) / 127.5 - 1).to(engine.device)
+    if engine.traits.frames:
+        x = x.unsqueeze(2)
     usual = vae.dtype
     z = vae.encode(x.to(usual)).latent_dist.mean.float()
     if usual != torch.float32 and not z.isfinite().all():
@@ -50,7 +52,7 @@ def latents(engine: Engine, picture: npt.NDArray[np.uint8]) -> torch.Tensor:
         vae.to(torch.float32)
         z = vae.encode(x).latent_dist.mean
         vae.to(usual)
-    return engine.unit_latents(z)
+    return engine.unit_latents(z.squeeze(2) if engine.traits.frames else z)
 
 
 @torch.inference_mode()

@@ -50,8 +50,8 @@ class BaseModel:
     `path` is a diffusers folder or a single checkpoint; `config` is the folder of configurations
     that a single checkpoint needs (None for a folder). `digest` is the SHA-256 of a checkpoint, or
     of a folder's names and contents. `scheduler` is the model's own scheduler configuration.
-    `few_steps` marks a model of a guided family without a guidance input, such as FLUX.1 schnell,
-    which its model card renders in 4 steps without guidance.
+    `few_steps` marks a distilled model, such as FLUX.1 schnell, which its model card renders in few
+    steps without guidance.
     """
 
     name: str
@@ -69,7 +69,7 @@ class BaseModel:
         usual = FAMILIES[self.family]
         if not self.few_steps:
             return usual
-        return replace(usual, steps=usual.few_steps, guidance_scale=0.0)
+        return replace(usual, **usual.few)
 
 
 def find_model(
@@ -103,11 +103,17 @@ def find_model(
     family = folder_family(folder, name)
     width, height = _folder_size(folder, family)
     scheduler = _scheduler_config(folder, prediction_type)
-    # diffusers takes a missing entry for False too.
-    traits = FAMILIES[family]
-    few = traits.few_steps and not _config(folder, traits.denoiser).get("guidance_embeds", False)
     digest = folder_digest(folder)
-    return BaseModel(name, folder, family, width, height, digest, scheduler, few_steps=bool(few))
+    few = _is_distilled(folder, family, scheduler)
+    return BaseModel(name, folder, family, width, height, digest, scheduler, few_steps=few)
+
+
+def _is_distilled(folder: Path, family: str, scheduler: Mapping[str, Any]) -> bool:
+    traits = FAMILIES[family]
+    if traits.distilled is None:
+        return False
+    index = dict(read_json(folder / "model_index.json"))
+    return traits.distilled(index, _config(folder, traits.denoiser), scheduler)
 
 
 def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
@@ -157,7 +163,7 @@ def check_name(name: str) -> None:
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and the SHA-256 of the model's weights and configurations."""
     total = hashlib.sha256()
-    kinds = {".safetensors", ".bin", ".json", ".txt", ".model"}
+    kinds = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"}
     for path in sorted(folder.rglob("*")):
         if path.suffix in kinds and path.is_file() and path.name != "README.json":
             total.update(path.relative_to(folder).as_posix().encode() + b"\0")
@@ -334,8 +340,10 @@ def _single_file(
     if config.parent != CONFIGS:
         digest = hashlib.sha256((digest + folder_digest(config)).encode()).hexdigest()
     traits = FAMILIES[family]
-    guided = any(layer in key for key in header.tensors for layer in traits.guided_by)
-    few = bool(traits.few_steps) and not guided
+    if traits.guided_by:
+        few = not any(layer in key for key in header.tensors for layer in traits.guided_by)
+    else:
+        few = _is_distilled(config, family, scheduler)
     return BaseModel(name, path, family, width, height, digest, scheduler, config, few)
 
 
@@ -347,10 +355,10 @@ def checkpoint_family(header: Header) -> str:
     keys = header.tensors
     name = header.path.name
     text = " ".join(sorted({".".join(key.split(".")[:3]) for key in keys}))
-    if "double_blocks" in text or "single_transformer_blocks" in text:
-        return "flux"
-    if "joint_blocks" in text or "transformer_blocks.0.attn.add_k_proj.weight" in keys:
-        return "sd3"
+    listed = "\n".join(keys)
+    for family, traits in FAMILIES.items():
+        if traits.marks and all(re.search(mark, listed) for mark in traits.marks):
+            return family
     first = keys.get("model.diffusion_model.input_blocks.0.0.weight")
     if first is None:
         lora = any("lora" in key or "hada_" in key or "lokr_" in key for key in keys)
@@ -501,6 +509,8 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
 def _folder_size(folder: Path, family: str) -> tuple[int, int]:
     """Width and height in pixels that the model was made for."""
     try:
+        if FAMILIES[family].side:
+            return FAMILIES[family].side, FAMILIES[family].side
         latent = _config(folder, FAMILIES[family].denoiser).get("sample_size") or 128
         side = int(latent) * 2 ** (len(_config(folder, "vae")["block_out_channels"]) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -40,7 +40,8 @@ def decide(
     batching = Batching(batches.balanced(cases, most))
     if engine is not None:
         mixed = Batching(batches.balanced(len(cells), most), mixed=True)
-        larger = mixed.size > batching.size and can_mix(settings, cells)
+        mixes = engine.traits.rows and can_mix(settings, cells)
+        larger = mixed.size > batching.size and mixes
         if larger and pace(engine, cells, mixed) > pace(engine, cells, batching):
             batching = mixed
         engine.batch_size, engine.mixed = batching.size, batching.mixed

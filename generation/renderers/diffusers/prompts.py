@@ -61,8 +61,8 @@ def check(prompts: Iterable[str], family: str) -> list[str]:
     """Warnings about prompts (and negative prompts) whose A1111 markup has no effect here.
 
     At most one of each kind, naming the first prompt that it is about: attention weights, written
-    `(text:1.2)` or `((text))`, for SD 3 and FLUX.1; prompt editing, `[cat:dog:0.5]`, and
-    alternation, `[cat|dog]`; AND between prompts; wildcards, `__name__`, and choices, `{a|b}`.
+    `(text:1.2)` or `((text))`, for SD 3, FLUX.1 and later; prompt editing, `[cat:dog:0.5]`,
+    and alternation, `[cat|dog]`; AND between prompts; wildcards, `__name__`, and choices, `{a|b}`.
     Brackets that may belong to a name, such as `miku_(vocaloid)`, and escaped ones, `\\(`, are not
     taken for weights by this function.
     Raises UserError for `<lora:...>`, `<lyco:...>` and `<hypernet:...>`: a text encoder would read
@@ -218,7 +218,7 @@ def _merged(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def blocks(pipe: Any, family: str, prompt: str, negative: str = "", *, guided: bool) -> int:
-    """How many blocks of CLIP's length (77) `embeddings` gives; 1 for SD 3 and FLUX.1.
+    """How many blocks of CLIP's length (77) `embeddings` gives; 1 for SD 3, FLUX.1 and later.
 
     Only tokenises. Cases share a batch when this is equal: their embeddings are then as long.
     """
@@ -257,7 +257,8 @@ def embeddings(
     (`process_tokens` in its `modules/sd_hijack_clip.py`). The pooled output is not weighted.
 
     SD 3 and FLUX.1: encoded by diffusers. Their CLIP encoders, which steer only coarsely, see 77
-    tokens; T5 sees 256 (SD 3) or 512 (FLUX.1). BREAK is a word like others, and weights are text.
+    tokens; T5 sees 256 (SD 3) or 512 (FLUX.1). BREAK is a word like others, and weights are text. So
+    it is with the families after them.
 
     `clip_skip` leaves out that many of CLIP's last layers, for prompt and negative prompt as A1111
     does and trainers' samples do (diffusers' own SD 3 pipeline: for the prompt only). A1111's

@@ -1,0 +1,102 @@
+"""Qwen-Image, whose text encoder is Qwen2.5-VL and whose VAE is a video's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from generation.families.family import BlockLists, Family, Layers, Rendering, blocks, linear, stack
+
+
+def _layers(width: int, count: int) -> Layers:
+    image = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
+    text = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
+    return {
+        **linear("img_in", width, 64),
+        **linear("txt_in", width, 3584),
+        **stack(
+            "transformer_blocks",
+            count,
+            {
+                **linear(f"{image} {text}", width, width),
+                **linear("img_mod.1 txt_mod.1", 6 * width, width),
+                **linear("img_mlp.net.0.proj txt_mlp.net.0.proj", 4 * width, width),
+                **linear("img_mlp.net.2 txt_mlp.net.2", width, 4 * width),
+            },
+        ),
+        **linear("norm_out.linear", 2 * width, width),
+        **linear("proj_out", 64, width),
+    }
+
+
+def encode(
+    pipe: Any, prompt: str, negative: str, device: Any, guided: bool, _clip_skip: int
+) -> Mapping[str, Any]:
+    """As diffusers encodes: 1024 tokens after the pipeline's instruction.
+
+    Encoded alone, a prompt has no padding, and needs no mask. An empty negative prompt is a blank,
+    as in Qwen's examples.
+    """
+    found = {"prompt_embeds": pipe.encode_prompt(prompt=prompt, device=device)[0]}
+    if guided:
+        other = pipe.encode_prompt(prompt=negative or " ", device=device)[0]
+        found["negative_prompt_embeds"] = other
+    return found
+
+
+def call(texts: Mapping[str, Any], guidance_scale: float) -> Mapping[str, Any]:
+    """The pipeline's `guidance_scale` is for distilled models, of which there are none."""
+    return {**texts, "true_cfg_scale": guidance_scale}
+
+
+def unpack(pipe: Any, latents: Any, height: int, width: int) -> Any:
+    """Latents in patches -> as the VAE takes them, N x C x 1 x H x W."""
+    return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+
+
+def predict(pipe: Any, latents: Any, times: Any, texts: Mapping[str, Any]) -> Any:
+    """The velocity."""
+    count, channels, high, wide = latents.shape
+    told = pipe.transformer.forward(
+        pipe._pack_latents(latents, count, channels, high, wide),
+        encoder_hidden_states=texts["prompt_embeds"],
+        timestep=(times / 1000).to(latents.dtype),
+        img_shapes=[[(1, high // 2, wide // 2)]] * count,
+        return_dict=False,
+    )[0]
+    scale = pipe.vae_scale_factor
+    return unpack(pipe, told, high * scale, wide * scale).squeeze(2)
+
+
+_BLOCKS = 60
+QWEN = Family(
+    id="qwen",
+    words="Qwen-Image",
+    models=(_layers(3072, _BLOCKS),),
+    stated=r"qwen",
+    rendering=Rendering(
+        "QwenImagePipeline",
+        "transformer",
+        16,
+        4.0,  # steps, guidance and size of its model card
+        BlockLists(
+            lists=(("BASE", *blocks("B", *range(_BLOCKS))),),
+            kinds={"B": "B", "BLOCK": "B"},
+            stacks={"transformer_blocks": "B"},
+        ),
+        model="QwenImageTransformer2DModel",
+        marks=(r"transformer_blocks\.0\.img_mod\.1\.", r"txt_norm\."),
+        side=1328,
+        flow=True,
+        clip_skip=False,
+        steps=50,
+        sampler="euler",
+        half="bfloat16",
+        chunked=False,
+        encode=encode,
+        call=call,
+        unpack=unpack,
+        frames=True,
+        predict=predict,
+    ),
+)

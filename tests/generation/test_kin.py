@@ -1,0 +1,408 @@
+"""FLUX.1 and the families after it: every trainer's layout, merged as the writing library merges it
+or by the formula; sweeps; settings; what the denoiser tells."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("peft")
+import diffusers  # noqa: E402
+import peft  # noqa: E402
+import torch  # noqa: E402
+from diffusers.loaders import single_file_utils  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from generation.cells import Case, Checkpoint  # noqa: E402
+from generation.families import ALL, FAMILIES  # noqa: E402
+from generation.loras.inspection import inspect  # noqa: E402
+from generation.renderers.diffusers import judge  # noqa: E402
+from generation.renderers.diffusers.engine import Engine  # noqa: E402
+from generation.renderers.diffusers.models import find_model  # noqa: E402
+
+KIN = ("chroma", "flux", "klein", "qwen", "zimage")
+Tiny = Callable[[str], Path]
+Tensors = dict[str, torch.Tensor]
+RANK, ALPHA = 4, 2.0
+
+
+def engine(folder: Path, **options: Any) -> Engine:
+    few = {"steps": 2, "guidance_scale": 3.0, "width": 64, "height": 64, "batch_size": 1}
+    return Engine(find_model(str(folder)), **{**few, **options})
+
+
+def weights(module: torch.nn.Module) -> Tensors:
+    return {name: weight.detach().clone() for name, weight in module.named_parameters()}
+
+
+def layers(module: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """The matrices of a denoiser, as its structure has them."""
+    return {
+        name: tuple(layer.weight.shape)  # type: ignore[misc]
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+
+
+def aliases_of(family: str, modules: list[str]) -> list[tuple[str, tuple[str, ...], bool]]:
+    aliases = ALL[family].aliases
+    return list(aliases(modules)) if aliases else []
+
+
+def native(family: str, module: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """The same under the original code's names, in which several may be one matrix."""
+    ours = layers(module)
+    found: dict[str, tuple[int, int]] = {}
+    left = set(ours)
+    for theirs, pieces, _ in aliases_of(family, list(ours)):
+        if theirs.partition(".processor")[1] or not left.issuperset(pieces):
+            continue  # XLabs' names of the same layers
+        found[theirs] = (sum(ours[piece][0] for piece in pieces), ours[pieces[0]][1])
+        left -= set(pieces)
+    return found | {name: ours[name] for name in left}
+
+
+def factors(stems: Mapping[str, tuple[int, int]], seed: int = 3) -> Iterator[tuple[str, Tensors]]:
+    generator = torch.Generator().manual_seed(seed)
+    for stem, (out, inner) in stems.items():
+        yield (
+            stem,
+            {
+                "down": torch.randn(RANK, inner, generator=generator) / inner**0.5,
+                "up": torch.randn(out, RANK, generator=generator),
+            },
+        )
+
+
+def flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def down_up(stem: Callable[[str], str]) -> Callable[[str, Tensors], Tensors]:
+    return lambda name, f: {
+        f"{stem(name)}.lora_down.weight": f["down"],
+        f"{stem(name)}.lora_up.weight": f["up"],
+        f"{stem(name)}.alpha": torch.tensor(ALPHA),
+    }
+
+
+def a_b(stem: Callable[[str], str], adapter: str = "") -> Callable[[str, Tensors], Tensors]:
+    return lambda name, f: {
+        f"{stem(name)}.lora_A{adapter}.weight": f["down"],
+        f"{stem(name)}.lora_B{adapter}.weight": f["up"],
+    }
+
+
+# Who writes so -> (whether under the original code's names, scale or kind, the keys of a layer).
+LAYOUTS: dict[str, tuple[bool, str, Any]] = {
+    "diffusers": (False, "", a_b(lambda n: f"transformer.{n}")),
+    "peft": (False, "", a_b(lambda n: f"base_model.model.{n}", ".default")),
+    "diffusion-pipe": (False, "", a_b(lambda n: f"diffusion_model.{n}")),
+    "ai-toolkit": (True, "", a_b(lambda n: f"diffusion_model.{n}")),
+    "kohya": (False, "alpha", down_up(lambda n: f"lora_unet_{flat(n)}")),
+    "musubi": (True, "alpha", down_up(lambda n: f"lora_unet_{flat(n)}")),
+    "OneTrainer": (False, "alpha", down_up(lambda n: f"lora_transformer_{flat(n)}")),
+    "SimpleTuner": (False, "alpha", down_up(lambda n: f"transformer.{n}")),
+    "ComfyUI": (True, "alpha", down_up(lambda n: f"diffusion_model.{n}")),
+    "LyCORIS LoKr": (False, "lokr", "lycoris_"),
+    "LyCORIS LoHa": (True, "loha", "lora_unet_"),
+}
+
+
+def lokr(f: Tensors) -> Tensors:
+    """A Kronecker product of the same size, in LyCORIS' factors."""
+    out, inner = len(f["up"]), f["down"].shape[1]
+    generator = torch.Generator().manual_seed(out * inner)
+    return {
+        "lokr_w1": torch.randn(2, 2, generator=generator),
+        "lokr_w2": torch.randn(out // 2, inner // 2, generator=generator) / inner**0.5,
+    }
+
+
+def loha(f: Tensors) -> Tensors:
+    """A Hadamard product of two low-rank ones, in LyCORIS' factors."""
+    one, two = f["up"] / 2, f["up"].flip(0) / 2
+    return {
+        "hada_w1_a": one,
+        "hada_w1_b": f["down"],
+        "hada_w2_a": two,
+        "hada_w2_b": f["down"].flip(0),
+    }
+
+
+def product(f: Tensors, kind: str) -> torch.Tensor:
+    """dW by the formulas of the papers, in float64."""
+    g = {name: factor.double() for name, factor in f.items()}
+    if kind == "lokr":
+        return torch.kron(g["lokr_w1"], g["lokr_w2"])
+    if kind == "loha":
+        scale = ALPHA / RANK
+        one, two = g["hada_w1_a"] @ g["hada_w1_b"], g["hada_w2_a"] @ g["hada_w2_b"]
+        return scale * one * two
+    return (ALPHA / RANK if kind == "alpha" else 1.0) * g["up"] @ g["down"]
+
+
+def write(path: Path, stems: Mapping[str, tuple[int, int]], layout: str, seed: int = 3) -> Tensors:
+    """A LoRA on all of these layers as the trainer writes it; their dW in float64."""
+    _, kind, spell = LAYOUTS[layout]
+    tensors, found = {}, {}
+    for stem, plain in factors(stems, seed):
+        f = {"lokr": lokr, "loha": loha}.get(kind, lambda same: same)(plain)
+        if kind in {"lokr", "loha"}:
+            tensors |= {f"{spell}{flat(stem)}.{leaf}": factor for leaf, factor in f.items()}
+            tensors |= {f"{spell}{flat(stem)}.alpha": torch.tensor(ALPHA)} if kind == "loha" else {}
+        else:
+            tensors |= spell(stem, f)
+        found[stem] = product(f, kind)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return found
+
+
+def added(family: str, base: Tensors, updates: Tensors, checkpoint: Tensors | None) -> Tensors:
+    """W0 + dW in float64, under diffusers' names.
+
+    Of updates under the original code's names, the sum is taken in a checkpoint in those names,
+    which diffusers' own conversion of checkpoints then makes its own. Where that knows the real
+    width only, the fused matrices are cut here.
+    """
+    if checkpoint is None:
+        whole = {name: weight.double() for name, weight in base.items()}
+        for name, update in updates.items():
+            whole[f"{name}.weight"] += update
+        return whole
+    if family in {"klein", "zimage"}:
+        convert = {
+            "klein": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
+            "zimage": single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers,
+        }[family]
+        whole = {
+            name.removeprefix("model.diffusion_model."): weight.double()
+            for name, weight in checkpoint.items()
+        }
+        for name, update in updates.items():
+            whole[f"{name}.weight"] += update
+        return convert(whole)  # type: ignore[no-any-return]
+    whole = {name: weight.double() for name, weight in base.items()}
+    modules = [name.removesuffix(".weight") for name in base]
+    meant = {theirs: (pieces, swap) for theirs, pieces, swap in aliases_of(family, modules)}
+    for name, update in updates.items():
+        pieces, swap = meant.get(name, ((name,), False))
+        if swap:  # (shift, scale) there, (scale, shift) here
+            update = torch.cat(update.chunk(2)[::-1])
+        sizes = [len(base[f"{piece}.weight"]) for piece in pieces]
+        for piece, part in zip(pieces, update.split(sizes), strict=True):
+            whole[f"{piece}.weight"] += part
+    return whole
+
+
+def largest(one: Tensors, other: Tensors) -> float:
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize("family", KIN)
+def test_every_layout_is_merged_whole(
+    family: str,
+    tiny_model: Tiny,
+    tiny_checkpoint: Callable[[str], tuple[Path, Path]],
+    tmp_path: Path,
+) -> None:
+    """On every matrix of the model: to a rounding what the formula gives, and strength 0 W0."""
+    ours = engine(tiny_model(family))
+    base = weights(ours.denoiser)
+    checkpoint = load_file(tiny_checkpoint(family)[0])
+    every = {f"{name}.weight" for name in layers(ours.denoiser)}
+    for layout, (original, _, _) in LAYOUTS.items():
+        stems = native(family, ours.denoiser) if original else layers(ours.denoiser)
+        path = tmp_path / f"{layout}.safetensors"
+        updates = write(path, stems, layout)
+        wanted = added(family, base, updates, checkpoint if original else None)
+        ours.apply(Checkpoint(path, "lora", tensor_hash=layout), Decimal(1))
+        merged = weights(ours.denoiser)
+        assert {name for name in base if not torch.equal(base[name], merged[name])} == every
+        error = largest(merged, wanted)
+        print(f"{family:8} {layout:16} {error:.1e}")
+        assert error <= 1e-5, layout
+        ours.apply(None, Decimal(0))
+        assert all(torch.equal(base[n], w) for n, w in weights(ours.denoiser).items()), layout
+
+
+@pytest.mark.parametrize("family", KIN)
+def test_diffusers_and_peft_merge_the_same(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Their own loading and merging of files in their own layouts."""
+    ours = engine(tiny_model(family))
+    for layout in ("diffusers", "peft"):
+        path = tmp_path / layout / "adapter_model.safetensors"
+        path.parent.mkdir()
+        write(path, layers(ours.denoiser), layout)
+        pipe = getattr(diffusers, FAMILIES[family].pipeline).from_pretrained(
+            tiny_model(family), local_files_only=True
+        )
+        if layout == "diffusers":
+            pipe.load_lora_weights(path)
+            pipe.fuse_lora()
+            pipe.unload_lora_weights()
+            theirs = pipe.transformer
+        else:
+            config = peft.LoraConfig(
+                r=RANK, lora_alpha=RANK, target_modules=list(layers(ours.denoiser))
+            )
+            wrapped = peft.get_peft_model(pipe.transformer, config)
+            state = {
+                name.replace(".default.", "."): tensor for name, tensor in load_file(path).items()
+            }
+            left = peft.set_peft_model_state_dict(wrapped, state).unexpected_keys
+            assert not left
+            theirs = wrapped.merge_and_unload()
+        ours.apply(Checkpoint(path, "lora", tensor_hash=layout), Decimal(1))
+        error = largest(weights(ours.denoiser), weights(theirs))
+        print(f"{family:8} {layout:16} {error:.1e} of its own merge")
+        assert error <= 1e-5
+
+
+@pytest.mark.parametrize("family", [family for family in KIN if family != "flux"])
+def test_a_real_structure_finds_all_its_keys(family: str, tmp_path: Path) -> None:
+    """The published architecture, without weights: every layout's file fits, key by key."""
+    from generation.loras import deltas
+
+    kind, config = {
+        "chroma": ("ChromaTransformer2DModel", {}),
+        "klein": (
+            "Flux2Transformer2DModel",
+            {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
+             "joint_attention_dim": 12288, "guidance_embeds": False},
+        ),
+        "qwen": ("QwenImageTransformer2DModel", {}),
+        "zimage": ("ZImageTransformer2DModel", {}),
+    }[family]  # fmt: skip
+    with torch.device("meta"):
+        module = getattr(diffusers, kind)(**config)
+    shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
+    for original in (False, True):
+        stems = native(family, module) if original else layers(module)
+        tensors: dict[str, torch.Tensor] = {}
+        for stem, (out, inner) in stems.items():
+            tensors[f"diffusion_model.{stem}.lora_A.weight"] = torch.zeros(1, inner)
+            tensors[f"diffusion_model.{stem}.lora_B.weight"] = torch.zeros(out, 1)
+        path = tmp_path / "lora.safetensors"
+        save_file({name: tensor.half() for name, tensor in tensors.items()}, path)
+        found = deltas.resolve(deltas.outlines(path), {"transformer": shapes})
+        assert {name for _, name in found} == {f"{name}.weight" for name in layers(module)}
+        assert inspect(path).families == (family,)
+
+
+@pytest.mark.parametrize("family", ["chroma", "klein", "qwen", "zimage"])
+def test_the_denoiser_is_asked_as_the_pipeline_asks_it(family: str, tiny_model: Tiny) -> None:
+    """What a render's first call to the denoiser gave, and that a picture goes there and back."""
+    one = engine(tiny_model(family), steps=1, guidance_scale=FAMILIES[family].unguided)
+    traits = one.traits
+    calls: list[Any] = []
+    hook = one.denoiser.register_forward_hook(lambda _m, _given, told: calls.append(told[0]))
+    starts: list[torch.Tensor] = []
+    step = one.pipe.scheduler.step
+
+    def spy(told: torch.Tensor, time: Any, latents: torch.Tensor, **more: Any) -> Any:
+        starts.extend([told.clone(), torch.as_tensor(float(time)), latents.clone()])
+        return step(told, time, latents, **more)
+
+    one.pipe.scheduler.step = spy
+    one.render([Case("a cat", 1)])
+    hook.remove()
+    told, time, latents = starts
+    if family == "klein":
+        side = int(latents.shape[1] ** 0.5)
+        told, latents = (x.transpose(1, 2).reshape(1, -1, side, side) for x in (told, latents))
+    elif traits.unpack is not None:
+        told, latents = (traits.unpack(one.pipe, x, 64, 64) for x in (told, latents))
+        told, latents = (x.squeeze(2) if traits.frames else x for x in (told, latents))
+    assert traits.predict is not None and calls
+    with torch.inference_mode():
+        ours = traits.predict(one.pipe, latents, time.reshape(1), dict(one.texts("a cat")))
+    torch.testing.assert_close(ours, told, atol=1e-5, rtol=1e-4)
+    picture = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    z = judge.latents(one, picture)
+    assert z.shape == latents.shape
+    assert np.isfinite(judge.errors(one, z, [("a cat", 0), ("a dog", 1)])).all()
+
+
+@pytest.mark.parametrize("family", ["chroma", "klein", "qwen", "zimage"])
+def test_pictures_are_the_pipelines_own(family: str, tiny_model: Tiny) -> None:
+    """The same noise, prompt, negative prompt, steps and guidance, called as its page says."""
+    ours = engine(tiny_model(family)).render([Case("a cat", 5, "blurry")])[0]
+    pipe = getattr(diffusers, FAMILIES[family].pipeline).from_pretrained(
+        tiny_model(family), local_files_only=True
+    )
+    arguments: dict[str, Any] = {
+        "prompt": "a cat", "negative_prompt": "blurry", "guidance_scale": 3.0,
+        "num_inference_steps": 2, "width": 64, "height": 64, "output_type": "pil",
+        "generator": [torch.Generator("cpu").manual_seed(5)],
+    }  # fmt: skip
+    if family == "qwen":
+        arguments["true_cfg_scale"] = arguments.pop("guidance_scale")
+    if family == "klein":  # its call has no negative prompt's text
+        del arguments["negative_prompt"]
+        other = pipe.encode_prompt(prompt="blurry")[0]
+        arguments["negative_prompt_embeds"] = other
+    theirs = np.asarray(pipe(**arguments).images[0])
+    assert ours is not None and np.ptp(theirs) > 20
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
+
+
+def test_distilled_models_say_so_in_their_configurations(
+    tiny_model: Tiny, tiny_checkpoint: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    for family, steps, guidance in (
+        ("klein", 50, 4.0), ("zimage", 50, 4.0), ("qwen", 50, 4.0), ("chroma", 40, 3.0),
+    ):  # fmt: skip
+        traits = find_model(str(tiny_model(family))).traits
+        assert (traits.steps, traits.guidance_scale, traits.sampler) == (steps, guidance, "euler")
+        assert traits.half == "bfloat16" and traits.negative
+    for family, part, name, value, steps, guidance in (
+        ("klein", "model_index.json", "is_distilled", True, 4, 1.0),
+        ("zimage", "scheduler/scheduler_config.json", "shift", 3.0, 9, 0.0),
+    ):
+        folder = Path(shutil.copytree(tiny_model(family), tmp_path / family))
+        config = json.loads((folder / part).read_text())
+        (folder / part).write_text(json.dumps({**config, name: value}))
+        single = tiny_checkpoint(family)[0]
+        for model in (find_model(str(folder)), find_model(str(single), config=folder)):
+            assert (model.traits.steps, model.traits.guidance_scale) == (steps, guidance)
+        assert model.traits.negative == (family == "zimage")
+
+
+@pytest.mark.parametrize("family", ["chroma", "klein", "qwen", "zimage"])
+def test_sweeps_of_strengths_and_of_epochs(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Whole studies with the family's own defaults, but few steps and small pictures."""
+    from rendering import planned
+
+    from analysers.runs.loop import run_study
+    from analysers.runs.request import Judging
+    from generation.prompts import PromptLine
+
+    shapes = layers(engine(tiny_model(family)).denoiser)
+    some = {name: shape for name, shape in shapes.items() if re.search(r"to_[qkv]$", name)}
+    files = [tmp_path / f"style-{epoch:06d}.safetensors" for epoch in (1, 2)]
+    for seed, path in enumerate(files):
+        write(path, some, "ComfyUI", seed)
+    common: dict[str, Any] = {
+        "model": str(tiny_model(family)), "prompts": [PromptLine("a cat")], "seeds": [1],
+        "width": 64, "height": 64, "steps": 2, "device": "cpu",
+    }  # fmt: skip
+    some_strengths = [Decimal("0.5"), Decimal(1)]
+    for kind, loras, strengths in (
+        ("strength", files[:1], some_strengths), ("epochs", files, some_strengths[1:]),
+    ):  # fmt: skip
+        plan = planned(kind, loras=loras, out=tmp_path / kind, strengths=strengths, **common)
+        assert len(plan.cells) == 3  # with the control
+        study = run_study(plan, Judging(metrics=("ssim",), workers=0))
+        changed = [score for score in study.scores if score.candidate is not None]
+        assert [score.status for score in study.scores] == ["ok"] * 3 and len(changed) == 2
+        assert all(score.values["ssim"] < 1 for score in changed)
