@@ -257,8 +257,8 @@ def embeddings(
     (`process_tokens` in its `modules/sd_hijack_clip.py`). The pooled output is not weighted.
 
     SD 3 and FLUX.1: encoded by diffusers. Their CLIP encoders, which steer only coarsely, see 77
-    tokens; T5 sees 256 (SD 3) or 512 (FLUX.1). BREAK is a word like others, and weights are text. So
-    it is with the families after them.
+    tokens; T5 sees 256 (SD 3) or 512 (FLUX.1). BREAK is a word like others, and weights are text.
+    So it is with the families after them.
 
     `clip_skip` leaves out that many of CLIP's last layers, for prompt and negative prompt as A1111
     does and trainers' samples do (diffusers' own SD 3 pipeline: for the prompt only). A1111's
