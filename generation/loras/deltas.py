@@ -23,7 +23,7 @@ from generation.errors import UserError
 from generation.families import ALL
 from generation.families.names import Names, Rows
 from generation.loras import inspection as lora
-from generation.loras.keys import update_shape
+from generation.loras.keys import rank_leaf, update_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -306,10 +306,12 @@ def _module(
     extra = set(arrays) - set(factors) - _EXTRAS
     if extra:
         raise UserError(f"{name} mixes kinds of update ({', '.join(sorted(extra))}).")
-    problem = _factor_problem(kind, factors)
+    shapes = {leaf: factor.shape for leaf, factor in factors.items()}
+    problem = _factor_problem(kind, shapes)
     if problem:
         raise UserError(f"{name} is damaged: {problem}.")
-    rank = _rank(kind, factors)
+    decomposed = rank_leaf(factors)
+    rank = int(shapes[decomposed][0]) if decomposed else None
     stored = float(arrays["alpha"].reshape(-1)[0]) if "alpha" in arrays else None
     alpha, scale = scales.resolve(stem, rank, stored)
     delta = ModuleDelta(source, part, stem, kind, factors, scale, rank, alpha)
@@ -322,55 +324,57 @@ def _module(
         yield ModuleDelta(source, part, stem, "full", bias, parameter="bias")
 
 
-def _rank(kind: str, factors: Mapping[str, npt.NDArray[np.float32]]) -> int | None:
-    """What alpha is divided by; with LoKr only where a factor is itself decomposed (LyCORIS'
-    modules/lokr.py)."""
-    for leaf in {"lora": ("down",), "loha": ("w1b",), "lokr": ("k1b", "k2b")}[kind]:
-        if leaf in factors:
-            return int(factors[leaf].shape[0])
-    return None
+Shapes: TypeAlias = "Mapping[str, tuple[int, ...]]"
 
 
-def _factor_problem(kind: str, f: Mapping[str, npt.NDArray[np.float32]]) -> str | None:
+def _factor_problem(kind: str, shapes: Shapes) -> str | None:
     """What is wrong with the factors' presence or shapes, or None."""
-    shapes = {leaf: factor.shape for leaf, factor in f.items()}
     if any(0 in shape or not 2 <= len(shape) <= 5 for shape in shapes.values()):
         return "a factor is empty or no matrix"
-    if kind == "lora":
-        if not {"down", "up"} <= set(f):
-            return "it has " + ("no lora_up" if "up" not in f else "no lora_down")
-        up, down = shapes["up"], shapes["down"]
-        inner = shapes["mid"][:2] if "mid" in f else (down[0], down[0])
-        if math.prod(up[2:]) != 1 or ("mid" in f and math.prod(down[2:]) != 1):
-            return "its lora_up (or a Tucker lora_down) is no 1x1 convolution"
-        return None if (up[1], down[0]) == inner else f"ranks {up[1]} and {down[0]} do not match"
-    if kind == "loha":
-        if not {"w1a", "w1b", "w2a", "w2b"} <= set(f) or ("t1" in f) != ("t2" in f):
-            return "a hada factor is missing"
-        axis = 0 if "t1" in f else 1
-        for half in ("1", "2"):
-            a, b = shapes[f"w{half}a"], shapes[f"w{half}b"]
-            core = shapes.get(f"t{half}", (b[0], b[0]))[:2]
-            if len(a) != 2 or len(b) != 2 or (a[axis], b[0]) != core:
-                return "its hada ranks do not match"
-            if a[1 - axis] != shapes["w1a"][1 - axis] or b[1] != shapes["w1b"][1]:
-                return "its two hada halves differ in size"
-        return None if "t1" not in f or shapes["t1"][2:] == shapes["t2"][2:] else "its cores differ"
+    return {"lora": _lora_problem, "loha": _loha_problem, "lokr": _lokr_problem}[kind](shapes)
+
+
+def _lora_problem(f: Shapes) -> str | None:
+    if not {"down", "up"} <= set(f):
+        return "it has " + ("no lora_up" if "up" not in f else "no lora_down")
+    up, down = f["up"], f["down"]
+    inner = f["mid"][:2] if "mid" in f else (down[0], down[0])
+    if math.prod(up[2:]) != 1 or ("mid" in f and math.prod(down[2:]) != 1):
+        return "its lora_up (or a Tucker lora_down) is no 1x1 convolution"
+    return None if (up[1], down[0]) == inner else f"ranks {up[1]} and {down[0]} do not match"
+
+
+def _loha_problem(f: Shapes) -> str | None:
+    if not {"w1a", "w1b", "w2a", "w2b"} <= set(f) or ("t1" in f) != ("t2" in f):
+        return "a hada factor is missing"
+    axis = 0 if "t1" in f else 1
+    for half in ("1", "2"):
+        a, b = f[f"w{half}a"], f[f"w{half}b"]
+        core = f.get(f"t{half}", (b[0], b[0]))[:2]
+        if len(a) != 2 or len(b) != 2 or (a[axis], b[0]) != core:
+            return "its hada ranks do not match"
+        if a[1 - axis] != f["w1a"][1 - axis] or b[1] != f["w1b"][1]:
+            return "its two hada halves differ in size"
+    return None if "t1" not in f or f["t1"][2:] == f["t2"][2:] else "its cores differ"
+
+
+def _lokr_problem(f: Shapes) -> str | None:
     for half in ("k1", "k2"):
         pair = {f"{half}a", f"{half}b"} & set(f)
         if (half in f) == bool(pair) or len(pair) == 1:
             return f"its factor lokr_w{half[1]} is missing or doubled"
         if half in f:
             continue
-        a, b = shapes[f"{half}a"], shapes[f"{half}b"]
-        core = shapes["kt2"][:2] if half == "k2" and "kt2" in f else (b[0], b[0])
+        a, b = f[f"{half}a"], f[f"{half}b"]
+        tucker = half == "k2" and "kt2" in f
         if len(a) != 2 or len(b) != 2:
             return "a lokr factor is no matrix"
-        if (a[0] if half == "k2" and "kt2" in f else a[1], b[0]) != core:
+        core = f["kt2"][:2] if tucker else (b[0], b[0])
+        if (a[0] if tucker else a[1], b[0]) != core:
             return "its lokr ranks do not match"
     if "kt2" in f and "k2" in f:
         return "it has both lokr_w2 and lokr_t2"
-    return None if len(shapes.get("k1", (1, 1))) == 2 else "lokr_w1 is no matrix"
+    return None if len(f.get("k1", (1, 1))) == 2 else "lokr_w1 is no matrix"
 
 
 def _with_magnitude(

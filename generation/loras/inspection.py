@@ -32,6 +32,7 @@ from generation.loras.keys import (
     PART_NAMES,
     algorithm,
     group_keys,
+    rank_leaf,
     split_key,
     split_stem,
     update_shape,
@@ -250,11 +251,9 @@ def _stored_alphas(header: Header, modules: Mapping[str, Mapping[str, str]]) -> 
 
 
 def _rank(leaves: Mapping[str, str], tensors: Mapping[str, TensorEntry]) -> int | None:
-    for leaf in ("down", "w1b", "k1b", "k2b"):
-        if leaf in leaves:
-            shape = tensors[leaves[leaf]].shape
-            return shape[0] if shape and shape[0] > 0 else None
-    return None
+    leaf = rank_leaf(leaves)
+    shape = tensors[leaves[leaf]].shape if leaf else ()
+    return shape[0] if shape and shape[0] > 0 else None
 
 
 def _touched(modules: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 PART_NAMES = {
     "unet": "UNet",
@@ -155,6 +155,12 @@ def algorithm(leaves: Iterable[str]) -> str:
     if have & {"w_norm", "b_norm"}:
         return "norm"
     return "incomplete"
+
+
+def rank_leaf(leaves: Container[str]) -> str | None:
+    """The factor whose first side is what alpha is divided by. With LoKr only a factor that is
+    itself decomposed has one (LyCORIS' modules/lokr.py)."""
+    return next((leaf for leaf in ("down", "w1b", "k1b", "k2b") if leaf in leaves), None)
 
 
 def update_shape(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
