@@ -173,30 +173,39 @@ def markdown(study: Study) -> str:
     if study.verdict.arguments:
         lines += [" ".join(_md(s) for s in study.verdict.arguments), ""]
     lines += [f"> ⚠ {_md(w)}\n" for w in study.verdict.warnings]
-    metric = study.rank_by
-    shown = [metric] + [m for m in ("brisque", "ssim") if m != metric and m in study.metrics]
-    heads = ["rank", _axis_name(study), "pictures"]
-    heads += [label(metric) + " (95 % interval)", *(label(m) for m in shown[1:]), "notes"]
+    heads, rows = ranked(study)
     lines += ["| " + " | ".join(heads) + " |", "|" + " ---: |" * (len(heads) - 1) + " --- |"]
-    for summary in study.summaries:
-        cells = [
-            "–" if summary.rank is None else str(summary.rank),
-            _md(summary.candidate.heading(study.kind)),
-            str(summary.n),
-            interval_text(summary.metrics.get(metric)),
-            *(
-                _number(summary.metrics[m].mean if m in summary.metrics else None)
-                for m in shown[1:]
-            ),
-            _md("; ".join(notes(study, summary))),
-        ]
+    for summary, row in zip(study.summaries, rows, strict=True):
+        cells = [_md(cell) if i in (1, len(row) - 1) else cell for i, cell in enumerate(row)]
         if summary.candidate == study.verdict.pick:
             cells = [f"**{cell}**" if cell else cell for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
     direction = "lower" if study.better == "lower" else "higher"
-    lines += ["", f"_{label(metric)}: {direction} is better. SSIM: likeness to the picture without"]
-    lines[-1] += " the LoRA; 1 is identical._"
+    lines += ["", f"_{label(study.rank_by)}: {direction} is better. SSIM: likeness to the picture"]
+    lines[-1] += " without the LoRA; 1 is identical._"
     return "\n".join(lines) + "\n"
+
+
+def ranked(study: Study) -> tuple[list[str], list[list[str]]]:
+    """The ranked table in short, as texts: its headings, and a row per summary."""
+    metric = study.rank_by
+    shown = [metric] + [m for m in ("brisque", "ssim") if m != metric and m in study.metrics]
+    heads = ["rank", _axis_name(study), "pictures"]
+    heads += [label(metric) + " (95 % interval)", *(label(m) for m in shown[1:]), "notes"]
+    rows = []
+    for summary in study.summaries:
+        others = (summary.metrics.get(m) for m in shown[1:])
+        rows.append(
+            [
+                "–" if summary.rank is None else str(summary.rank),
+                summary.candidate.heading(study.kind),
+                str(summary.n),
+                interval_text(summary.metrics.get(metric)),
+                *(_number(None if one is None else one.mean) for one in others),
+                "; ".join(notes(study, summary)),
+            ]
+        )
+    return heads, rows
 
 
 def terminal_table(study: Study, width: int = 80) -> str:

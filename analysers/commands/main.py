@@ -15,6 +15,7 @@ from analysers.commands.options import (
     FOLDER,
     Printing,
     one_sentence_errors,
+    program,
     request,
     shared_options,
 )
@@ -225,18 +226,10 @@ def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printi
 
 def _judge_pictures(asked: StudyRequest, observers: Sequence[Observer], printing: Printing) -> int:
     """Score the pictures of --images, each LoRA and setting found there as a study of its own."""
-    from contextlib import nullcontext
-
-    from analysers.runs.found import find_studies, folder_of
+    from analysers.runs.found import found_studies
     from analysers.runs.loop import Run
-    from generation.folder import check_folder, open_run_folder
 
-    out, others = folder_of(asked), asked.output.allow_non_empty
-    check_folder(out, others=others)
-    assert asked.subject.images is not None
-    reads = printing.dry_run or not asked.subject.images.is_dir()
-    with nullcontext() if reads else open_run_folder(out, others=others):
-        sources = find_studies(asked, writes=not reads)
+    with found_studies(asked, writes=not printing.dry_run) as sources:
         if printing.dry_run:
             for source in sources:
                 click.echo(f"{source.label}: {count(source.with_lora, 'picture')} to measure.")
@@ -252,7 +245,7 @@ def _judge_pictures(asked: StudyRequest, observers: Sequence[Observer], printing
 
 
 def _command() -> list[str]:
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return [*program(), *sys.argv[1:]]
 
 
 def _write_weight(study: Study, plan: Plan) -> None:

@@ -16,6 +16,7 @@ import click
 
 from analysers.commands.output import forgiving, full
 from analysers.commands.panels import examples
+from analysers.runs.limits import CHOICES, REAL, WHOLE
 from generation.errors import UserError, named
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+def limited(field: str) -> click.IntRange | click.FloatRange:
+    """A number within the limits of the request's field."""
+    if field in WHOLE:
+        return click.IntRange(*WHOLE[field])
+    return click.FloatRange(*REAL[field])
+
+
 def shared_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that both commands have, in the order that --help shows them."""
     options = (
@@ -40,11 +48,11 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--model-config", type=FOLDER, metavar="FOLDER",
                      help="A diffusers folder that describes a single checkpoint and has the "
                           "parts it lacks."),
-        click.option("--prediction-type", type=click.Choice(["epsilon", "v_prediction"]),
+        click.option("--prediction-type", type=click.Choice(CHOICES["prediction_type"]),
                      help="What the model predicts, where it does not say so itself."),
         click.option("--with", "fixed", multiple=True, metavar="LORA[:WEIGHT]",
                      help="Another LoRA, under every picture and control."),
-        click.option("--unet-strength", type=click.FloatRange(-10, 10), metavar="FACTOR",
+        click.option("--unet-strength", type=limited("unet_strength"), metavar="FACTOR",
                      help="Multiplies the strength in the UNet (or transformer)."),
         click.option("--te-strength", default="", metavar="FACTOR[,FACTOR]...",
                      help="Multiplies the strength in all text encoders, or in each."),
@@ -55,7 +63,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Apply a LoRA in spite of what its metadata say: base, prediction."),
         click.option("--prompts", type=FILE,
                      help="Text file, one prompt a line; or kohya's TOML or JSON."),
-        click.option("--max-prompts", type=click.IntRange(1), metavar="N",
+        click.option("--max-prompts", type=limited("max_prompts"), metavar="N",
                      default=1000, show_default=True,
                      help="More in a file are taken for another kind of file."),
         click.option("--prompt", multiple=True, help="A prompt; may be given several times."),
@@ -63,19 +71,19 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--seeds", default="1,2", show_default=True, help="Such as 1:4 or 7,11."),
         click.option("--size", default="", metavar="WxH",
                      help="Pixels, such as 768x768 [default: what the LoRA was trained at]."),
-        click.option("--steps", type=click.IntRange(1, 500), metavar="N",
+        click.option("--steps", type=limited("steps"), metavar="N",
                      help="Sampling steps [default: the model's]."),
         click.option("--guidance-scale", "--cfg", "guidance_scale",
-                     type=click.FloatRange(0, 100), metavar="NUMBER",
+                     type=limited("guidance_scale"), metavar="NUMBER",
                      help="Guidance scale [default: the model's, such as 7]."),
         click.option("--sampler", help="Such as 'Euler a' [default: DPM++ 2M Karras]."),
-        click.option("--clip-skip", type=click.IntRange(0, 11), default=0, metavar="N",
+        click.option("--clip-skip", type=limited("clip_skip"), default=0, metavar="N",
                      help="Text encoder layers to skip at the end."),
         click.option("--device", default="auto", show_default=True,
                      help="cuda, mps, xpu or cpu."),
         click.option("--dtype", default="auto", show_default=True,
-                     type=click.Choice(["auto", "float32", "float16", "bfloat16"])),
-        click.option("--batch-size", type=click.IntRange(0, 64), default=0, metavar="N",
+                     type=click.Choice(CHOICES["dtype"])),
+        click.option("--batch-size", type=limited("batch_size"), default=0, metavar="N",
                      help="Pictures rendered at once [default: as many as fit]."),
         click.option("--compile", "compiled", is_flag=True,
                      help="Compile the model: minutes at the start, faster afterwards."),
@@ -97,19 +105,19 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--metrics", default="", metavar="NAMES",
                      help="More metrics, such as lpips,gmsd; list: which there are."),
         click.option("--rank-by", default="brisque", show_default=True, metavar="NAME"),
-        click.option("--tie-tolerance", type=click.FloatRange(0), default=0.01, show_default=True,
+        click.option("--tie-tolerance", type=limited("tie_tolerance"), default=0.01, show_default=True,
                      metavar="NUMBER",
                      help="Means closer than this are tied."),
-        click.option("--margin", type=click.FloatRange(0), default=None, metavar="NUMBER",
+        click.option("--margin", type=limited("margin"), default=None, metavar="NUMBER",
                      help="How much worse than the control is still clean "
                      "[default: 5 for BRISQUE]."),
         click.option("--until-decided", is_flag=True,
                      help="Render block by block, and no more of what is settled already."),
         click.option("--refine", is_flag=True,
                      help="Begin with every few settings, then look between those that decide."),
-        click.option("--budget", type=click.IntRange(1), metavar="PICTURES",
+        click.option("--budget", type=limited("budget"), metavar="PICTURES",
                      help="The same, and at most so many pictures in all."),
-        click.option("--jobs", "workers", type=click.IntRange(0, 256), default=None, metavar="N",
+        click.option("--jobs", "workers", type=limited("workers"), default=None, metavar="N",
                      help="Measuring processes [default: one a core, less one; none while the "
                           "CPU renders]."),
         click.option("--demo", is_flag=True, help="The embedded model and LoRA; no network."),
@@ -167,7 +175,7 @@ def one_sentence_errors(command: Callable[..., None]) -> Callable[..., None]:
             if options["debug"]:
                 raise
             # --no-resume would render everything anew
-            words = [Path(sys.argv[0]).name, *(w for w in sys.argv[1:] if w != "--no-resume")]
+            words = [*program(), *(w for w in sys.argv[1:] if w != "--no-resume")]
             again = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
             click.echo(
                 f"\nInterrupted. What was rendered is kept; go on with:\n  {again}", err=True
@@ -206,6 +214,12 @@ def _text(name: str, value: Any) -> Any:
         return os.fsencode(value).decode("utf-8")
     except ValueError:
         raise UserError("this is no UTF-8 text; write it into a UTF-8 file.", name) from None
+
+
+def program() -> list[str]:
+    """The words that started this program: a script's name, or `python -m analysers`."""
+    path = Path(sys.argv[0])
+    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
 
 
 def flag(field: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from analysers.runs.source import Shot, Tell, relative
 from analysers.study import Candidate, Kind, Score
 from generation.cells import Checkpoint
 from generation.errors import UserError
+from generation.folder import check_folder, open_run_folder
 
 if TYPE_CHECKING:
     from analysers.intake import PictureSet
@@ -82,10 +85,22 @@ def folder_of(request: StudyRequest) -> Path:
     return request.output.out or Path("runs", f"{images.resolve().name}-{request.subject.kind}")
 
 
+@contextmanager
+def found_studies(request: StudyRequest, *, writes: bool = True) -> Iterator[list[FoundPictures]]:
+    """What `find_studies` finds, while the run folder is held for writing."""
+    out, others = folder_of(request), request.output.allow_non_empty
+    check_folder(out, others=others)
+    assert request.subject.images is not None
+    writes = writes and request.subject.images.is_dir()  # else it says so, and makes no folder
+    with open_run_folder(out, others=others) if writes else nullcontext():
+        yield find_studies(request, writes=writes)
+
+
 def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPictures]:
     """The pictures that the request names, each LoRA and setting found there as a study of its own.
 
-    A1111's grids are cut into a folder `cells` of the run folder, if anything may be written.
+    `name` (patterns are possible) chooses among several. A1111's grids are cut into a folder
+    `cells` of the run folder, if anything may be written.
     """
     from analysers import intake
     from generation.loras.checkpoints import find_checkpoints
@@ -111,7 +126,7 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
     title = subject.images.resolve().name
     if len(parts) == 1:
         return [FoundPictures(_kind(subject, parts[0]), parts[0], out=out, title=title)]
-    return [
+    studies = [
         FoundPictures(
             _kind(subject, part),
             part if index == 0 else replace(part, rejected=(), warnings=()),
@@ -121,6 +136,14 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
         )
         for index, part in enumerate(parts)
     ]
+    name = subject.name
+    if name is None or subject.loras:  # then it chose among those
+        return studies
+    chosen = [one for one in studies if name == one.label or fnmatch(one.label, name)]
+    if not chosen:
+        labels = ", ".join(repr(one.label) for one in studies)
+        raise UserError(f"no study here is called {name!r}; there are {labels}.", "name")
+    return chosen
 
 
 def _kind(subject: Subject, part: PictureSet) -> Kind:

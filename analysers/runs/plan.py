@@ -135,8 +135,9 @@ def _kind(subject: Subject, checkpoints: int) -> Kind:
     """The question that these checkpoints at these strengths can answer."""
     if subject.kind == "strength" and checkpoints > 1:
         raise UserError(
-            f"analyse-strength takes one LoRA, got {checkpoints}; "
-            f"use analyse-epochs with {named('strengths')} to compare checkpoints."
+            f"a study of strengths takes one LoRA, got {checkpoints}; give one, or compare them "
+            f"all by a study of epochs (analyse-epochs) with {named('strengths')}.",
+            field="loras",
         )
     return "plane" if subject.kind == "epochs" and len(subject.strengths) > 1 else subject.kind
 

@@ -7,6 +7,7 @@ text or as values; what cannot be read is a UserError that names the field.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal, InvalidOperation
@@ -16,6 +17,7 @@ from typing import Any, get_args
 import sample_data
 from analysers.metrics.metric import declared, load_metric
 from analysers.records import build, parse
+from analysers.runs.limits import CHOICES, REAL, WHOLE
 from analysers.study import Kind
 from generation.errors import UserError, named
 from generation.plan import parse_seeds, parse_strengths
@@ -64,6 +66,9 @@ class Subject:
     control: Path | None = None
     controls: Path | None = None
 
+    def __post_init__(self) -> None:
+        _check_limits(self)
+
     @property
     def part_strengths(self) -> dict[str, Decimal]:
         """The factors by part: "unet", "text" (all text encoders) or "te", "te2", "te3"."""
@@ -86,6 +91,9 @@ class Prompts:
     negative: str = ""
     max_prompts: int = 1000
 
+    def __post_init__(self) -> None:
+        _check_limits(self)
+
 
 @dataclass(frozen=True)
 class Rendering:
@@ -106,6 +114,9 @@ class Rendering:
     batch_size: int = 0
     compiled: bool = False
     low_vram: bool = False
+
+    def __post_init__(self) -> None:
+        _check_limits(self)
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,7 @@ class Judging:
 
     def __post_init__(self) -> None:
         """Raise UserError if a metric is unknown, lacks its weights or cannot be ranked by."""
+        _check_limits(self)
         for name in self.all_metrics:
             load_metric(name).check()
         if declared(self.rank_by).better is None:
@@ -194,25 +206,26 @@ class StudyRequest:
         Raises UserError for an unknown field and for a value that cannot be read.
         """
         step = given.pop("resolution", None)
-        if step and given.get("strengths") != AUTO:
+        finely = isinstance(given.get("strengths"), str) and given["strengths"] == AUTO
+        if step and not finely:
             raise UserError(f"it belongs to {named('strengths')} {AUTO}.", "resolution")
-        if given.get("strengths") == AUTO:
+        if finely:
             step = step or RESOLUTION
             given |= {"strengths": f"{step}:{WIDEST}:{step}", "refine": True}
         size = given.pop("size", None)
         if size:
-            given["width"], given["height"] = _size(size)
+            given["width"], given["height"] = _readable(_size, "size", size)
         if kind not in get_args(Kind):
             raise UserError(f"{kind!r} is no question; ask for {listed(get_args(Kind))}.", "kind")
         if isinstance(given.get("prompts"), (str, Path)):
-            most = given.get("max_prompts") or Prompts().max_prompts
+            most = _readable(_whole, "max_prompts", given.get("max_prompts", 1000))
             given["prompts"] = read_prompts(Path(given["prompts"]), most)
         groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
         for name, value in given.items():
             if name not in _HOME or name == "kind":
                 raise UserError(f"there is no field {name!r}; known are {listed(sorted(_HOME))}.")
             if value is not None:
-                groups[_HOME[name]][name] = _READ.get(name, _as_is)(value)
+                groups[_HOME[name]][name] = _readable(_READ.get(name, _as_is), name, value)
         groups["subject"]["kind"] = kind
         groups["subject"].setdefault("strengths", parse_strengths(DEFAULT_STRENGTHS[kind]))
         return StudyRequest(**{name: GROUPS[name](**values) for name, values in groups.items()})
@@ -279,8 +292,59 @@ def listed(words: Iterable[str]) -> str:
     return ", ".join(words)
 
 
+def _readable(read: Callable[[Any], Any], name: str, value: Any) -> Any:
+    """What `read` makes of the value. Raises UserError where it is of another type."""
+    try:
+        return read(value)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        wanted = _WANTED.get(read, _WANTED[_as_is])
+        raise UserError(f"cannot read {value!r}; give {wanted}.", name) from None
+
+
+def _check_limits(group: Any) -> None:
+    """Raise UserError for the first field of the group that lies beyond its limits."""
+    for one in fields(group):
+        value = getattr(group, one.name)
+        if value is None:
+            continue
+        if (choices := CHOICES.get(one.name)) and value not in choices:
+            raise UserError(f"{value!r} is none of {listed(choices)}.", one.name)
+        low, high = WHOLE.get(one.name) or REAL.get(one.name) or (None, None)
+        if low is not None and not low <= value <= (math.inf if high is None else high):
+            most = "or more" if high is None else f"to {high}"
+            raise UserError(f"{value} is beyond its limits; give {low} {most}.", one.name)
+
+
 def _as_is(value: Any) -> Any:
     return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, (str, Path)):
+        raise TypeError
+    return str(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, str) and value != int(value):
+        raise TypeError
+    return int(value)
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise ValueError
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(_text, [value] if isinstance(value, str) else value))
 
 
 def _path(value: Any) -> Path:
@@ -313,7 +377,10 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _prompts(value: Any) -> tuple[PromptLine, ...]:
-    return tuple(one if isinstance(one, PromptLine) else parse_prompt(one) for one in value)
+    lines = tuple(one if isinstance(one, PromptLine) else parse_prompt(one) for one in value)
+    if not lines:
+        raise ValueError
+    return lines
 
 
 def _metrics(value: Any) -> tuple[str, ...]:
@@ -358,7 +425,7 @@ def _te_strength(value: Any) -> tuple[Decimal, ...]:
 
 
 def _unet_strength(value: Any) -> Decimal:
-    return Decimal(str(value))
+    return Decimal(str(_real(value) if not isinstance(value, (str, Decimal)) else value))
 
 
 def _size(value: Any) -> tuple[int, int]:
@@ -374,21 +441,46 @@ def _size(value: Any) -> tuple[int, int]:
 
 
 _READ: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys((*WHOLE, "width", "height"), _whole),
+    **dict.fromkeys(REAL, _real),
+    **dict.fromkeys(
+        ("name", "block_weights", "negative", "model", "sampler", "device", "rank_by", *CHOICES),
+        _text,
+    ),
+    **dict.fromkeys(
+        ("ema", "compiled", "low_vram", "until_decided", "refine", "resume", "allow_non_empty"),
+        _flag,
+    ),
+    **dict.fromkeys(("images", "control", "controls", "model_config", "out"), _path),
     "loras": _paths,
     "strengths": _strengths,
     "fixed": _fixed,
     "unet_strength": _unet_strength,
     "te_strength": _te_strength,
-    "images": _path,
-    "control": _path,
-    "controls": _path,
+    "allow": _texts,
     "prompts": _prompts,
     "seeds": _seeds,
-    "model": str,
-    "guidance_scale": float,
-    "model_config": _path,
     "metrics": _metrics,
-    "out": _path,
+}
+"""How the value of each field is read."""
+
+_WANTED: Mapping[Callable[[Any], Any], str] = {
+    _as_is: "another value",
+    _text: "a text",
+    _texts: "texts",
+    _whole: "a whole number",
+    _real: "a number",
+    _unet_strength: "a number",
+    _flag: "True or False",
+    _path: "a path",
+    _paths: "a path, or several",
+    _strengths: "numbers, or a text such as '0.2:1.4:0.2'",
+    _fixed: "'LORA.safetensors:0.8', or pairs of a path and a weight",
+    _te_strength: "one number, or one for each text encoder",
+    _prompts: "a list of prompts, or the path of a file of them",
+    _seeds: "whole numbers, or a text such as '1:4'",
+    _metrics: "names of metrics",
+    _size: "'768x512', or two whole numbers",
 }
 
 
