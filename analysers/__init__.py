@@ -42,12 +42,13 @@ def _refuse_foreign() -> None:
             spec = find_spec(name)
         except ValueError:  # put into sys.modules by hand
             spec = None
-        found = spec.origin if spec else None
-        if found is None or Path(found).resolve() != ours / name / "__init__.py":
+        places = (spec.origin, *(spec.submodule_search_locations or ())) if spec else ()
+        found = next((place for place in places if place), "without a file")
+        if Path(found).resolve() != ours / name / "__init__.py":
             raise ImportError(
-                f"{name!r} is another package here ({found or 'without a file'}), not that of "
-                "lora-analysers: install lora-analysers in an environment of its own, or take that "
-                "folder off sys.path (PYTHONPATH)."
+                f"{name!r} is another package here ({found}), not that of lora-analysers: install "
+                "lora-analysers in an environment of its own, or take that folder off sys.path "
+                "(PYTHONPATH, or the directory you are in)."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -168,9 +169,7 @@ def pictures(
     without the LoRA, `controls` a folder of several. Where the folder holds several studies, `name`
     chooses one. Otherwise as `strength`.
     """
-    request = StudyRequest.of(
-        kind, images=images, control=control, controls=controls, out=out, **fields
-    )
+    request = _request(kind, images=images, control=control, controls=controls, out=out, **fields)
     with found_studies(request) as sources:
         if len(sources) > 1:
             labels = ", ".join(repr(source.label) for source in sources)
@@ -186,13 +185,24 @@ def pictures(
 
 def load(folder: str | Path) -> Result:
     """The finished study in a run folder."""
-    return Result(load_study(Path(folder)), Path(folder))
+    try:
+        return Result(load_study(Path(folder)), Path(folder))
+    except UserError as error:
+        raise UserError(error.args[0], field="folder") from error
 
 
 def _render(kind: Kind, quiet: bool, observers: Sequence[Observer], **fields: Any) -> Result:
-    request = StudyRequest.of(kind, **fields)
+    request = _request(kind, **fields)
     plan = plan_study(request)
     return Result(run_study(plan, request, observers=_watched(quiet, observers)), plan.out)
+
+
+def _request(kind: Kind, **fields: Any) -> StudyRequest:
+    """The request. A script measures in its own process, unless `workers` are asked for: new ones
+    import the script, and would run it again where `if __name__ == "__main__"` is missing."""
+    if hasattr(sys.modules["__main__"], "__file__") and fields.get("workers") is None:
+        fields["workers"] = 0
+    return StudyRequest.of(kind, **fields)
 
 
 def _watched(quiet: bool, observers: Sequence[Observer]) -> Sequence[Observer]:

@@ -218,6 +218,12 @@ class StudyRequest:
         if kind not in get_args(Kind):
             raise UserError(f"{kind!r} is no question; ask for {listed(get_args(Kind))}.", "kind")
         if isinstance(given.get("prompts"), (str, Path)):
+            if not Path(given["prompts"]).exists():
+                raise UserError(
+                    f"there is no file {str(given['prompts'])!r}; give its path, or a list of "
+                    "prompts.",
+                    "prompts",
+                )
             most = _readable(_whole, "max_prompts", given.get("max_prompts", 1000))
             given["prompts"] = read_prompts(Path(given["prompts"]), most)
         groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
@@ -425,7 +431,8 @@ def _te_strength(value: Any) -> tuple[Decimal, ...]:
 
 
 def _unet_strength(value: Any) -> Decimal:
-    return Decimal(str(_real(value) if not isinstance(value, (str, Decimal)) else value))
+    _real(value)
+    return Decimal(str(value))
 
 
 def _size(value: Any) -> tuple[int, int]:
