@@ -105,9 +105,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--metrics", default="", metavar="NAMES",
                      help="More metrics, such as lpips,gmsd; list: which there are."),
         click.option("--rank-by", default="brisque", show_default=True, metavar="NAME"),
-        click.option("--tie-tolerance", type=limited("tie_tolerance"), default=0.01, show_default=True,
-                     metavar="NUMBER",
-                     help="Means closer than this are tied."),
+        click.option("--tie-tolerance", type=limited("tie_tolerance"), default=0.01,
+                     show_default=True, metavar="NUMBER", help="Means closer than this are tied."),
         click.option("--margin", type=limited("margin"), default=None, metavar="NUMBER",
                      help="How much worse than the control is still clean "
                      "[default: 5 for BRISQUE]."),
