@@ -28,7 +28,7 @@ from analysers.study import Status
 from generation.errors import UserError, named
 from generation.executors import Executor
 from generation.files import open_file
-from generation.folder import own, writing
+from generation.folder import appending, own, writing
 
 Key = tuple[str, ...]
 
@@ -398,7 +398,7 @@ class _Cache:
     def __enter__(self) -> None:
         if self._path is not None:
             with writing(self._path):
-                whole = _ends_a_line(self._path)
+                whole = _ends_a_line(appending(self._path))
                 self._file = self._path.open("ab", buffering=0)
                 if not whole:
                     self._file.write(b"\n")

@@ -60,11 +60,13 @@ def _refuse_others(mode: int, path: str | Path) -> None:
 
 def read_file(path: str | Path, most: int = MOST_TEXT) -> bytes:
     """A regular file's bytes. Raises OSError, also if it has more than `most`."""
+    content = bytearray()
     with open_file(path) as file:
-        content = file.read(most + 1)
+        while len(content) <= most and (part := file.read(1 << 20)):  # takes that memory at once
+            content += part
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    return content
+    return bytes(content)
 
 
 def read_utf8(path: str | Path, most: int = MOST_TEXT) -> str:

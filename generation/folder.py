@@ -60,9 +60,10 @@ def open_run_folder(path: Path, *, others: bool = False) -> Iterator[Path]:
                 "choose another folder.",
                 "out",
             )
-        with writing(marker / "lock"):
-            lock.truncate(0)
-            lock.write(json.dumps(_me()).encode())
+        if os.fstat(lock.fileno()).st_nlink == 1:  # else it is a file of the user's as well
+            with writing(marker / "lock"):
+                lock.truncate(0)
+                lock.write(json.dumps(_me()).encode())
         sweep(path)
         _held.add(key)
         try:
@@ -143,7 +144,7 @@ def write_result(path: Path, content: bytes | str) -> None:
         marker = _marker(folder)
         if os.path.lexists(path) and not _is_ours(path, marker):
             move_aside(path, make_inside(folder, folder / "previous") / path.name)
-        with open(own(marker / "written"), "ab") as log:  # before: a kill may come in between
+        with open(appending(marker / "written"), "ab") as log:  # before: a kill may come in between
             log.write(f"\n{hashlib.sha256(data).hexdigest()} {path.name}\n".encode())
         write_atomically(path, data)
 
@@ -185,6 +186,20 @@ def own(path: Path) -> Path:
     """The path, if it is missing or a plain file: what is written to follows no link."""
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         raise UserError(f"{path} is no file of ours; remove it.")
+    return path
+
+
+def appending(path: Path) -> Path:
+    """The path of a result that is appended to; what lies there and is the user's is kept.
+
+    A file with further names (a hard link in a backup) is copied first: those stay as they are.
+    """
+    if not os.path.lexists(own(path)):
+        return path
+    if path.name in _FIELDS and path.stat().st_size and not _says(path, _FIELDS[path.name]):
+        move_aside(path, make_inside(path.parent, path.parent / "previous") / path.name)
+    elif path.stat().st_nlink > 1:
+        write_atomically(path, read_file(path, 1 << 40))
     return path
 
 
