@@ -79,7 +79,8 @@ class RenderSettings:
 
     `model` is what the user named; `model_hash` is the digest of the files behind it. Sizes are in
     pixels. `batch_size` belongs here because a batch of another size rounds otherwise. `scheduler`
-    is the class and configuration that `sampler` stands for.
+    is the class and configuration that `sampler` stands for. `guidance_rescale` is phi of Lin et
+    al. 2023 (https://arxiv.org/abs/2305.08891), 0 for none.
     `fixed_loras` are (tensor hash, weight) under all pictures; `part_strengths` are (part,
     multiplier) of the LoRA under study, `block_weights` its weights by block as `blocks.parse`
     spells them ("" for none). `mixed` says that a batch holds many strengths (the
@@ -94,6 +95,7 @@ class RenderSettings:
     guidance_scale: float
     sampler: str
     clip_skip: int = 0
+    guidance_rescale: float = 0.0
     dtype: str = "float32"
     device: str = "cpu"
     batch_size: int = 4
@@ -109,6 +111,8 @@ class RenderSettings:
         """What decides the pixels besides the cell; a control has no LoRA under study."""
         settings = asdict(self)
         settings.pop("model")
+        if not self.guidance_rescale:  # pictures of runs that knew no such setting stay theirs
+            settings.pop("guidance_rescale")
         if cell.is_control:
             settings.pop("part_strengths")
             settings.pop("block_weights")

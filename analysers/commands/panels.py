@@ -11,8 +11,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Prompts": ("prompts", "prompt", "negative", "seeds", "max_prompts"),
     "Rendering": (
-        "size", "steps", "guidance_scale", "sampler", "clip_skip", "fixed", "unet_strength",
-        "te_strength", "block_weights", "allow", "model_config", "prediction_type",
+        "size", "steps", "guidance_scale", "guidance_rescale", "sampler", "clip_skip", "fixed",
+        "unet_strength", "te_strength", "block_weights", "allow", "model_config", "prediction_type",
     ),
     "Pictures that exist already": ("images", "control", "controls"),
     "Judging": ("metrics", "rank_by", "margin", "tie_tolerance", "votes"),

@@ -17,6 +17,7 @@ WHOLE: Mapping[str, tuple[int, int | None]] = {
 REAL: Mapping[str, tuple[float, float | None]] = {
     "unet_strength": (-10, 10),
     "guidance_scale": (0, 100),
+    "guidance_rescale": (0, 1),
     "tie_tolerance": (0, None),
     "margin": (0, None),
 }

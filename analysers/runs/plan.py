@@ -101,7 +101,9 @@ def plan_study(request: StudyRequest) -> Plan:
     base = _base_model(rendering, first)
     fixed = tuple((_fixed(one.path), one.weight) for one in subject.fixed)
     structure = import_engine().structure(base)
-    objections = _objections(infos, refused, fixed, base, structure, subject.allow)
+    objections = _objections(
+        infos, refused, fixed, base, structure, subject.allow, request.rendering.clip_skip
+    )
     _refuse_what_it_has_not(request, base)
     lines = request.prompts.prompts or _default_prompts(first)
     settings = _settings(request, base, structure, lines, first.resolution, fixed)
@@ -169,6 +171,8 @@ def _refuse_what_it_has_not(request: StudyRequest, base: BaseModel) -> None:
         raise UserError(
             f"{name} reads no layer that could be skipped; leave it out.", field="clip_skip"
         )
+    if request.rendering.guidance_rescale and not traits.chunked:
+        raise UserError(f"{name} has no rescaled guidance; leave it out.", field="guidance_rescale")
     if extra := request.subject.part_strengths.keys() - {"unet", "text", *traits.encoders}:
         raise UserError(
             f"{name} has {len(traits.encoders)} text encoder(s), not "
@@ -204,6 +208,7 @@ def _settings(
         ),
         sampler=sampler,
         clip_skip=asked.clip_skip,
+        guidance_rescale=asked.guidance_rescale,
         dtype=engine.choose_dtype(device, asked.dtype, base.family),
         device=device,
         batch_size=asked.batch_size,
@@ -262,14 +267,19 @@ def _objections(
     base: BaseModel,
     structure: Targets,
     allow: Sequence[str],
+    clip_skip: int,
 ) -> tuple[str, ...]:
     """What speaks against the LoRAs under this model, in words; those that do not fit are moved
     from `infos` to `refused`. Raises UserError if none is left, or one of --with does not fit."""
     flow = base.traits.flow
     predicts = None if flow else str(base.scheduler.get("prediction_type") or "epsilon")
+    zero_snr = bool(base.scheduler.get("rescale_betas_zero_snr"))
 
     def examine(info: LoraInfo) -> tuple[str, ...]:
-        said = judged(findings(info, base.family, base.name, predicts), allow)
+        found = findings(
+            info, base.family, base.name, predicts, zero_snr=zero_snr, clip_skip=clip_skip
+        )
+        said = judged(found, allow)
         fit(info, structure)
         return said
 

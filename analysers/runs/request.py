@@ -107,6 +107,7 @@ class Rendering:
     height: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    guidance_rescale: float = 0.0
     sampler: str | None = None
     clip_skip: int = 0
     device: str = "auto"

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from generation.errors import UserError, named
-from generation.families import ALL, words
+from generation.families import ALL, FAMILIES, words
 from generation.loras import deltas
 from generation.loras.container import show
 from generation.loras.inspection import LoraInfo
+from generation.loras.training import whole_number
 
 CHECKS = ("base", "prediction")
 """The checks whose refusal can be turned into a warning: what metadata say may be wrong."""
@@ -36,15 +37,28 @@ class Finding:
     refuses: bool = False
 
 
-def findings(info: LoraInfo, family: str, model: str, prediction: str | None) -> list[Finding]:
+def findings(
+    info: LoraInfo,
+    family: str,
+    model: str,
+    prediction: str | None,
+    *,
+    zero_snr: bool | None = None,
+    clip_skip: int | None = None,
+) -> list[Finding]:
     """The objections to a file under a base model, the gravest first.
 
     `family` is the model's, `model` its name for people, `prediction` what it predicts (epsilon or
-    v_prediction; None for flow matching). What shapes say is certain; what metadata say may be
-    wrong, and those refusals are of a check in `CHECKS`.
+    v_prediction; None for flow matching), `zero_snr` whether its schedule ends in pure noise,
+    `clip_skip` how many of CLIP's last layers are left out; None is not asked. What shapes say is
+    certain; what metadata say may be wrong, and those refusals are of a check in `CHECKS`.
     """
     found = [*_family(info, family, model), *_prediction(info, prediction, model)]
+    if prediction is not None and zero_snr is not None:
+        found += _zero_snr(info, zero_snr, model)
     found += _descendant(info, family, model)
+    if clip_skip is not None:
+        found += _clip_skip(info, family, clip_skip)
     if info.magnitude_per_output:
         found.append(
             Finding(
@@ -136,6 +150,49 @@ def _prediction(info: LoraInfo, prediction: str | None, model: str) -> list[Find
             )
         ]
     return []
+
+
+def _zero_snr(info: LoraInfo, zero_snr: bool, model: str) -> list[Finding]:
+    """By kohya's `ss_zero_terminal_snr`."""
+    if zero_snr or info.metadata.get("ss_zero_terminal_snr") != "True":
+        return []
+    return [
+        Finding(
+            "zero_snr",
+            f"{show(info.path)} was trained on a schedule that ends in pure noise (zero terminal "
+            f"SNR), and that of {named('model')} {model} does not; name a checkpoint with the key "
+            "ztsnr, or a folder whose scheduler has rescale_betas_zero_snr.",
+        )
+    ]
+
+
+def _clip_skip(info: LoraInfo, family: str, clip_skip: int) -> list[Finding]:
+    """By kohya's `ss_clip_skip`, which counts the last layer as 1 and which SDXL's training reads
+    nothing of: SDXL always takes the last layer but one, which is "clip skip 2" to Pony's users."""
+    rendering = FAMILIES.get(family)
+    if rendering is None or not rendering.chunked:
+        return []
+    if rendering.penultimate:
+        if not clip_skip:
+            return []
+        return [
+            Finding(
+                "clip_skip",
+                f"{words(family)} takes CLIP's last layer but one by itself, which is what clip "
+                f"skip 2 means for Pony and its kin; {named('clip_skip')} {clip_skip} leaves out "
+                f"{clip_skip} more.",
+            )
+        ]
+    stated = whole_number(info.metadata.get("ss_clip_skip"))
+    if stated is None or not 1 <= stated <= 12 or stated - 1 == clip_skip:
+        return []
+    return [
+        Finding(
+            "clip_skip",
+            f"{show(info.path)} was trained with clip skip {stated}; render it with "
+            f"{named('clip_skip')} {stated - 1}, which leaves out as many layers.",
+        )
+    ]
 
 
 def _descendant(info: LoraInfo, family: str, model: str) -> list[Finding]:

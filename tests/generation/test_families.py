@@ -153,6 +153,43 @@ def test_prediction_type_and_scheduler_are_the_models_own(
     assert find_model(str(file), prediction_type="epsilon").width == 512
 
 
+def test_rescaled_guidance_is_the_pipelines(
+    tiny_model: Tiny, tiny_checkpoint: Single, tmp_path: Path
+) -> None:
+    """On a v-prediction SDXL with zero terminal SNR, as NoobAI's checkpoints mark theirs."""
+    import diffusers
+
+    from generation.cells import Cell, RenderSettings
+
+    file, config = tiny_checkpoint("sdxl")
+    marked = tmp_path / "noob.safetensors"
+    save_file({**load_file(file), "v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, marked)
+    model = find_model(str(marked), config=config)
+    assert model.scheduler["prediction_type"] == "v_prediction"
+    assert model.scheduler["rescale_betas_zero_snr"] is True
+    plain, rescaled = (
+        open_engine(model, sampler="euler", guidance_rescale=phi, batch_size=1).render(CASES[:1])[0]
+        for phi in (0.0, 0.7)
+    )
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
+        tiny_model("sdxl"), local_files_only=True, add_watermarker=False
+    )
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(dict(model.scheduler))
+    theirs = pipe(
+        prompt=CASES[0].prompt, negative_prompt="", guidance_scale=4.0, guidance_rescale=0.7,
+        num_inference_steps=2, width=64, height=64,
+        generator=[torch.Generator("cpu").manual_seed(CASES[0].seed)],
+    ).images[0]  # fmt: skip
+    assert plain is not None and rescaled is not None
+    assert np.abs(rescaled.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
+    assert np.abs(rescaled.astype(int) - plain.astype(int)).max() > 2
+    settings = RenderSettings("m", "0", 64, 64, 2, 4.0, "euler")
+    kept = settings.identity(Cell(CASES[0]))["settings"]
+    assert "guidance_rescale" not in kept  # so that pictures of older runs stay found
+    other = RenderSettings("m", "0", 64, 64, 2, 4.0, "euler", guidance_rescale=0.7)
+    assert other.identity(Cell(CASES[0]))["settings"]["guidance_rescale"] == 0.7
+
+
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_flow_matching_models_keep_their_scheduler(family: str, tiny_model: Tiny) -> None:
     model = find_model(str(tiny_model(family)))

@@ -326,3 +326,34 @@ def test_a_stored_alpha_of_nothing_is_warned_of(tmp_path: Path) -> None:
         told = [one.sentence for one in findings(info, "sdxl", "model", "epsilon")]
         assert any("an alpha of 0" in sentence for sentence in told) is warned
         (tmp_path / "a.safetensors").unlink()
+
+
+@pytest.mark.parametrize(("family", "metadata", "zero_snr", "clip_skip", "said"), [
+    ("sd1", {"ss_clip_skip": "2"}, None, 0, " 1, which leaves out"),
+    ("sd1", {"ss_clip_skip": "2"}, None, 1, ""),
+    ("sd1", {"ss_clip_skip": "1"}, None, 1, " 0, which leaves out"),
+    ("sd1", {"ss_clip_skip": "None"}, None, 1, ""),
+    ("sd1", {"ss_clip_skip": "99999"}, None, 1, ""),
+    ("sdxl", {"ss_clip_skip": "2"}, False, 0, ""),
+    ("sdxl", {}, False, 1, "clip skip 2 means for Pony"),
+    ("sdxl", {"ss_zero_terminal_snr": "True"}, False, 0, "zero terminal SNR"),
+    ("sdxl", {"ss_zero_terminal_snr": "True"}, True, 0, ""),
+    ("sdxl", {"ss_zero_terminal_snr": "False"}, False, 0, ""),
+])  # fmt: skip
+def test_what_training_says_of_clip_and_of_the_schedule(
+    family: str, metadata: dict[str, str], zero_snr: bool | None, clip_skip: int, said: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    width = {"sd1": 768, "sdxl": 2048}[family]
+    stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {
+        f"{stem}.lora_down.weight": torch.zeros(1, width),
+        f"{stem}.lora_up.weight": torch.zeros(640, 1),
+    }
+    save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
+    info = inspect(tmp_path / "x.safetensors")
+    found = findings(info, family, "base", "epsilon", zero_snr=zero_snr, clip_skip=clip_skip)
+    assert not any(one.refuses for one in found)
+    assert " ".join(one.sentence for one in found if one.check in {"clip_skip", "zero_snr"}) == (
+        "" if not said else next(one.sentence for one in found if said in one.sentence)
+    )

@@ -105,6 +105,7 @@ class Engine:
         width: int = 512,
         height: int = 512,
         clip_skip: int = 0,
+        guidance_rescale: float = 0.0,
         batch_size: int = 4,
         fixed: Sequence[tuple[Checkpoint, Decimal]] = (),
         part_strengths: Mapping[str, Decimal] | None = None,
@@ -118,6 +119,8 @@ class Engine:
         self.steps, self.guidance_scale = steps, guidance_scale
         self.width, self.height = width, height
         self.clip_skip, self.batch_size = clip_skip, batch_size
+        # Only the pipelines of Stable Diffusion 1.x, 2.x and XL have it.
+        self._rescale = {"guidance_rescale": guidance_rescale} if guidance_rescale else {}
         self.low_vram, self.mixed = low_vram, mixed
         self.device = torch.device(device)
         self.traits: Rendering = model.traits
@@ -387,6 +390,7 @@ class Engine:
             call = self.traits.call or _plain_call
             latents: torch.Tensor = self.pipe(
                 **call(texts, self.guidance_scale),
+                **self._rescale,
                 generator=[torch.Generator("cpu").manual_seed(case.seed) for case in padded],
                 width=self.width,
                 height=self.height,

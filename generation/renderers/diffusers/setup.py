@@ -48,6 +48,7 @@ class Setup:
             width=s.width,
             height=s.height,
             clip_skip=s.clip_skip,
+            guidance_rescale=s.guidance_rescale,
             batch_size=s.batch_size,
             fixed=self.fixed,
             part_strengths={part: Decimal(value) for part, value in s.part_strengths},
