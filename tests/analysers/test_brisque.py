@@ -60,7 +60,10 @@ def plain_features(plane: np.ndarray, convolve=convolve2d, zero: float = 1e-9) -
     found = [shapes[np.abs(1 / ratio - wanted).argmin()], (mscn**2).mean()]
     for shift in ((0, 1), (1, 0), (1, 1), (-1, 1)):
         x = mscn * np.roll(mscn, shift, (0, 1))
-        left, right = (np.sqrt((s**2).mean()) if s.size else math.nan for s in (x[x < 0], x[x > 0]))
+        if not (x < 0).any() or not (x > 0).any():
+            found += [math.nan] * 4
+            continue
+        left, right = np.sqrt((x[x < 0] ** 2).mean()), np.sqrt((x[x > 0] ** 2).mean())
         g = left / right
         wanted = np.abs(x).mean() ** 2 / (x**2).mean()
         wanted *= (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
