@@ -1,7 +1,7 @@
 """What paints cells, and how painted pictures come into the run folder.
 
 A renderer returns bytes and knows no folder; only the store writes. What follows the protocol can
-be run through `generation.conformance.renderer_conforms`.
+be run through `generation.renderers.conformance.renderer_conforms`.
 """
 
 from __future__ import annotations

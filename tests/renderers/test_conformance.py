@@ -12,8 +12,8 @@ import pytest
 from toy import LATER, LORA, Toy, cases
 
 from generation.cells import Cell, Picture, RenderSettings
-from generation.conformance import executor_conforms, renderer_conforms
 from generation.executors import InProcess, ProcessPool, never
+from generation.renderers.conformance import executor_conforms, renderer_conforms
 from generation.renderers.renderer import Renderer
 
 CELLS = [*map(Cell, cases(3)), *(Cell(c, LORA, Decimal("0.7")) for c in cases(3)),
