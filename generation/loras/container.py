@@ -235,7 +235,7 @@ def _refuse_other_formats(path: Path, head: bytes, size: int) -> None:
             "download the file."
         )
     if start.startswith(b"gguf"):
-        raise UserError(f"{show(path)} is a GGUF file; a LoRA in safetensors is needed.")
+        raise UserError(f"{show(path)} is a GGUF file; safetensors is needed.")
     if size < 10:
         raise UserError(f"{show(path)} is too short to be a safetensors file ({size} bytes).")
     if path.suffix.lower() in {".pt", ".ckpt", ".pth", ".bin"} and head[8:9] != b"{":

@@ -23,6 +23,7 @@ from diffusers.loaders import single_file_utils  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from generation.cells import Case, Checkpoint  # noqa: E402
+from generation.errors import UserError  # noqa: E402
 from generation.families import ALL, FAMILIES  # noqa: E402
 from generation.loras.inspection import inspect  # noqa: E402
 from generation.renderers.diffusers import judge  # noqa: E402
@@ -406,3 +407,92 @@ def test_sweeps_of_strengths_and_of_epochs(family: str, tiny_model: Tiny, tmp_pa
         changed = [score for score in study.scores if score.candidate is not None]
         assert [score.status for score in study.scores] == ["ok"] * 3 and len(changed) == 2
         assert all(score.values["ssim"] < 1 for score in changed)
+
+
+def in_fp8(tensors: Tensors, kind: str) -> tuple[Tensors, Tensors]:
+    """(a checkpoint whose matrices are in fp8; what its numbers stand for)."""
+    stored, meant = {}, {}
+    for key, weight in tensors.items():
+        if not key.endswith(".weight") or weight.dim() != 2:
+            stored[key] = meant[key] = weight
+            continue
+        by_row = kind == "weight_scale by row"
+        peak = weight.abs().amax(1) if by_row else weight.abs().max()
+        scale = torch.ones(()) if kind == "plain" else peak / 448
+        factor = scale[:, None] if by_row else scale
+        stored[key] = (weight / factor).to(torch.float8_e4m3fn)
+        meant[key] = stored[key].float() * factor
+        if kind != "plain":
+            name = "scale_weight" if kind == "scale_weight" else "weight_scale"
+            stored[key.removesuffix("weight") + name] = scale
+    if kind == "scale_weight":
+        stored["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    return stored, meant
+
+
+@pytest.mark.parametrize("kind", ["plain", "scale_weight", "weight_scale", "weight_scale by row"])
+@pytest.mark.parametrize("family", ["zimage", "qwen"])
+def test_fp8_is_read_as_what_it_stands_for(
+    family: str,
+    kind: str,
+    tiny_checkpoint: Callable[[str], tuple[Path, Path]],
+    tmp_path: Path,
+) -> None:
+    """As the dequantised checkpoint, bit for bit; LoRAs are added without rounding to fp8."""
+    full, config = tiny_checkpoint(family)
+    stored, meant = in_fp8(load_file(full), kind)
+    save_file(
+        {key: value.contiguous() for key, value in stored.items()}, tmp_path / "8.safetensors"
+    )
+    save_file({key: value.contiguous() for key, value in meant.items()}, tmp_path / "m.safetensors")
+    options: dict[str, Any] = {"steps": 1, "guidance_scale": 1.0, "width": 64, "height": 64}
+    eight, same, whole = (
+        Engine(find_model(str(path), config=config), batch_size=1, **options)
+        for path in (tmp_path / "8.safetensors", tmp_path / "m.safetensors", full)
+    )
+    cases = [Case("a cat", 1)]
+    pictures = [one.render(cases)[0] for one in (eight, same, whole)]
+    assert np.array_equal(pictures[0], pictures[1])  # type: ignore[arg-type]
+    base, exact = weights(eight.denoiser), weights(whole.denoiser)
+    rounding = max(
+        float((base[n] - exact[n]).norm() / exact[n].norm())
+        for n in (f"{name}.weight" for name in layers(eight.denoiser))
+    )
+    assert 0.005 < rounding < 0.05  # three bits of mantissa
+    path = tmp_path / "lora.safetensors"
+    write(path, layers(eight.denoiser), "diffusers")
+    checkpoint = Checkpoint(path, "lora", tensor_hash="8")
+    moved = []
+    for one, start in ((eight, base), (whole, exact)):
+        one.apply(checkpoint, Decimal(1))
+        moved.append({n: w.double() - start[n].double() for n, w in weights(one.denoiser).items()})
+        one.apply(checkpoint, Decimal(0))
+        assert all(torch.equal(w, start[n]) for n, w in weights(one.denoiser).items())
+    assert largest(*moved) <= 1e-6
+    print(f"{family} {kind}: rounding {rounding:.1e}, update {largest(*moved):.1e}")
+
+
+@pytest.mark.parametrize(("key", "tensor", "said"), [
+    ("layers.0.attention.qkv.weight.absmax", torch.zeros(4), "bitsandbytes"),
+    ("layers.0.attention.qkv.weight_scale", torch.zeros(144, 3), "F32 beside"),
+    ("layers.0.attention.qkv.weight", torch.zeros(144, 48, dtype=torch.int8), "whole numbers"),
+])  # fmt: skip
+def test_other_quantised_checkpoints_are_refused(
+    key: str,
+    tensor: torch.Tensor,
+    said: str,
+    tiny_checkpoint: Callable[[str], tuple[Path, Path]],
+    tiny_model: Tiny,
+    tmp_path: Path,
+) -> None:
+    full, config = tiny_checkpoint("zimage")
+    save_file(
+        {**load_file(full), f"model.diffusion_model.{key}": tensor}, tmp_path / "q.safetensors"
+    )
+    with pytest.raises(UserError, match=said):
+        find_model(str(tmp_path / "q.safetensors"), config=config)
+    folder = Path(shutil.copytree(tiny_model("qwen"), tmp_path / "nf4"))
+    part = folder / "transformer" / "config.json"
+    part.write_text(json.dumps({**json.loads(part.read_text()), "quantization_config": {}}))
+    with pytest.raises(UserError, match=r"is quantised \(transformer\)"):
+        find_model(str(folder))

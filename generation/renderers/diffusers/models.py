@@ -23,6 +23,7 @@ from generation.errors import UserError, first_line, named
 from generation.families import FAMILIES, Rendering, words
 from generation.files import read_json
 from generation.loras.container import Header, read_header, sha256
+from generation.renderers.diffusers import quantised
 
 if TYPE_CHECKING:
     import torch
@@ -140,6 +141,13 @@ def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
             f"({first_line(error)}); download it again.",
             field=field,
         ) from error
+    for part in folder.glob("*/config.json"):
+        if "quantization_config" in dict(read_json(part)):
+            raise UserError(
+                f"{name or folder} is quantised ({part.parent.name}), and LoRAs cannot be merged "
+                "into its weights; name the same model in bfloat16 or float16.",
+                field=field,
+            )
     if not families:
         known = ", ".join(words(family) for family in FAMILIES)
         raise UserError(
@@ -189,8 +197,13 @@ def load_pipeline(model: BaseModel, dtype: torch.dtype) -> Any:
         if model.traits.flow:
             _check_holds(model, denoiser)
             parts = _whole_parts(model, model.config, dtype, without=denoiser)
+            header = read_header(model.path)
+            scaled = quantised.scales(header)
             parts[denoiser] = getattr(diffusers, model.traits.model).from_single_file(
-                str(model.path), config=str(model.config), subfolder=denoiser, **options
+                quantised.dequantised(header, dtype) if scaled else str(model.path),
+                config=str(model.config),
+                subfolder=denoiser,
+                **options,
             )
             return kind.from_pretrained(str(model.config), **parts, **options)
         with _complete_config(model.config) as config:
@@ -271,7 +284,8 @@ def _check_holds(model: BaseModel, part: str) -> None:
     config = _config(model.config, part)
     with torch.device("meta"):
         expected = getattr(diffusers, kind).from_config(config).state_dict()
-        weights = {k: torch.empty(t.shape) for k, t in read_header(model.path).tensors.items()}
+        stored = read_header(model.path).tensors
+        weights = {key: torch.empty(stored[key].shape) for key in quantised.weights(stored)}
     if 2 * len(expected.keys() & weights.keys()) < len(expected):  # not in diffusers' names
         layouts: Mapping[str, Any] = SINGLE_FILE_LOADABLE_CLASSES
         convert = layouts[kind]["checkpoint_mapping_fn"]
@@ -308,6 +322,12 @@ def _single_file(
 ) -> BaseModel:
     header = read_header(path)  # refuses pickles, web pages and truncated files
     family = checkpoint_family(header)
+    if quantised.scales(header) and not FAMILIES[family].flow:
+        raise UserError(
+            f"{name} is {words(family)} in scaled fp8, which is not read here; name the same model "
+            "in float16 or plain fp8.",
+            field="model",
+        )
     prediction = prediction_type or _stated_prediction(header)
     if config is None:
         if FAMILIES[family].flow:
