@@ -23,7 +23,7 @@ GLOSSARY = {
     "breakdown": "The first broken setting on the way up from strength 0, or along training.",
     "confidence": "How surely the recommended setting is as good as any.",
     "interval": "Where the mean would lie for other prompts of this kind, in 95 of 100 studies.",
-    "Goldilocks zone": "Checkpoints with 90 % of the effect and still clean.",
+    "Goldilocks zone": "Clean checkpoints with at least 90 % of the effect.",
     "signs of over-cooking": "Contrast, clipping, colour or fine detail far above the control's.",
     "chance to be first": "How often it would have the best mean with other prompts of this kind.",
 }

@@ -6,8 +6,10 @@ pictures; nothing else loads or runs. What the script needs lies in a JSON block
 
 Format of the JSON block (`#study`): candidates in grid order, cases in study order, addresses in
 `pictures` (the first is "no picture"), and
-`cells[candidate][case] = [picture, status, reason, [values...], control]`, or 0, where `picture`
-and `control` index `pictures` and a `control` of 0 means that of the case.
+`cells[candidate][case] = [picture, status, reason, [values...], control, map]`, or 0, where
+`picture`, `control` and `map` (of SSIM against the control) index `pictures`; a `control` of 0
+means that of the case, a `map` of 0 that none was written. `thumbs[i]` is `pictures[i]` as a data
+URI, in studies of up to `MOST_THUMBS` pictures: only those can be drawn into one picture to save.
 """
 
 from __future__ import annotations
@@ -17,32 +19,35 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared
 from analysers.study import Candidate, Interval, Score, Study, Summary
+from analysers.phrases import GLOSSARY
 from generation.cells import strength_text
 from generation.folder import write_result
-from generation.samplers import shown_sampler
 from reports import pictures, plots
-from reports.tables import interval_text, label, notes
-from reports.votes import votes_table
+from reports.tables import interval_text, label, notes, shared_settings, used_loras
+from reports.votes import people, votes_table
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_PAIRS = 4
+MOST_THUMBS = 400
 _HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One figure of the answer: what it is, its value, and a line below."""
+class Chip:
+    """One figure of the answer in a few words."""
 
-    term: str
-    value: str
-    detail: str = ""
+    text: str
     tone: str = ""
 
 
@@ -81,10 +86,12 @@ class Page:
     title: str
     question: str
     headline: str
-    rest: str
+    reason: str
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
-    facts: tuple[Fact, ...]
+    chips: tuple[Chip, ...]
+    people: str
+    hero: plots.Plot | None
     pick: str
     pick_index: int
     pairs: tuple[Pair, ...]
@@ -100,7 +107,7 @@ class Page:
     votes: Any
     run: Any
     counts: str
-    single_file: bool
+    glossary: Mapping[str, str]
     data: str
     policy: str = ""
     style: str = ""
@@ -150,8 +157,10 @@ def render(page: Page) -> str:
     )
     environment.filters["visible"] = visible
     environment.filters["figure"] = _figure
+    environment.filters["terms"] = terms
+    environment.filters["typed"] = lambda words: visible(shlex.join(map(str, words)))
     environment.filters["columns"] = _columns
-    environment.filters["words"] = lambda text: visible(str(text).replace("_", " "))
+    environment.filters["words"] = _key
     return environment.get_template("report.html.j2").render(page=page)
 
 
@@ -159,9 +168,12 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
     """The study as page data; reads the pictures only when they go inside."""
     table = pictures.arrange(study)
     addresses = _addresses(study, folder, single_file)
+    maps = {} if single_file else pictures.write_maps(study, table, folder)
+    thumbs: dict[str, str] = {}
+    if not single_file and len(addresses) <= MOST_THUMBS:
+        thumbs = _thumbs(list(addresses), folder)
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    by_candidate = {s.candidate: s for s in study.summaries}
     best = study.verdict.pick
     index = {c: i for i, c in enumerate(table.candidates)}
     width, height = _size(table, folder)
@@ -183,10 +195,12 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
             "plane": "Which checkpoint, at which strength?",
         }[study.kind],
         headline=study.verdict.headline,
-        rest=" ".join(study.verdict.texts("answer")[1:]),
-        sentences=study.verdict.arguments,
+        reason="".join(study.verdict.texts("answer")[1:2]),
+        sentences=(*study.verdict.texts("answer")[2:], *study.verdict.arguments),
         warnings=study.verdict.warnings,
-        facts=tuple(_facts(study, by_candidate)),
+        chips=tuple(_chips(study)),
+        people=people(study),
+        hero=plots.hero(study),
         pick=best.heading(study.kind) if best else "",
         pick_index=index.get(best, -1) if best else -1,
         pairs=tuple(_pairs(study, table, folder, single_file)) if best else (),
@@ -209,8 +223,8 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
         votes=votes_table(study),
         run=dict(study.run),
         counts=_counts(table),
-        single_file=single_file,
-        data=_json(_data(study, table, addresses, width / height)),
+        glossary=GLOSSARY,
+        data=_json(_data(study, table, addresses, width / height, maps, thumbs)),
         policy=(
             "default-src 'none'; base-uri 'none'; form-action 'none'; "
             + ("img-src data:" if single_file else "img-src 'self' file: data:")
@@ -224,6 +238,40 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
 def visible(text: object) -> str:
     """Text for display: controls, and marks that re-order a line, become visible names."""
     return _HIDDEN.sub(lambda m: f"⟨U+{ord(m.group()):04X}⟩", str(text))
+
+
+_TERMS = {
+    "ties?|tied": "tied",
+    "clean": "clean",
+    "broken": "broken",
+    "breaks|breakdown": "breakdown",
+    "unsure": "unsure",
+    "controls?": "control",
+    "cases?": "case",
+    "settings?": "setting",
+    "effect": "effect",
+    "confidence": "confidence",
+    "interval": "interval",
+    **{word: word for word in ("BRISQUE", "SSIM", "signs of over-cooking", "Goldilocks zone")},
+}
+_TERM = re.compile(r"(?<![\w&#])(" + "|".join(f"(?:{words})" for words in _TERMS) + r")(?![\w;])")
+
+
+def terms(text: object) -> Markup:
+    """Text for display in which the first of each word of the glossary shows its meaning."""
+    from markupsafe import Markup, escape
+
+    seen = set()
+
+    def marked(match: re.Match[str]) -> str:
+        found = match.group()
+        term = next(term for words, term in _TERMS.items() if re.fullmatch(words, found))
+        if term in seen:
+            return found
+        seen.add(term)
+        return f'<button type="button" class="term" data-term="{term}">{found}</button>'
+
+    return Markup(_TERM.sub(marked, str(escape(visible(text)))))
 
 
 def _json(value: Any) -> str:
@@ -247,6 +295,12 @@ def _addresses(study: Study, folder: Path, single_file: bool) -> dict[str, str]:
     return {p: u or "" for p, u in zip(paths, uris, strict=True)}
 
 
+def _thumbs(paths: Sequence[str], folder: Path) -> dict[str, str]:
+    """Each picture's path -> it as a data URI of at most 224 pixels."""
+    uris = pictures.data_uris([pictures.locate(p, folder) for p in paths], edge=224)
+    return {p: u for p, u in zip(paths, uris, strict=True) if u}
+
+
 def _size(table: pictures.Table, folder: Path) -> tuple[int, int]:
     for score in (*table.controls.values(), *table.cells.values()):
         size = pictures.size_of(pictures.locate(score.image, folder)) if score.image else None
@@ -264,40 +318,17 @@ def _counts(table: pictures.Table) -> str:
     )
 
 
-def _facts(study: Study, by_candidate: Mapping[Candidate, Summary]) -> list[Fact]:
-    verdict = study.verdict
-    facts = []
-    if verdict.pick is not None and verdict.pick in by_candidate:
-        summary = by_candidate[verdict.pick]
-        facts.append(
-            Fact(
-                "Recommended" if verdict.recommended else "Ranked first",
-                verdict.pick.heading(study.kind),
-                f"{label(study.rank_by)} {interval_text(summary.metrics.get(study.rank_by), 1)}",
-                "accent",
-            )
-        )
-        moved = plots.effect(summary.metrics.get("ssim"))
-        if verdict.confidence != "none":
-            facts.append(Fact("Confidence", verdict.confidence, _company(study)))
-        if math.isfinite(moved.mean):
-            facts.append(Fact("Effect", f"{moved.mean:.2f}", "1 − SSIM to the control"))
-    if verdict.plateau and study.kind == "epochs":
-        facts.append(
-            Fact("Effect levels off", verdict.plateau.heading(study.kind), "90 % of the effect")
-        )
+def _chips(study: Study) -> list[Chip]:
+    verdict, chips = study.verdict, []
     if verdict.strongest_clean:
-        name = "Strongest, still clean" if study.kind != "epochs" else "Last clean"
-        facts.append(Fact(name, verdict.strongest_clean.heading(study.kind), "", "clean"))
+        word = "latest" if study.kind == "epochs" else "strongest"
+        where = verdict.strongest_clean.heading(study.kind)
+        chips.append(Chip(f"{word} clean: {where}", "clean"))
     if verdict.breakdown:
-        facts.append(Fact("Breaks at", verdict.breakdown.heading(study.kind), "", "breaks"))
-    return facts
-
-
-def _company(study: Study) -> str:
-    """With how many others the recommended is level."""
-    others = len(study.verdict.level) - 1
-    return f"level with {others} other{'s' * (others != 1)}" if others else "no other is level"
+        chips.append(Chip(f"breaks at {verdict.breakdown.heading(study.kind)}", "breaks"))
+    if verdict.confidence != "none":
+        chips.append(Chip(f"{verdict.confidence} confidence"))
+    return chips
 
 
 def _pairs(study: Study, table: pictures.Table, folder: Path, single_file: bool) -> list[Pair]:
@@ -376,14 +407,20 @@ def _rows(study: Study, columns: Sequence[str], index: Mapping[Candidate, int]) 
 
 
 def _data(
-    study: Study, table: pictures.Table, addresses: Mapping[str, str], ratio: float
+    study: Study,
+    table: pictures.Table,
+    addresses: Mapping[str, str],
+    ratio: float,
+    maps: Mapping[tuple[str, str], str],
+    thumbs: Mapping[str, str],
 ) -> dict[str, Any]:
     """The JSON block that the page's script reads."""
     metrics = list(dict.fromkeys([*study.metrics, *(m for s in study.scores for m in s.values)]))
     by_candidate = {s.candidate: s for s in study.summaries}
-    known = ["", *addresses.values()]
+    known = ["", *addresses.values(), *maps.values()]
     number = {path: i for i, path in enumerate(addresses, 1)}
     number[""] = 0
+    mapped: dict[Any, int] = {pair: i for i, pair in enumerate(maps, 1 + len(addresses))}
     prompts: dict[str, int] = {}
     cases = []
     for case in table.cases:
@@ -423,6 +460,7 @@ def _data(
                     score.reason,
                     _values(score, metrics),
                     number[score.control] if other else 0,
+                    mapped.get((score.image, score.control or controls[case] or ""), 0),
                 ]
             )
         cells.append(line)
@@ -439,7 +477,13 @@ def _data(
         "candidates": [_candidate(study, c, by_candidate.get(c)) for c in table.candidates],
         "cases": cases,
         "cells": cells,
-        "settings": _settings(study.run),
+        "settings": shared_settings(study.run),
+        "loras": used_loras(study.run),
+        "command": shlex.join(map(str, study.run.get("command") or ())),
+        "thumbs": [thumbs.get(path, "") for path in ("", *addresses)] if thumbs else [],
+        "glossary": dict(GLOSSARY),
+        "answer": study.verdict.answer,
+        "recommended": study.verdict.recommended is not None,
     }
 
 
@@ -458,10 +502,11 @@ def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> d
         "rank": summary.rank if summary else None,
         "mean": _finite(mean),
         "effect": _finite(1 - ssim),
-        "best": candidate == study.verdict.pick,
-        "contender": bool(summary and (summary.contender or summary.best)),
-        "safe": summary.safe if summary else None,
-        "breaks": bool(summary and summary.beyond),
+        "recommended": candidate == study.verdict.pick,
+        "tied": bool(summary and (summary.contender or summary.best) and not summary.beyond),
+        "clean": bool(summary and summary.safe),
+        "hash": candidate.tensor_hash,
+        "broken": bool(summary and summary.beyond),
         "notes": ", ".join(notes(study, summary)) if summary else "",
     }
 
@@ -477,6 +522,7 @@ def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
         if isinstance(value, Mapping):
             value = {k: v for k, v in value.items() if not _is_digests(v)}
             sentence = str(value.pop("sentence", "") or value.pop("reason", "") or "")
+            sentence = sentence.replace("(tau ", "(agreement ")  # as earlier versions wrote it
             floor = value.get("floor")
             if name == "noise" and isinstance(floor, Mapping):
                 value.pop("pairs", None)
@@ -495,34 +541,6 @@ def _is_digests(value: Any) -> bool:
         and bool(value)
         and all(isinstance(v, str) and re.fullmatch("[0-9a-f]{32,}", v) for v in value)
     )
-
-
-def _settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the pictures share, named as A1111 names it, for the text that reproduces one."""
-    found: dict[str, Any] = {}
-    for part in (run, *(v for k, v in run.items() if k in ("settings", "render"))):
-        if isinstance(part, Mapping):
-            found.update({k: v for k, v in part.items() if isinstance(v, (str, int, float))})
-    names = {
-        "steps": "Steps",
-        "sampler": "Sampler",
-        "guidance_scale": "CFG scale",
-        "model": "Model",
-        "model_hash": "Model hash",
-        "clip_skip": "Clip skip",
-    }
-    if isinstance(found.get("sampler"), str):
-        found["sampler"] = shown_sampler(found["sampler"])
-    pairs = [
-        (title, f"{found[key]:g}" if isinstance(found[key], float) else str(found[key]))
-        for key, title in names.items()
-        if key in found
-        and found[key] not in ("", None)
-        and not (key == "clip_skip" and not found[key])
-    ]
-    if "width" in found and "height" in found:
-        pairs.insert(min(3, len(pairs)), ("Size", f"{found['width']}x{found['height']}"))
-    return pairs
 
 
 def _values(score: Score | None, metrics: Sequence[str]) -> list[float | None]:
@@ -546,8 +564,23 @@ def _figure(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else "–"
+        return plots.figure_text(value) or "–"
     return visible(value)
+
+
+_KEYS = {
+    "tau": "agreement",
+    "kendall_tau": "agreement",
+    "ladders": "damaged copies, by kind",
+    "decides": "counts",
+    "brisque": "BRISQUE",
+    "ssim": "SSIM",
+}
+
+
+def _key(text: object) -> str:
+    """A key of an evidence section as people read it."""
+    return _KEYS.get(str(text)) or visible(str(text).replace("_", " "))
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

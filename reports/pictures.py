@@ -7,6 +7,7 @@ frame, never an exception, since the report must be written all the same.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
@@ -18,13 +19,13 @@ from urllib.parse import quote
 
 from analysers.study import Candidate, Score, Sentence, Study
 from generation.errors import UserError
-from generation.files import open_file
+from generation.files import open_file, write_atomically
 from generation.folder import write_result
 from reports.plots import natural_order
-from reports.tables import one_line
+from reports.tables import about, one_line
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFont
+    from PIL import Image, ImageDraw, ImageFont
 
 THUMBNAIL_EDGE = 384
 LARGE_EDGE = 768
@@ -169,6 +170,77 @@ def arrange(study: Study) -> Table:
     )
 
 
+MAPS = "maps"
+MOST_MAPS = 400
+MAP_EDGE = 512
+
+
+def write_maps(study: Study, table: Table, folder: Path) -> dict[tuple[str, str], str]:
+    """SSIM maps against the control as `maps/*.webp`: (picture, control) -> path in the folder.
+
+    The map is the one whose mean is the score (Wang et al., 2004, on luma), on one ramp of
+    luminance from black (unchanged) to white (SSIM 0), at most `MAP_EDGE` pixels. Of large studies
+    the recommended setting has its maps, and every setting those of the first cases, `MOST_MAPS` in
+    all. A map is named by the pictures' bytes, so a second report writes only what is new.
+    """
+    pairs = _pairs_to_map(study, table)
+    names = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for pair, name in zip(pairs, pool.map(lambda p: _write_map(p, folder), pairs), strict=True):
+            if name:
+                names[pair] = name
+    return names
+
+
+def _pairs_to_map(study: Study, table: Table) -> list[tuple[str, str]]:
+    pick = study.verdict.pick
+    order = {case: i for i, case in enumerate(table.cases)}
+    cells = sorted(table.cells.items(), key=lambda i: (i[0][0] != pick, order[i[0][1]]))
+    found = {}
+    for (_, case), score in cells:
+        control = score.control or (table.controls[case].image if case in table.controls else "")
+        if score.image and control and score.image != control:
+            found[score.image, control] = True
+    return list(found)[:MOST_MAPS]
+
+
+def _write_map(pair: tuple[str, str], folder: Path) -> str | None:
+    import numpy as np
+    from PIL import Image
+
+    from analysers.metrics.ssim import ControlMaps
+
+    try:
+        data = [open_file(locate(path, folder)) for path in pair]
+        with data[0], data[1]:
+            texts = [file.read() for file in data]
+        digest = hashlib.sha256(b"".join(hashlib.sha256(t).digest() for t in texts)).hexdigest()
+        name = f"{MAPS}/{digest[:20]}.webp"
+        if (folder / name).is_file():
+            return name
+        pictures = []
+        for text in texts:
+            with Image.open(io.BytesIO(text)) as picture:
+                if picture.width * picture.height > _MOST_PIXELS:
+                    return None
+                pictures.append(picture.convert("RGB"))
+        image, control = pictures
+        if image.size != control.size:
+            image = image.resize(control.size, Image.Resampling.LANCZOS)
+        changed = 1 - ControlMaps.of(np.asarray(control)).map(np.asarray(image))
+        grey = Image.fromarray(np.clip(255 * changed, 0, 255).astype(np.uint8))
+        frame = Image.new("L", control.size)  # the window fits nowhere on the outer five pixels
+        frame.paste(grey, (5, 5))
+        frame.thumbnail((MAP_EDGE, MAP_EDGE))
+        buffer = io.BytesIO()
+        frame.save(buffer, "WEBP", quality=80, method=2)
+        (folder / MAPS).mkdir(exist_ok=True)
+        write_atomically(folder / name, buffer.getvalue())
+        return name
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
 def write_contact_sheet(
     study: Study,
     folder: Path,
@@ -181,8 +253,9 @@ def write_contact_sheet(
 ) -> Path:
     """A PNG of `cases` rows and `settings` columns, the control first and the pick marked.
 
-    With more settings than columns, evenly spaced ones are shown, always with the pick among them.
-    Written to `path`, or to `contact_sheet.png` in `folder`.
+    It says what it shows: title, LoRA, base model and settings above, prompts at the left, the
+    answer below. With more settings than columns, evenly spaced ones are shown, the pick always
+    among them. Written to `path`, or to `contact_sheet.png` in `folder`.
     """
     study = only_inside(study, folder, also)
     from PIL import Image, ImageDraw
@@ -193,49 +266,65 @@ def write_contact_sheet(
     if not rows or not columns:
         raise UserError("There are no pictures for a contact sheet: nothing was rendered or found.")
     width, height = _tile(table, folder, edge)
-    gap, head, foot = 8, 44, 34
-    sheet = Image.new(
-        "RGB",
-        (gap + (len(columns) + 1) * (width + gap), head + len(rows) * (height + gap) + foot),
-        "white",
-    )
+    gap = 8
+    # Text grows with the sheet, which is looked at as a whole.
+    size = max(18, round((len(columns) + 2) * width / 100))
+    step, left = round(1.4 * size), 11 * size
+    font, bold = _fonts(size)
+    _, large = _fonts(round(1.6 * size))
+    across = max(left + (len(columns) + 1) * (width + gap), 720)
+    room = across - 2 * gap
+    head = _wrapped(about(study), font, room, 3)
+    answer = _wrapped(one_line(study.verdict.answer), font, room, 3)
+    above = gap + round(2.1 * size)
+    top = above + step * len(head) + 2 * step + gap
+    foot = 2 * gap + step * len(answer)
+    sheet = Image.new("RGB", (across, top + len(rows) * (height + gap) + foot), "white")
     draw = ImageDraw.Draw(sheet)
-    font, bold = _fonts(18)
-    small, _ = _fonts(13)
+    title = _clip(one_line(study.title) or "LoRA study", large, room)
+    draw.text((gap, gap), title, fill="#1c1b1a", font=large)
+    _lines(draw, (gap, above), head, font, "#65625e", step)
+    _lines(draw, (gap, sheet.height - foot + gap), answer, font, "#1c1b1a", step)
+    for i, case in enumerate(rows):
+        words = _wrapped(_case_words(study, case), font, left - 2 * gap, max(2, height // step))
+        _lines(draw, (gap, top + i * (height + gap)), words, font, "#1c1b1a", step)
     for j, column in enumerate([None, *columns]):
-        left = gap + j * (width + gap)
+        x = left + j * (width + gap)
         picked = column is not None and column == study.verdict.pick
         text = "control" if column is None else one_line(column.heading(study.kind))
-        if picked:
-            text = "▸ " + text
-        face = bold if picked else font
-        draw.text(
-            (left, 12), _clip(text, face, width), fill="#1f4fa3" if picked else "#222", font=face
-        )
+        face, ink = (bold, "#1f4fa3") if picked else (font, "#1c1b1a")
+        heading = _wrapped(("★ " if picked else "") + text, face, width, 2)
+        _lines(draw, (x, top - gap - step * len(heading)), heading, face, ink, step)
         for i, case in enumerate(rows):
-            top = head + i * (height + gap)
-            path_of = _picture(table, column, case)
-            tile = load(locate(path_of, folder), max(width, height)) if path_of else None
+            y = top + i * (height + gap)
+            tile = _load_tile(table, column, case, folder, (width, height))
             if tile is None:
-                draw.rectangle((left, top, left + width - 1, top + height - 1), fill="#eee")
-                draw.text((left + 10, top + 10), "no picture", fill="#666", font=small)
+                draw.rectangle((x, y, x + width - 1, y + height - 1), fill="#eee")
+                draw.text((x + 10, y + 10), "no picture", fill="#666", font=font)
             else:
-                tile = tile.resize(_inside(tile.size, (width, height)))
                 offset = ((width - tile.width) // 2, (height - tile.height) // 2)
-                sheet.paste(tile, (left + offset[0], top + offset[1]))
+                sheet.paste(tile, (x + offset[0], y + offset[1]))
             if picked:
-                draw.rectangle(
-                    (left - 3, top - 3, left + width + 2, top + height + 2),
-                    outline="#1f4fa3",
-                    width=3,
-                )
-    line = _clip(one_line(study.verdict.answer), small, sheet.width - 2 * gap)
-    draw.text((gap, sheet.height - foot + 8), line, fill="#444", font=small)
+                frame = (x - 3, y - 3, x + width + 2, y + height + 2)
+                draw.rectangle(frame, outline="#1f4fa3", width=3)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=False)
     target = Path(path) if path else Path(folder) / "contact_sheet.png"
     write_result(target, buffer.getvalue())
     return target
+
+
+def _load_tile(
+    table: Table, candidate: Candidate | None, case: str, folder: Path, box: tuple[int, int]
+) -> Image.Image | None:
+    path = _picture(table, candidate, case)
+    tile = load(locate(path, folder), max(box)) if path else None
+    return tile.resize(_inside(tile.size, box)) if tile else None
+
+
+def _case_words(study: Study, case: str) -> str:
+    row = next(s for s in study.scores if s.case == case)
+    return one_line(row.prompt) + ("" if row.seed is None else f" · seed {row.seed}")
 
 
 def write_animation(
@@ -244,14 +333,15 @@ def write_animation(
     path: Path | None = None,
     *,
     cases: int = 4,
-    edge: int = 320,
-    milliseconds: int = 700,
+    edge: int = 360,
+    milliseconds: int = 900,
     also: Sequence[Path] = (),
 ) -> Path:
     """An animated WebP that sweeps the settings forwards and back over up to `cases` cases.
 
-    On a plane of epochs and strengths it sweeps the strengths of the picked checkpoint. Written to
-    `path`, or to `sweep.webp` in `folder`.
+    Title, LoRA, base model and settings stand above, the prompt under each picture. On a plane of
+    epochs and strengths it sweeps the strengths of the picked checkpoint. Written to `path`, or to
+    `sweep.webp` in `folder`.
     """
     study = only_inside(study, folder, also)
     from PIL import Image, ImageDraw
@@ -267,24 +357,32 @@ def write_animation(
     width, height = _tile(table, folder, edge)
     across = 1 if len(rows) == 1 else 2
     down = -(-len(rows) // across)
-    bar = 36
-    font, bold = _fonts(17)
+    font, bold = _fonts(15)
+    _, large = _fonts(24)
+    room = across * width - 24
+    head = _wrapped(about(study), font, room, 4)
+    top, words, bar = 46 + 21 * len(head) + 8, 46, 46
     frames = []
     for column in [None, *columns]:
-        frame = Image.new("RGB", (across * width, down * height + bar), "#16171a")
+        size = (across * width, top + down * (height + words) + bar)
+        frame = Image.new("RGB", size, "#16171a")
         draw = ImageDraw.Draw(frame)
+        title = _clip(one_line(study.title) or "LoRA study", large, room)
+        draw.text((12, 10), title, "#f0f0f2", font=large)
+        _lines(draw, (12, 44), head, font, "#b4b1ab", 21)
         for i, case in enumerate(rows):
-            path_of = _picture(table, column, case)
-            tile = load(locate(path_of, folder), max(width, height)) if path_of else None
+            x, y = (i % across) * width, top + (i // across) * (height + words)
+            tile = _load_tile(table, column, case, folder, (width, height))
             if tile is not None:
-                tile = tile.resize(_inside(tile.size, (width, height)))
-                frame.paste(tile, ((i % across) * width, (i // across) * height))
+                frame.paste(tile, (x, y))
+            said = _wrapped(_case_words(study, case), font, width - 16, 2)
+            _lines(draw, (x + 12, y + height + 3), said, font, "#b4b1ab", 20)
         picked = column is not None and column == study.verdict.pick
         text = "without the LoRA" if column is None else one_line(column.heading(study.kind))
-        text += "   ◂ pick" if picked else ""
-        face = bold if picked else font
+        word = "recommended" if study.verdict.recommended else "ranked first"
+        text += f"   ★ {word}" if picked else ""
         colour = "#8ab4ff" if picked else "#f0f0f2"
-        draw.text((12, down * height + 8), _clip(text, face, frame.width - 24), colour, font=face)
+        draw.text((12, size[1] - bar + 6), _clip(text, large, room), colour, font=large)
         frames.append(frame)
     sequence = frames + frames[-2:0:-1]
     times = [2 * milliseconds if f in (frames[0], frames[-1]) else milliseconds for f in sequence]
@@ -296,6 +394,30 @@ def write_animation(
     target = Path(path) if path else Path(folder) / "sweep.webp"
     write_result(target, buffer.getvalue())
     return target
+
+
+def _lines(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+    ink: str,
+    step: int,
+) -> None:
+    for i, line in enumerate(lines):
+        draw.text((place[0], place[1] + step * i), line, fill=ink, font=font)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    """The text in at most `most` lines of `width` pixels; what does not fit ends in "…"."""
+    lines: list[str] = []
+    rest = text[:600].split()
+    while rest and len(lines) < most - 1:
+        line = rest.pop(0)
+        while rest and font.getlength(f"{line} {rest[0]}") <= width:
+            line += " " + rest.pop(0)
+        lines.append(_clip(line, font, width))
+    return [*lines, _clip(" ".join(rest), font, width)] if rest else lines
 
 
 def _picture(table: Table, candidate: Candidate | None, case: str) -> str:

@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,18 @@ _CLASSES = {
     SECOND: "second",
 }
 _MOST_LINES = 200
-# Inches at 72 units: a full and a half column of the page, so that text comes out near 12 px.
-WIDE, HALF = 11.6, 6.4
+# Inches at 72 units, so that text comes out at 10 to 13 px: across the page, beside the answer, and
+# a column, which is also a phone's width.
+WIDE, BESIDE, HALF = 11.6, 7.2, 5.0
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and the numbers in it. `svg` is trusted markup, everything else plain text."""
+    """A figure and the numbers in it. Drawings are trusted markup, everything else plain text.
+
+    `narrow` is the same drawn for a phone; `with_cases` has a line per case and an axis that fits
+    them.
+    """
 
     name: str
     title: str
@@ -56,8 +62,9 @@ class Plot:
     svg: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    has_cases: bool = False
     wide: bool = True
+    narrow: str = ""
+    with_cases: str = ""
 
 
 def ordered(study: Study) -> list[Summary]:
@@ -100,64 +107,35 @@ def draw_all(study: Study) -> list[Plot]:
     return plots
 
 
+def hero(study: Study) -> Plot | None:
+    """The one figure beside the answer: the ranked metric, with where it is clean and breaks."""
+    summaries = [s for s in ordered(study) if s.n]
+    metric = study.rank_by
+    if len(summaries) < 2 or not any(_finite(s, metric) for s in summaries):
+        return None
+    better = "lower" if study.better == "lower" else "higher"
+    if study.kind == "plane":
+        wide, narrow = (_heat(study, summaries, metric, size) for size in (BESIDE, HALF))
+        what = "over training and strength"
+    else:
+        wide, narrow = (
+            _curves(study, summaries, size, height, f"hero{i}", effect_too=False)
+            for i, (size, height) in enumerate(((BESIDE, 4.2), (HALF, 3.5)))
+        )
+        what = "by strength" if study.kind == "strength" else "along training"
+    title = f"{label(metric)} {what}"
+    return Plot("hero", title, f"{better.capitalize()} is better.", wide, (), (), narrow=narrow)
+
+
+def _finite(summary: Summary, metric: str) -> bool:
+    return math.isfinite(summary.metrics.get(metric, Interval(math.nan)).mean)
+
+
 def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
     """Quality above, effect below, against strength or along training, with 95 % intervals."""
-    xs, ticks = _positions(study, summaries)
-    metric = study.rank_by
-    panels: list[tuple[str, list[Interval]]] = [
-        (label(metric), [s.metrics.get(metric, Interval(math.nan)) for s in summaries])
-    ]
-    has_effect = "ssim" in study.metrics and metric != "ssim"
-    if has_effect:
-        panels.append(("effect (1 − SSIM)", [effect(s.metrics.get("ssim")) for s in summaries]))
-    by_candidate = _case_values(study)
-    with _style():
-        figure = _figure(WIDE, 1.2 + 2.2 * len(panels))
-        ratios = [1.45, 1][: len(panels)]
-        axes = figure.subplots(
-            len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios}
-        )[:, 0]
-        cases = list(dict.fromkeys(s.case for s in study.scores if s.candidate is not None))
-        several = len(cases) > 1
-        for panel, (axis, (name, intervals)) in enumerate(zip(axes, panels, strict=True)):
-            _shade(study, axis, summaries, xs, words=panel == 0)
-            if several:
-                for case in cases[:_MOST_LINES]:
-                    values = [by_candidate.get((s.candidate, case), {}) for s in summaries]
-                    line = (
-                        [1 - v.get("ssim", math.nan) for v in values]
-                        if panel
-                        else [v.get(metric, math.nan) for v in values]
-                    )
-                    axis.plot(xs, line, color=MUTED, lw=0.7, alpha=0.5, gid="percase", zorder=1.5)
-            _band(axis, xs, intervals)
-            axis.set_ylabel(name)
-            _mark_pick(study, axis, summaries, xs, intervals, words=panel == 0)
-        control = [
-            s.values[metric]
-            for s in study.scores
-            if s.candidate is None and math.isfinite(s.values.get(metric, math.nan))
-        ]
-        if control:
-            mean = sum(control) / len(control)
-            axes[0].axhline(mean, color=SECOND, lw=1.2, ls=(0, (5, 3)), zorder=1)
-            axes[0].annotate(
-                "control",
-                (1, mean),
-                xycoords=("axes fraction", "data"),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                color=SECOND,
-            )
-        if study.better == "lower":
-            axes[0].annotate(
-                "lower is better ↓", (0, 1), xycoords="axes fraction", xytext=(0, 6),
-                textcoords="offset points", color=MUTED,
-            )  # fmt: skip
-        _ticks(axes[-1], xs, ticks)
-        axes[-1].set_xlabel("strength" if study.kind == "strength" else "along training")
-        svg = _svg(figure, "curves")
+    panels = _panels(study, summaries, effect_too=True)
+    several = len({s.case for s in study.scores if s.candidate is not None}) > 1
+    height = 1.2 + 2.2 * len(panels)
     columns = ["setting", "pictures"]
     for name, _ in panels:
         columns += [name, "low", "high"]
@@ -169,13 +147,96 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
         rows.append(tuple(row))
     return Plot(
         "curves",
-        "Quality and effect" if has_effect else "Quality",
-        "Mean over the pictures with its 95 % interval." + _shading_words(study),
-        svg,
+        "Quality and effect" if len(panels) > 1 else "Quality",
+        "Mean over the cases with its 95 % interval." + _shading_words(study),
+        _curves(study, summaries, WIDE, height, "curves"),
         tuple(columns),
         tuple(rows),
-        has_cases=several,
+        narrow=_curves(study, summaries, HALF, height, "curves-n"),
+        with_cases=_curves(study, summaries, WIDE, height, "curves-c", cases=True)
+        if several
+        else "",
     )
+
+
+def _panels(
+    study: Study, summaries: Sequence[Summary], *, effect_too: bool
+) -> list[tuple[str, list[Interval]]]:
+    metric = study.rank_by
+    panels = [(label(metric), [s.metrics.get(metric, Interval(math.nan)) for s in summaries])]
+    if effect_too and "ssim" in study.metrics and metric != "ssim":
+        panels.append(("effect (1 − SSIM)", [effect(s.metrics.get("ssim")) for s in summaries]))
+    return panels
+
+
+def _curves(
+    study: Study,
+    summaries: Sequence[Summary],
+    width: float,
+    height: float,
+    name: str,
+    *,
+    effect_too: bool = True,
+    cases: bool = False,
+) -> str:
+    xs, ticks = _positions(study, summaries)
+    metric = study.rank_by
+    panels = _panels(study, summaries, effect_too=effect_too)
+    by_candidate = _case_values(study)
+    names = list(dict.fromkeys(s.case for s in study.scores if s.candidate is not None))
+    with _style():
+        figure = _figure(width, height)
+        axes = figure.subplots(
+            len(panels),
+            1,
+            sharex=True,
+            squeeze=False,
+            gridspec_kw={"height_ratios": [1.45, 1][: len(panels)]},
+        )[:, 0]
+        for panel, (axis, (title, intervals)) in enumerate(zip(axes, panels, strict=True)):
+            _shade(study, axis, summaries, xs, words=panel == 0)
+            for case in names[:_MOST_LINES] if cases else ():
+                values = [by_candidate.get((s.candidate, case), {}) for s in summaries]
+                line = (
+                    [1 - v.get("ssim", math.nan) for v in values]
+                    if panel
+                    else [v.get(metric, math.nan) for v in values]
+                )
+                axis.plot(xs, line, color=MUTED, lw=0.7, alpha=0.5, zorder=1.5)
+            _band(axis, xs, intervals)
+            axis.set_ylabel(title)
+            _mark_pick(study, axis, summaries, xs, intervals, words=panel == 0)
+        _control_line(study, axes[0])
+        better = "lower is better ↓" if study.better == "lower" else "higher is better ↑"
+        axes[0].annotate(
+            better, (0, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points",
+            color=MUTED,
+        )  # fmt: skip
+        # Room for the names of the shaded stretches above what is drawn.
+        low, high = axes[0].get_ylim()
+        axes[0].set_ylim(low - 0.08 * (high - low), high + 0.12 * (high - low))
+        for axis in axes:
+            axis.locator_params(axis="y", nbins=6)
+        axes[-1].set_xlabel("strength" if study.kind == "strength" else "along training")
+        _ticks(axes[-1], xs, ticks, most=12 if width > BESIDE else 10 if width > HALF else 6)
+        return _svg(figure, name)
+
+
+def _control_line(study: Study, axis: Axes) -> None:
+    metric = study.rank_by
+    known = [
+        s.values[metric]
+        for s in study.scores
+        if s.candidate is None and math.isfinite(s.values.get(metric, math.nan))
+    ]
+    if not known:
+        return
+    mean = sum(known) / len(known)
+    axis.axhline(mean, color=SECOND, lw=1.2, ls=(0, (5, 3)), zorder=1)
+    axis.annotate(
+        "control", (1, mean), xycoords=("axes fraction", "data"), xytext=(4, 0),
+        textcoords="offset points", va="center", color=SECOND,
+    )  # fmt: skip
 
 
 def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
@@ -197,15 +258,7 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 [points[i][2].mean for i in front],
                 color=ACCENT, lw=1.4, alpha=0.55, zorder=1,
             )  # fmt: skip
-        names = _brief([_head(study, s) for s, _, _ in points])
-        labelled = _uncrowded(
-            [(m.mean, q.mean) for _, m, q in points],
-            [_short(name, 24) for name in names],
-            sorted(
-                range(len(points)), key=lambda i: (points[i][0].candidate != pick, i not in front)
-            ),
-        )
-        for i, (summary, moved, quality) in enumerate(points):
+        for summary, moved, quality in points:
             axis.plot(
                 [moved.low, moved.high], [quality.mean] * 2, color=MUTED, lw=0.8, alpha=0.45,
                 zorder=1,
@@ -226,16 +279,20 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 axis.plot(
                     moved.mean, quality.mean, "o", ms=13, mfc="none", mec=ACCENT, mew=1.6, zorder=2
                 )
-            if i in labelled:
-                axis.annotate(
-                    _short(names[i], 24), (moved.mean, quality.mean), xytext=(9, 6),
-                    textcoords="offset points", zorder=4,
-                    color=INK if summary.candidate == pick else MUTED,
-                    fontweight="bold" if summary.candidate == pick else "normal",
-                )  # fmt: skip
-        axis.set_xlabel("effect (1 − SSIM): how far from the control →")
+        axis.set_xlabel("effect (1 − SSIM) →")
         axis.set_ylabel(label(metric) + (" (lower is better)" if study.better == "lower" else ""))
-        axis.margins(x=0.08, y=0.12)
+        axis.margins(x=0.12, y=0.12)
+        order = sorted(
+            range(len(points)), key=lambda i: (points[i][0].candidate != pick, i not in front)
+        )
+        names = [_short(n, 24) for n in _brief([_head(study, s) for s, _, _ in points])]
+        spots = [(moved.mean, quality.mean) for _, moved, quality in points]
+        for i, (dx, dy) in _uncrowded(figure, axis, spots, names, order).items():
+            bold = points[i][0].candidate == pick
+            axis.annotate(
+                names[i], spots[i], xytext=(dx, dy), textcoords="offset points", zorder=4,
+                color=INK if bold else MUTED, fontweight="bold" if bold else "normal",
+            )  # fmt: skip
         svg = _svg(figure, "tradeoff")
     chosen = set(front)
     rows = tuple(
@@ -251,7 +308,7 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
         "tradeoff",
         "Quality against effect",
         "The line is the Pareto front: no other setting has both more effect and better quality. "
-        "Filled: cannot be told from the best. Cross: broken, or beyond the breakdown.",
+        "Filled: tied. Cross: broken, or beyond the breakdown.",
         svg,
         ("setting", "effect", label(metric), "on the front"),
         rows,
@@ -260,23 +317,45 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
 
 
 def _uncrowded(
-    points: Sequence[tuple[float, float]], names: Sequence[str], order: Sequence[int]
-) -> set[int]:
-    """Which labels have room: taken in `order`, each unless it would lie on one taken before."""
-    if not points:
-        return set()
-    lows = [min(p[axis] for p in points) for axis in (0, 1)]
-    rooms = [(max(p[axis] for p in points) - lows[axis]) or 1.0 for axis in (0, 1)]
-    taken: dict[int, tuple[float, float, float]] = {}
+    figure: Figure,
+    axis: Axes,
+    spots: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    order: Sequence[int],
+) -> dict[int, tuple[float, float]]:
+    """Where each label has room beside its point: index -> offset of its left foot, in points.
+
+    Taken in `order`; a label that would lie on a point, on a label taken before or outside of the
+    axes is tried on the other sides, and left out if it fits on none.
+    """
+    if not spots:
+        return {}
+    figure.draw_without_rendering()
+    unit = figure.dpi / 72
+    places = axis.transData.transform(spots)
+    frame = axis.get_window_extent()
+    taken = [(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in places]
+    found: dict[int, tuple[float, float]] = {}
     for i in order:
-        x, y = ((points[i][axis] - lows[axis]) / rooms[axis] for axis in (0, 1))
-        width = 0.03 + 0.019 * len(names[i])
-        if all(
-            abs(y - other_y) > 0.06 or x + width < other_x or other_x + other_width < x
-            for other_x, other_y, other_width in taken.values()
-        ):
-            taken[i] = (x, y, width)
-    return set(taken)
+        wide, high = 6.4 * len(names[i]), 9.0
+        sides = ((8, 4), (8, -12), (-8 - wide, 4), (-8 - wide, -12), (-wide / 2, 10))
+        for dx, dy in (*sides, (-wide / 2, -18)):
+            x, y = places[i][0] + dx * unit, places[i][1] + dy * unit
+            box = (x, y, x + wide * unit, y + high * unit)
+            inside = box[0] >= frame.x0 and box[2] <= figure.bbox.x1
+            inside = inside and box[1] >= frame.y0 and box[3] <= frame.y1
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                found[i] = (dx, dy)
+                break
+    return found
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def pareto(points: Sequence[tuple[float, float]], better: str) -> list[int]:
@@ -355,89 +434,112 @@ def _heat_frame(figure: Any, axis: Any, mesh: Any, title: str, *, aspect: int) -
 
 
 def heat_maps(study: Study, summaries: Sequence[Summary]) -> list[Plot]:
-    """Checkpoint x strength: quality with contours of equal effect, and the effect itself."""
-    import numpy as np
-    from matplotlib import colormaps
-
-    places = list(dict.fromkeys(s.candidate.place for s in summaries))
-    strengths = sorted(
-        {s.candidate.strength for s in summaries if s.candidate.strength is not None}
-    )
-    names = {s.candidate.place: _where(s.candidate) for s in summaries}
-    at = {(s.candidate.place, s.candidate.strength): s for s in summaries}
-    shape = (len(strengths), len(places))
-    moved = np.full(shape, math.nan)
-    fields = [study.rank_by] + [
-        m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by
-    ]
-    values = {m: np.full(shape, math.nan) for m in fields}
-    for j, place in enumerate(places):
-        for i, strength in enumerate(strengths):
-            summary = at.get((place, strength))
-            if summary:
-                for m in fields:
-                    values[m][i, j] = summary.metrics.get(m, Interval(math.nan)).mean
-                moved[i, j] = 1 - summary.metrics.get("ssim", Interval(math.nan)).mean
-    if "ssim" in values and study.rank_by != "ssim":
-        values["effect"] = moved
-        del values["ssim"]
+    """Checkpoint x strength: quality, and the effect."""
+    fields = [study.rank_by] + [m for m in ("brisque", "effect") if m != study.rank_by]
+    known = {**dict.fromkeys(study.metrics, True), "effect": "ssim" in study.metrics}
+    if study.rank_by == "ssim":
+        fields = ["ssim", "brisque"]
     plots = []
-    for metric, matrix in values.items():
+    for metric in fields:
+        if not known.get(metric):
+            continue
         title = "Effect (1 − SSIM)" if metric == "effect" else label(metric)
-        with _style():
-            wide = metric == study.rank_by
-            figure = _figure(WIDE if wide else HALF, 1.2 + 0.5 * max(4, len(strengths)))
-            axis = figure.subplots()
-            mesh = axis.pcolormesh(
-                np.arange(len(places) + 1) - 0.5,
-                np.arange(len(strengths) + 1) - 0.5,
-                np.ma.masked_invalid(matrix),
-                # cividis reads the same with and without a colour-vision deficiency.
-                cmap=colormaps[
-                    "cividis_r" if wide and study.better == "lower" else "cividis"
-                ].resampled(48),
-                edgecolors=PAPER,
-                linewidth=1.2,
-            )  # fmt: skip
-            whole = min(shape) > 1 and np.isfinite(moved).all()
-            if metric == study.rank_by and whole and np.ptp(moved) > 1e-6:
-                # White on a dark edge shows on either end of the colour map.
-                axis.contour(moved, levels=5, colors=["#101010"], linewidths=3.2, alpha=0.55)
-                lines = axis.contour(moved, levels=5, colors=["#ffffff"], linewidths=1.3)
-                for text in axis.clabel(lines, fmt="%.2f", fontsize=9, inline=False):
-                    text.set_bbox({"facecolor": "#101010", "lw": 0, "pad": 1.5, "alpha": 0.75})
-            for (i, j), value in np.ndenumerate(matrix):
-                here = at.get((places[j], strengths[i]))
-                if here is None or not math.isfinite(value):
-                    continue
-                if here.beyond:
-                    axis.plot(j, i, "x", color="#ffffff", ms=9, mew=2.6)
-                    axis.plot(j, i, "x", color="#8a2500", ms=8, mew=1.4)
-                if here.candidate == study.verdict.pick:
-                    axis.plot(j, i, "*", ms=17, mfc="#ffffff", mec="#101010", mew=1.2, zorder=6)
-            axis.set_yticks(range(len(strengths)), [strength_text(s) for s in strengths])
-            _ticks(axis, list(range(len(places))), [names[p] for p in places], 14 if wide else 7)
-            axis.set_ylabel("strength")
-            _heat_frame(figure, axis, mesh, title, aspect=18)
-            svg = _svg(figure, f"heat-{re.sub(r'[^a-z0-9]', '', metric)}")
+        strengths, places, names = _plane_axes(summaries)
+        matrix, _ = _plane(summaries, metric)
         rows = tuple(
             (strength_text(s), *(_text(v) for v in matrix[i])) for i, s in enumerate(strengths)
         )
-        caption = f"Star: {_pick_word(study)}. Cross: broken, or beyond the breakdown."
-        if metric == study.rank_by:
-            caption += " White lines join settings of equal effect (1 − SSIM)."
         plots.append(
             Plot(
                 f"heat-{metric}",
                 f"{title} over training and strength",
-                caption,
-                svg,
+                f"Star: {_pick_word(study)}. Cross: broken, or beyond the breakdown.",
+                _heat(study, summaries, metric, WIDE),
                 ("strength", *(names[p] for p in places)),
                 rows,
-                wide=wide,
+                narrow=_heat(study, summaries, metric, HALF),
             )
         )
     return plots
+
+
+def _plane_axes(summaries: Sequence[Summary]) -> tuple[list[Decimal], list[int], dict[int, str]]:
+    """The strengths, the places along training, and what each place is called."""
+    places = list(dict.fromkeys(s.candidate.place for s in summaries))
+    strengths = sorted(
+        {s.candidate.strength for s in summaries if s.candidate.strength is not None}
+    )
+    return strengths, places, {s.candidate.place: _where(s.candidate) for s in summaries}
+
+
+def _plane(summaries: Sequence[Summary], metric: str) -> tuple[Any, dict[tuple[int, int], Summary]]:
+    """Means as (strengths, places), and the summary at each."""
+    import numpy as np
+
+    strengths, places, _ = _plane_axes(summaries)
+    matrix = np.full((len(strengths), len(places)), math.nan)
+    at = {}
+    for s in summaries:
+        if s.candidate.strength is None:
+            continue
+        i, j = strengths.index(s.candidate.strength), places.index(s.candidate.place)
+        name = "ssim" if metric == "effect" else metric
+        mean = s.metrics.get(name, Interval(math.nan)).mean
+        matrix[i, j] = 1 - mean if metric == "effect" else mean
+        at[i, j] = s
+    return matrix, at
+
+
+def _heat(study: Study, summaries: Sequence[Summary], metric: str, width: float) -> str:
+    import numpy as np
+    from matplotlib import colormaps
+
+    strengths, places, names = _plane_axes(summaries)
+    matrix, at = _plane(summaries, metric)
+    bad_is_high = metric == study.rank_by and study.better == "lower"
+    # cividis reads the same with and without a colour-vision deficiency.
+    colours = colormaps["cividis_r" if bad_is_high else "cividis"].resampled(48)
+    with _style():
+        figure = _figure(width, 1.2 + 0.56 * max(4, len(strengths)))
+        axis = figure.subplots()
+        mesh = axis.pcolormesh(
+            np.arange(len(places) + 1) - 0.5,
+            np.arange(len(strengths) + 1) - 0.5,
+            np.ma.masked_invalid(matrix),
+            cmap=colours,
+            edgecolors=PAPER,
+            linewidth=1.2,
+        )
+        room = 72 * (width - 1.9) / len(places)
+        for (i, j), summary in at.items():
+            value = matrix[i, j]
+            if not math.isfinite(value):
+                continue
+            red, green, blue, _ = mesh.cmap(mesh.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            ink, edge = ("#ffffff", "#101010") if dark else ("#101010", "#ffffff")
+            chosen = summary.candidate == study.verdict.pick
+            text = f"{value:.2f}" if metric in ("effect", "ssim") else f"{value:.1f}"
+            if room >= 12:
+                low = 0.2 if chosen or summary.beyond else 0.0
+                axis.text(
+                    j, i - low, text, color=ink, ha="center", va="center", fontsize=9.5,
+                    fontweight="bold" if chosen else "normal",
+                    rotation=0 if room >= 6.2 * len(text) else 90,
+                )  # fmt: skip
+            if summary.beyond:
+                axis.plot(j, i + 0.25, "x", color=ink, ms=6, mew=1.8)
+            if chosen:
+                axis.plot(j, i + 0.22, "*", ms=13, mfc=ink, mec=edge, mew=0.8, zorder=6)
+        axis.set_yticks(range(len(strengths)), [strength_text(s) for s in strengths])
+        most = max(2, int(72 * (width - 1.9) / 30))
+        _ticks(axis, list(range(len(places))), [names[p] for p in places], most)
+        axis.set_ylabel("strength")
+        title = "effect (1 − SSIM)" if metric == "effect" else label(metric)
+        if bad_is_high:
+            title += " (lower is better)"
+        _heat_frame(figure, axis, mesh, title, aspect=18)
+        return _svg(figure, f"heat{int(10 * width)}-{re.sub(r'[^a-z0-9]', '', metric)}")
 
 
 def equal_effect(study: Study) -> list[tuple[str, str]]:
@@ -528,7 +630,7 @@ def weight_blocks(weights: Mapping[str, Any]) -> Plot | None:
     from matplotlib import colormaps
 
     rows = _rows(weights)
-    blocks = [k for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("block ")][:40]
+    blocks = [k for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("block ")]
     if len(rows) < 2 or len(blocks) < 2:
         return None
     names = [one_line(b[len("block ") :]) for b in blocks]
@@ -539,7 +641,7 @@ def weight_blocks(weights: Mapping[str, Any]) -> Plot | None:
         [[float(r[b]) if _is_number(r.get(b)) else math.nan for r in rows] for b in blocks]
     )
     with _style():
-        figure = _figure(HALF, 1.2 + 0.26 * max(6, len(blocks)))
+        figure = _figure(HALF, 1.2 + 0.22 * max(6, len(blocks)))
         axis = figure.subplots()
         mesh = axis.pcolormesh(
             np.arange(len(rows) + 1) - 0.5,
@@ -551,14 +653,23 @@ def weight_blocks(weights: Mapping[str, Any]) -> Plot | None:
             linewidth=0.8,
         )
         axis.set_yticks(range(len(blocks)), [_short(n, 28) for n in names])
+        axis.tick_params(axis="y", labelsize=9)
+        if 72 * (HALF - 2) / len(rows) >= 24:
+            for (i, j), value in np.ndenumerate(shares):
+                if math.isfinite(value):
+                    dark = value < 0.55 * np.nanmax(shares)
+                    axis.text(
+                        j, i, f"{100 * value:.0f}", color="#ffffff" if dark else "#101010",
+                        ha="center", va="center", fontsize=8.5,
+                    )  # fmt: skip
         axis.invert_yaxis()
         _ticks(axis, [float(i) for i in range(len(rows))], heads, most=6)
-        _heat_frame(figure, axis, mesh, "share of the update", aspect=22)
+        _heat_frame(figure, axis, mesh, "share of the update (%)", aspect=22)
         svg = _svg(figure, "blocks")
     return Plot(
         "blocks",
         "Where in the model",
-        "Each block's share of the squared size of the update.",
+        "Each block's share of the squared size of the update, in per cent.",
         svg,
         ("block", *heads),
         tuple(
@@ -592,7 +703,12 @@ def _positions(study: Study, summaries: Sequence[Summary]) -> tuple[list[float],
 
 
 def _ticks(axis: Axes, xs: Sequence[float], heads: Sequence[str], most: int = 12) -> None:
+    """Names below the axis; of "epoch 1", "epoch 2", ... the numbers, and "epoch" once."""
     heads = _brief(heads)
+    unit = heads[0].partition(" ")[0] if heads else ""
+    if all(re.fullmatch(rf"{re.escape(unit)} \d+", head) for head in heads):
+        heads = [head.partition(" ")[2] for head in heads]
+        axis.set_xlabel(unit)
     every = max(1, math.ceil(len(xs) / most))
     chosen = list(range(0, len(xs), every))
     texts = [_short(heads[i], 18) for i in chosen]
@@ -680,23 +796,25 @@ def _mark_pick(
             axis.axvline(x, color=ACCENT, lw=1, ls=(0, (1, 2)), zorder=1)
             axis.plot(x, interval.mean, "o", ms=12, mfc="none", mec=ACCENT, mew=1.8, zorder=4)
             if words:
+                # At the foot of its line, on the side that has more room.
+                left = x - min(xs) <= max(xs) - x
                 axis.annotate(
-                    f"{_pick_word(study)}: {_short(_head(study, summary), 24)}",
-                    (x, interval.mean), xytext=(0, -22), textcoords="offset points", ha="center",
-                    color=ACCENT, fontweight="bold", zorder=5,
+                    _pick_word(study), (x, 0), xycoords=("data", "axes fraction"),
+                    xytext=(5 if left else -5, 5), textcoords="offset points",
+                    ha="left" if left else "right", color=ACCENT, fontweight="bold", zorder=5,
                 )  # fmt: skip
 
 
 def _pick_word(study: Study) -> str:
     """What the marked setting is: recommended, or only first in the ranking."""
-    return "pick" if study.verdict.recommended else "ranked first"
+    return "recommended" if study.verdict.recommended else "ranked first"
 
 
 def _shading_words(study: Study) -> str:
     verdict = study.verdict
     words = []
     if study.kind == "epochs" and verdict.zone:
-        words.append("the Goldilocks zone, with most of the effect and still clean")
+        words.append("the Goldilocks zone, with most of the effect and clean")
     elif verdict.strongest_clean:
         words.append("what is clean")
     if verdict.breakdown:
@@ -720,8 +838,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _text(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else ""
+def figure_text(value: float) -> str:
+    """Four significant digits without exponents, "" for NaN: 23.41, 0.0153, "< 0.0001"."""
+    if not math.isfinite(value):
+        return ""
+    if 0 < abs(value) < 1e-4:
+        return "< 0.0001" if value > 0 else "> -0.0001"
+    text = f"{value:.4g}"
+    return f"{value:.0f}" if "e" in text else text
+
+
+_text = figure_text
 
 
 def _short(text: str, most: int) -> str:
@@ -789,7 +916,6 @@ def _themed(svg: str, name: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
-    svg = re.sub(r'\sid="percase[^"]*"', ' class="percase"', svg)
     svg = re.sub(r'(\s)id="([^"]+)"', rf'\1id="{name}-\2"', svg)
     svg = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{name}-\2"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)

@@ -23,6 +23,8 @@ from analysers.phrases import GLOSSARY
 from analysers.study import Candidate, Interval, Study, Summary
 from generation.cells import strength_text
 from generation.folder import write_result
+from generation.samplers import shown_sampler
+from reports.votes import people
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,6 +174,8 @@ def markdown(study: Study) -> str:
     lines = [f"## {_md(study.title) or 'LoRA study'}", "", f"**{_md(study.verdict.answer)}**", ""]
     if study.verdict.arguments:
         lines += [" ".join(_md(s) for s in study.verdict.arguments), ""]
+    if people(study):
+        lines += [_md(people(study)), ""]
     lines += [f"> ⚠ {_md(w)}\n" for w in study.verdict.warnings]
     heads, rows = ranked(study)
     lines += ["| " + " | ".join(heads) + " |", "|" + " ---: |" * (len(heads) - 1) + " --- |"]
@@ -300,6 +304,53 @@ def notes(study: Study, summary: Summary) -> list[str]:
     if summary.reason:
         found.append(summary.reason)
     return found
+
+
+def shared_settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the pictures share, named as A1111 names it, for the text that reproduces one."""
+    found: dict[str, Any] = {}
+    for part in (run, *(v for k, v in run.items() if k in ("settings", "render"))):
+        if isinstance(part, Mapping):
+            found.update({k: v for k, v in part.items() if isinstance(v, (str, int, float))})
+    if isinstance(found.get("sampler"), str):
+        found["sampler"] = shown_sampler(found["sampler"])
+    if "width" in found and "height" in found:
+        found["size"] = f"{found['width']}x{found['height']}"
+    # A1111 shows ten digits of a checkpoint's hash, and counts CLIP's layers from 1.
+    found["model_hash"] = str(found.get("model_hash") or "")[:10]
+    skipped = found.get("clip_skip")
+    found["clip_skip"] = skipped + 1 if skipped and isinstance(skipped, int) else ""
+    return [
+        (title, f"{found[key]:g}" if isinstance(found[key], float) else str(found[key]))
+        for key, title in _A1111.items()
+        if found.get(key, "") not in ("", None)
+    ]
+
+
+_A1111 = {
+    "steps": "Steps",
+    "sampler": "Sampler",
+    "guidance_scale": "CFG scale",
+    "size": "Size",
+    "model_hash": "Model hash",
+    "model": "Model",
+    "clip_skip": "Clip skip",
+}
+
+
+def used_loras(run: Mapping[str, Any]) -> list[str]:
+    """The file names of the LoRAs under study."""
+    rows = run.get("loras")
+    rows = rows if isinstance(rows, (list, tuple)) else []
+    return [str(row["file"]) for row in rows if isinstance(row, Mapping) and "file" in row]
+
+
+def about(study: Study) -> str:
+    """What the pictures were made with, in a line: LoRA, base model, settings."""
+    loras = used_loras(study.run)
+    said = [f"{loras[0]} and {len(loras) - 1} more" if len(loras) > 2 else ", ".join(loras)]
+    said += [f"{key}: {value}" for key, value in shared_settings(study.run)]
+    return one_line(" · ".join(text for text in said if text))
 
 
 def interval_text(interval: Interval | None, digits: int = 2) -> str:

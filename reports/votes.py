@@ -2,7 +2,8 @@
 
 File format 1: a JSON object with `kind` "lora-analysers votes", `format` 1, `settings` (a list of
 {heading, checkpoint, epoch, step, strength}) and `votes` (a list of {a, b, choice, case}, where `a`
-and `b` index `settings` and `choice` is "a", "b" or "tie").
+and `b` index `settings` and `choice` is "a", "b", "tie" or "bad": neither is any good).
+`run` may name the folder of the report they were given in.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from analysers.study import Candidate, Interval, Study
-from generation.errors import UserError
+from generation.errors import UserError, named
 from generation.files import read_json
 
 FORMAT = 1
 KIND = "lora-analysers votes"
+_EVEN = ("tie", "bad")
 
 
 def read_votes(path: Path) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def read_votes(path: Path) -> dict[str, Any]:
             not isinstance(vote, dict)
             or not all(_index(vote.get(side), len(settings)) for side in "ab")
             or vote["a"] == vote["b"]
-            or vote.get("choice") not in ("a", "b", "tie")
+            or vote.get("choice") not in ("a", "b", *_EVEN)
         ):
             raise UserError(f"{path}: vote {number} is damaged; export the votes again.")
         pairs.append((vote["a"], vote["b"], vote["choice"]))
@@ -62,8 +64,8 @@ def read_votes(path: Path) -> dict[str, Any]:
     for i, setting in enumerate(settings):
         wins = sum((a == i and c == "a") or (b == i and c == "b") for a, b, c in pairs)
         losses = sum((a == i and c == "b") or (b == i and c == "a") for a, b, c in pairs)
-        ties = sum(i in (a, b) and c == "tie" for a, b, c in pairs)
-        if wins + losses + ties == 0:
+        ties, bad = (sum(i in (a, b) and c == word for a, b, c in pairs) for word in _EVEN)
+        if wins + losses + ties + bad == 0:
             continue
         known = ("heading", "checkpoint", "epoch", "step", "strength")
         rows.append(
@@ -72,6 +74,7 @@ def read_votes(path: Path) -> dict[str, Any]:
                 "wins": wins,
                 "losses": losses,
                 "ties": ties,
+                "bad": bad,
                 "ability": fitted[i].mean,
                 "low": fitted[i].low,
                 "high": fitted[i].high,
@@ -82,18 +85,18 @@ def read_votes(path: Path) -> dict[str, Any]:
 
 
 def bradley_terry(n: int, votes: Sequence[tuple[int, int, str]]) -> list[Interval]:
-    """Log-abilities (mean 0) with 95 % intervals from votes (a, b, "a" | "b" | "tie").
+    """Log-abilities (mean 0) with 95 % intervals from votes (a, b, "a" | "b" | "tie" | "bad").
 
     Bradley and Terry (1952): P(i beats j) = p_i / (p_i + p_j), fitted by the MM iteration of Hunter
-    (2004). A tie is half a win for each. Every setting also ties once with an imaginary opponent of
-    ability 1, so that one that never lost stays finite. Intervals come from the Fisher information
-    of each setting with the others held.
+    (2004). A tie, "bad" too, is half a win for each. Every setting also ties once with
+    an imaginary opponent of ability 1, so that one that never lost stays finite. Intervals come
+    from the Fisher information of each setting with the others held.
     """
     wins = [0.5] * n
     games: dict[tuple[int, int], float] = {}
     for a, b, choice in votes:
-        wins[a] += {"a": 1.0, "b": 0.0, "tie": 0.5}[choice]
-        wins[b] += {"a": 0.0, "b": 1.0, "tie": 0.5}[choice]
+        wins[a] += {"a": 1.0, "b": 0.0}.get(choice, 0.5)
+        wins[b] += {"a": 0.0, "b": 1.0}.get(choice, 0.5)
         pair = (min(a, b), max(a, b))
         games[pair] = games.get(pair, 0) + 1
     power = [1.0] * n
@@ -154,8 +157,9 @@ def votes_table(study: Study) -> dict[str, Any] | None:
         if math.isfinite(mean):
             ours.append(-mean if study.better == "lower" else mean)
             theirs.append(float(row["ability"]))
-        rows.append({**row, "heading": summary.candidate.heading(study.kind), "rank": summary.rank,
-                     "metric": mean})  # fmt: skip
+        share = tuple(_share(row[name]) for name in ("ability", "low", "high"))
+        rows.append({"bad": 0, **row, "heading": summary.candidate.heading(study.kind),
+                     "rank": summary.rank, "metric": mean, "share": share})  # fmt: skip
     tau = kendall_tau(theirs, ours)
     count = votes.get("votes")
     return {
@@ -164,6 +168,63 @@ def votes_table(study: Study) -> dict[str, Any] | None:
         "tau": tau,
         "unknown": unknown,
     }
+
+
+def _share(ability: float) -> int:
+    """In how many of 100 comparisons it is preferred to a setting of ability 0."""
+    return round(100 / (1 + math.exp(-max(-40.0, min(40.0, ability)))))
+
+
+def people(study: Study) -> str:
+    """What people preferred, in a sentence; "" without votes."""
+    table = votes_table(study)
+    if table is None or not table["rows"]:
+        return ""
+    first, *others = table["rows"]
+    count = table["votes"]
+    told = f"{count} blind comparison" + "s" * (count != 1)
+    if others and not _surely(first, others[0]):
+        return (
+            f"People: after {told} {first['heading']} is ahead of {others[0]['heading']}, not yet "
+            "surely; more comparisons would tell."
+        )
+    return f"People: in {told} {first['heading']} was preferred."
+
+
+def _surely(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether one ability is above another beyond the 95 % interval of their difference."""
+    room = math.hypot(one["ability"] - one["low"], other["ability"] - other["low"])
+    return bool(one["ability"] - other["ability"] > room)
+
+
+def check_votes(path: Path, study: Study) -> dict[str, Any]:
+    """`read_votes` of votes on this study's settings; UserError for those of another."""
+    votes = read_votes(path)
+    ours = {identity(s.candidate) for s in study.summaries}
+    strangers = [row for row in votes["rows"] if _row_identity(row) not in ours]
+    if strangers:
+        raise UserError(
+            f"{path}: these votes are of another study ({strangers[0]['heading']} of "
+            f"{strangers[0]['checkpoint'] or 'its LoRA'} is not in this one); name the run that "
+            "they were given in."
+        )
+    return votes
+
+
+def run_of(path: Path) -> Path:
+    """The run folder that votes were given in: as they say, or the one beside them.
+
+    UserError if no study is there.
+    """
+    read_votes(path)
+    told = read_json(path).get("run")
+    for folder in (*([Path(told)] if isinstance(told, str) and told else []), path.parent):
+        if (folder / "study.json").is_file():
+            return folder
+    raise UserError(
+        f"{path}: it is not known which run these votes were given in; name it beside "
+        f"{named('report_only')}."
+    )
 
 
 def _is_row(row: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,10 @@ def _run(
     if options["metrics"].strip() == "list":
         click.echo(metric_list())
         return DONE
+    if printing.votes and not (options["loras"] or printing.images or options["demo"]):
+        from reports.votes import run_of
+
+        printing = replace(printing, report_only=printing.report_only or run_of(printing.votes))
     if printing.report_only:
         from analysers.runs.conclude import load_study
         from generation.folder import open_run_folder

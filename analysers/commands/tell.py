@@ -115,7 +115,7 @@ def publish(study: Study, out: Path, printing: Printing) -> Path:
 
     if printing.votes:
         study = replace(
-            study, evidence={**study.evidence, "votes": votes.read_votes(printing.votes)}
+            study, evidence={**study.evidence, "votes": votes.check_votes(printing.votes, study)}
         )
     tables.write_tables(study, out)
     report = html.write_report(
@@ -152,13 +152,15 @@ def finish(study: Study, out: Path, printing: Printing) -> int:
 def _tell(study: Study, report: Path) -> None:
     import shutil
 
-    from reports import tables
+    from reports import tables, votes
 
     width = shutil.get_terminal_size((100, 24)).columns
     click.echo()
     click.echo(tables.terminal_table(study, width))
     click.echo()
     click.echo(click.style(study.verdict.answer, bold=True))
+    if votes.people(study):
+        click.echo(votes.people(study))
     for sentence in study.verdict.arguments:
         click.echo(sentence)
     if study.verdict.warnings:

@@ -52,6 +52,11 @@ class ControlMaps:
         total = sum(float(self._band(plane, rows).sum()) for rows in bands(*self.mean.shape))
         return total / self.mean.size
 
+    def map(self, image: Pixels) -> Floats:
+        """The map (H - 10, W - 10) whose mean `ssim` is; ValueError for another shape."""
+        plane = self._luma_of(image)
+        return np.concatenate([self._band(plane, rows) for rows in bands(*self.mean.shape)])
+
     def _luma_of(self, image: Pixels) -> Pixels:
         if image.shape != self.shape:
             raise ValueError(

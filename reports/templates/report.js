@@ -66,6 +66,43 @@
     $("theme").title = next || "as the system";
   });
 
+  // ---- why, words, print ---------------------------------------------------------------------
+  const why = $("why");
+  function reveal() {
+    const target = location.hash.length > 1 && !location.hash.startsWith("#view") && $(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let box = target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
+    target.scrollIntoView();
+  }
+  addEventListener("hashchange", reveal);
+  for (const link of document.querySelectorAll('a[href^="#"]')) {
+    link.addEventListener("click", () => { if ("#" + location.hash.slice(1) === link.getAttribute("href")) reveal(); });
+  }
+  addEventListener("beforeprint", () => { if (!why.open) { why.open = true; why.dataset.printed = "yes"; } });
+  addEventListener("afterprint", () => { if (why.dataset.printed) { why.open = false; delete why.dataset.printed; } });
+
+  const tip = $("tip");
+  let described = null;
+  function explain(term) {
+    if (described) described.removeAttribute("aria-describedby");
+    described = term;
+    tip.hidden = !term;
+    if (!term) return;
+    (term.closest("dialog") || document.body).append(tip);
+    tip.textContent = study.glossary[term.dataset.term];
+    term.setAttribute("aria-describedby", "tip");
+    const box = term.getBoundingClientRect(), own = tip.getBoundingClientRect();
+    tip.style.left = Math.max(8, Math.min(innerWidth - own.width - 8, box.left)) + "px";
+    tip.style.top = (box.bottom + own.height + 12 > innerHeight ? box.top - own.height - 6 : box.bottom + 6) + "px";
+  }
+  const termOf = (event) => (event.target.closest ? event.target.closest(".term") : null);
+  for (const name of ["pointerover", "focusin", "click"]) {
+    document.addEventListener(name, (event) => { const term = termOf(event); if (term || name === "click") explain(term); });
+  }
+  for (const name of ["pointerout", "focusout"]) document.addEventListener(name, (event) => { if (termOf(event)) explain(null); });
+  addEventListener("scroll", () => explain(null), { passive: true });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && described) explain(null); });
+
   // ---- curves and tables ---------------------------------------------------------------------
   for (const box of document.querySelectorAll("[data-percase]")) {
     box.addEventListener("change", () => box.closest("figure").classList.toggle("show-cases", box.checked));
@@ -90,29 +127,36 @@
   }
 
   // ---- the grid ------------------------------------------------------------------------------
-  // Only the cells in view exist; rows are positioned by hand, headers and the control are sticky.
-  const grid = $("grid");
+  // Only the cells in view exist. Rows are positioned by hand and scroll with the page, so a wheel
+  // is never caught; columns scroll inside, under a head that stays at the top of the window.
+  const grid = $("grid"), top = document.querySelector(".top");
+  const measure = () => {
+    document.documentElement.style.setProperty("--top", top.offsetHeight + "px");
+    document.documentElement.style.setProperty("--bar", innerWidth - document.documentElement.clientWidth + "px");
+  };
+  measure();
   const sizes = [["XS", 88], ["S", 128], ["M", 184], ["L", 272], ["XL", 400], ["XXL", 560]];
   const narrow = matchMedia("(max-width: 640px)");
   const state = {
-    layout: "cases", page: 0, sort: "natural", filter: "all", find: "", zoom: narrow.matches ? 1 : 2,
-    pin: !narrow.matches, hidden: new Set(), focus: [0, -1],
+    layout: "cases", page: 0, sort: "natural", filter: "all", find: "", zoom: narrow.matches ? 1 : 2, fit: !narrow.matches,
+    pin: !narrow.matches, hidden: new Set(), hiddenCases: new Set(), ticked: new Set(), focus: [0, -1], timer: 0,
   };
   const unique = (list) => [...new Set(list)];
   const places = unique(candidates.map((c) => c.place));
   const strengths = unique(candidates.map((c) => c.strength));
+  const plane = study.kind === "plane" && places.length > 1 && strengths.length > 1;
   const seeds = unique(cases.map((c) => c.seed));
-  const layouts = [["cases", "Cases × settings"], ["settings", "Settings × cases"]];
+  const layouts = [["cases", "Cases × settings"], ["settings", "Settings × cases"], ["wall", "One setting, all cases"]];
   if (seeds.length > 1 && prompts.length > 1) layouts.push(["seeds", "Seeds × settings, one prompt"]);
-  if (places.length > 1 && strengths.length > 1) {
-    layouts.push(["plane", "Strengths × checkpoints, one case"], ["planeT", "Checkpoints × strengths, one case"]);
-  }
+  if (plane) layouts.push(["plane", "Strengths × checkpoints, one case"], ["planeT", "Checkpoints × strengths, one case"]);
   $("layout").append(...layouts.map(([value, textContent]) => make("option", { value, textContent })));
+  const scroller = make("div", { className: "scroller", role: "rowgroup" });
+  const headbox = make("div", { className: "gridhead", role: "rowgroup" });
 
   function chosenSettings() {
     let list = candidates.map((_, i) => i);
-    if (state.filter === "contenders") list = list.filter((i) => candidates[i].contender);
-    if (state.filter === "clean") list = list.filter((i) => candidates[i].safe === true);
+    if (state.filter === "tied") list = list.filter((i) => candidates[i].tied);
+    if (state.filter === "clean") list = list.filter((i) => candidates[i].clean);
     if (state.filter === "flagged") list = list.filter((i) => cells[i].some((x) => x && x[1] !== "ok"));
     list = list.filter((i) => !state.hidden.has(i));
     const last = (value) => (value === null ? Infinity : value);
@@ -123,6 +167,7 @@
   function chosenCases() {
     const words = state.find.toLowerCase().split(/\s+/).filter(Boolean);
     return cases.map((_, k) => k).filter((k) => {
+      if (state.hiddenCases.has(k)) return false;
       const text = (prompt(k) + " " + seedText(k) + " " + cases[k].name).toLowerCase();
       return words.every((w) => text.includes(w));
     });
@@ -138,16 +183,26 @@
     let options = [];
     if (state.layout === "seeds") options = unique(list.map((k) => cases[k].prompt)).map((p) => [p, prompts[p]]);
     if (state.layout.startsWith("plane")) options = list.map((k) => [k, prompt(k) + " " + seedText(k)]);
+    if (state.layout === "wall") options = [[-1, "control"], ...settings.map((c) => [c, candidates[c].heading])];
     label.hidden = options.length === 0;
     if (options.length) {
-      if (!options.some((o) => o[0] === state.page)) state.page = options[0][0];
-      $("page-word").textContent = state.layout === "seeds" ? "Prompt" : "Case";
+      if (!options.some((o) => o[0] === state.page)) {
+        const recommended = candidates.findIndex((c) => c.recommended);
+        state.page = state.layout === "wall" && settings.includes(recommended) ? recommended : options[0][0];
+      }
+      $("page-word").textContent = { seeds: "Prompt", wall: "Setting" }[state.layout] || "Case";
       pager.replaceChildren(...options.map(([value, text]) =>
         make("option", { value, textContent: clip(visible(text), 60), selected: value === state.page })));
     }
     if (state.layout === "settings") {
       table = { rows: [{ control: true }, ...settings.map(setting)], cols: list.map(one), pinned: false,
         at: (r, c) => [r.control ? -1 : r.setting, c.case] };
+    } else if (state.layout === "wall") {
+      const width = pictureWidth(0, 0) + 6, across = Math.max(1, Math.floor(room() / width));
+      const rows = [];
+      for (let i = 0; i < list.length; i += across) rows.push({ wall: list.slice(i, i + across) });
+      const cols = rows.length ? rows[0].wall.map((_, i) => ({ index: i })) : [];
+      table = { rows, cols, pinned: false, bare: true, at: (r, c) => (c.index in r.wall ? [state.page, r.wall[c.index]] : [-3, 0]) };
     } else if (state.layout.startsWith("plane")) {
       const by = new Map(settings.map((i) => [candidates[i].place + "|" + candidates[i].strength, i]));
       const ps = places.filter((p) => settings.some((i) => candidates[i].place === p)).map((place) => ({ place }));
@@ -161,7 +216,16 @@
       table = { rows: rows.map(one), cols: settings.map(setting), pinned: true,
         at: (r, c) => [c.setting, r.case], control: (r) => r.case };
     }
-    const gone = state.hidden.size;
+    // Neighbouring settings of one checkpoint share a heading.
+    table.groups = [];
+    if (plane && table.cols.length && table.cols[0].setting !== undefined) {
+      table.cols.forEach((col, i) => {
+        const c = candidates[col.setting], last = table.groups[table.groups.length - 1];
+        if (last && last.place === c.place) last.count++;
+        else table.groups.push({ place: c.place, text: c.where, start: i, count: 1 });
+      });
+    }
+    const gone = state.hidden.size + state.hiddenCases.size;
     $("unhide").hidden = !gone;
     $("unhide").textContent = "Show " + gone + " hidden";
     $("shown").textContent = settings.length + " of " + candidates.length + " settings, " + list.length + " of " + cases.length + " cases";
@@ -170,77 +234,111 @@
   }
 
   const drawn = new Map();
-  let canvas, header, geometry;
+  let canvas, track, geometry;
+  const room = () => Math.max(160, grid.clientWidth || innerWidth - 32);
+  function pictureWidth(head, columns) {
+    if (state.fit && columns) return Math.max(64, Math.min(560, Math.floor((room() - head) / columns) - 6));
+    const edge = sizes[state.zoom][1];
+    return Math.min(room() - head - 6, study.ratio >= 1 ? edge : Math.round(edge * study.ratio));
+  }
   function build() {
-    const [word, edge] = sizes[state.zoom];
-    $("size").textContent = word;
-    const width = study.ratio >= 1 ? edge : Math.round(edge * study.ratio);
+    const head = table.bare ? 0 : narrow.matches ? 96 : 190;
+    const width = pictureWidth(head, table.bare ? 0 : table.cols.length + (table.pinned ? 1 : 0));
+    $("size").textContent = state.fit ? "" : sizes[state.zoom][0];
+    $("fit").setAttribute("aria-pressed", state.fit);
+    $("smaller").disabled = !state.fit && state.zoom === 0;
+    $("larger").disabled = !state.fit && state.zoom === sizes.length - 1;
     const height = Math.round(width / study.ratio);
-    const head = narrow.matches ? 104 : 190;
     const pinned = table.pinned ? width + 6 : 0;
-    geometry = { width: width + 6, height: height + 28, head, pinned, left: head + pinned, top: 50, frame: height };
+    geometry = { width: width + 6, height: height + 28, head, pinned, left: head + pinned, frame: height, group: table.groups.length ? 26 : 0 };
+    const total = geometry.left + table.cols.length * geometry.width;
     canvas = make("div", { className: "canvas" });
     canvas.classList.toggle("loose", !state.pin);
-    const total = geometry.left + table.cols.length * geometry.width;
     canvas.style.width = total + "px";
-    canvas.style.height = geometry.top + table.rows.length * geometry.height + "px";
-    header = make("div", { className: "row head", role: "row" });
-    header.setAttribute("aria-rowindex", 1);
-    header.style.width = total + "px";
-    header.style.height = geometry.top + "px";
-    canvas.append(header);
-    const keep = [grid.scrollLeft, grid.scrollTop];
-    grid.replaceChildren(canvas);
+    canvas.style.height = table.rows.length * geometry.height + 4 + "px";
+    track = make("div", { className: "row track", role: "row" });
+    track.setAttribute("aria-rowindex", 1);
+    headbox.replaceChildren(track);
+    headbox.style.height = geometry.group + 58 + "px";
+    headbox.hidden = Boolean(table.bare);
+    scroller.replaceChildren(canvas);
     if (!table.rows.length || !table.cols.length) {
-      canvas.append(make("p", { className: "empty", textContent: "Nothing matches. Widen the filter above." }));
-      canvas.style.height = "8rem"; canvas.style.width = "auto"; grid.style.height = "8rem";
-      header.remove();
       grid.setAttribute("role", "group");
+      grid.replaceChildren(make("p", { className: "empty", textContent: "Nothing matches. Widen the filter above." }));
       return;
     }
+    const keep = scroller.scrollLeft;
     grid.setAttribute("role", "grid");
     grid.setAttribute("aria-rowcount", table.rows.length + 1);
     grid.setAttribute("aria-colcount", table.cols.length + 1 + (table.pinned ? 1 : 0));
-    grid.style.height = geometry.top + table.rows.length * geometry.height + 20 + "px";
+    if (scroller.parentNode !== grid) grid.replaceChildren(headbox, scroller);
+    scroller.scrollLeft = keep;
     state.focus = [Math.min(state.focus[0], table.rows.length - 1), Math.max(firstCol(), Math.min(state.focus[1], lastCol()))];
-    [grid.scrollLeft, grid.scrollTop] = keep;
     drawn.clear();
     draw();
   }
   const lastCol = () => table.cols.length - 1;
   const firstCol = () => (table.pinned ? -1 : 0);
 
-  function caption(target, item) {
+  const marks = [["recommended", "★", "recommended"], ["broken", "✕", "broken"], ["tied", "≈", "tied"]];
+  function markOf(c, wide) {
+    const found = marks.find(([key]) => c[key]);
+    if (!found) return "";
+    const word = found[0] === "recommended" && !study.recommended ? "ranked first" : found[2];
+    const mark = make("span", { className: "mark " + found[0], title: word, textContent: wide ? word : found[1] });
+    if (!wide) mark.append(make("span", { className: "hidden", textContent: " " + word }));
+    return mark;
+  }
+  function caption(target, item, wide, grouped) {
     const text = make("span", { className: "text" });
     target.append(text);
     if (item.control) text.textContent = "control";
     else if (item.setting !== undefined) {
       const c = candidates[item.setting];
-      text.append(bdi(c.heading));
-      if (c.best) target.classList.add("best");
-      const mark = c.best ? "best" : c.breaks ? "breaks" : c.contender ? "contender" : "";
-      if (mark) target.append(make("span", { className: "mark", textContent: mark }));
+      const two = plane && c.strength !== null;
+      if (two && !grouped) text.append(make("small", null, bdi(c.where)));
+      text.append(bdi(two ? c.strength : c.heading));
+      if (c.recommended) target.classList.add("best");
       target.title = visible(c.heading) + (c.notes ? ": " + visible(c.notes) : "");
     } else if (item.case !== undefined) {
       text.append(bdi(clip(prompt(item.case), 120)));
-      if (seedText(item.case)) text.append(" " + seedText(item.case));
+      if (seedText(item.case)) target.append(make("small", { textContent: seedText(item.case) }));
       target.title = visible(clip(prompt(item.case), 400));
     } else if (item.place !== undefined) text.append(bdi(candidates.find((c) => c.place === item.place).where));
-    else text.append(bdi(item.strength === null ? "–" : item.strength));
+    else if (item.strength !== undefined) text.append(bdi(item.strength === null ? "–" : item.strength));
   }
-  function hideButton(setting) {
-    const button = make("button", { type: "button", className: "hide", textContent: "✕", tabIndex: -1 });
-    button.setAttribute("aria-label", "Hide " + visible(candidates[setting].heading));
-    button.addEventListener("click", () => { state.hidden.add(setting); arrange(); });
-    return button;
+  function settingTools(c, wide) {
+    const name = visible(candidates[c].heading);
+    const tick = make("input", { type: "checkbox", checked: state.ticked.has(c), tabIndex: -1, title: "Compare" });
+    tick.setAttribute("aria-label", "Compare " + name);
+    tick.addEventListener("change", () => tickSetting(c, tick.checked));
+    const hide = make("button", { type: "button", className: "hide", textContent: "✕", tabIndex: -1, title: "Hide" });
+    hide.setAttribute("aria-label", "Hide " + name);
+    hide.addEventListener("click", () => { state.hidden.add(c); arrange(); });
+    return make("span", { className: "bits" }, markOf(candidates[c], wide), make("span", { className: "ends" }, make("label", { className: "tick" }, tick), hide));
   }
+  function tickSetting(c, on) {
+    if (on) state.ticked.add(c); else state.ticked.delete(c);
+    if (state.ticked.size > 4) state.ticked.delete(state.ticked.values().next().value);
+    for (const box of grid.querySelectorAll(".tick input")) box.checked = state.ticked.has(Number(box.closest("[data-setting]").dataset.setting));
+    const button = $("compare");
+    button.hidden = !state.ticked.size;
+    button.textContent = state.ticked.size === 1 ? "Compare with the control" : "Compare " + state.ticked.size + " settings";
+  }
+  $("compare").addEventListener("click", () => {
+    const list = [...state.ticked].sort((a, b) => a - b), row = table.rows[Math.max(0, state.focus[0])];
+    const k = row && row.case !== undefined ? row.case : nav.cases[0] ?? 0;
+    view.mode = "side";
+    openViewer(list.length === 1 ? [-1, list[0]] : list, k, $("compare"));
+  });
   function headCell(at, item) {
     const cell = make("div", { className: "colhead", role: "columnheader" });
     cell.style.left = geometry.left + at * geometry.width + "px";
     cell.style.width = geometry.width + "px";
+    cell.style.top = geometry.group + "px";
     cell.setAttribute("aria-colindex", at + 2 + (table.pinned ? 1 : 0));
-    caption(cell, item);
-    if (item.setting !== undefined) cell.append(hideButton(item.setting));
+    caption(cell, item, false, table.groups.length > 0);
+    if (item.setting !== undefined) { cell.dataset.setting = item.setting; cell.append(settingTools(item.setting, geometry.width > 172)); }
     return cell;
   }
   function pictureCell(r, at) {
@@ -251,6 +349,7 @@
     box.style.left = (at < 0 ? geometry.head : geometry.left + at * geometry.width) + "px";
     box.setAttribute("aria-colindex", at + 2 + (table.pinned ? 1 : 0));
     box.dataset.at = r + "," + at;
+    if (c === -3) return box;
     const cell = cellOf(c, k), source = c === -2 ? "" : pictureOf(c, k);
     const button = make("button", { type: "button", tabIndex: state.focus[0] === r && state.focus[1] === at ? 0 : -1 });
     const frame = make("span", { className: "frame" });
@@ -263,33 +362,39 @@
       image.src = source;
       frame.append(image);
     } else {
-      const why = c === -2 || (c >= 0 && !cell) ? "not in the study" : cell ? cell[2] || "no picture" : cases[k].reason || "no control";
-      frame.append(make("span", { className: "why" + (cell ? "" : " none"), textContent: clip(visible(why), 160) }));
+      const reason = c === -2 || (c >= 0 && !cell) ? "not in the study" : cell ? cell[2] || "no picture" : cases[k].reason || "no control";
+      frame.append(make("span", { className: "why" + (cell ? "" : " none"), textContent: clip(visible(reason), 160) }));
     }
     const q = c === -2 ? null : quality(c, k), s = c === -2 ? null : valuesOf(c, k)[ssimAt];
     const cap = make("span", { className: "cap" });
-    if (c === -1) cap.append("control");
+    if (c === -1 && geometry.width > 100) cap.append("control");
+    if (table.bare) cap.append(make("span", { className: "what", textContent: clip(visible(prompt(k)), 80) }));
     if (q !== null) {
       cap.append(make("span", { className: "hidden", textContent: metrics[rankAt][1] + " " }), make("b", { textContent: number(q, 1) }));
     }
-    if (c >= 0 && s !== null && s !== undefined && geometry.width > 100) cap.append("SSIM " + number(s, 2));
+    if (!table.bare && c >= 0 && s !== null && s !== undefined && geometry.width > 118) cap.append("SSIM " + number(s, 2));
     if (c >= 0 && firstOf(k) === c) { box.classList.add("first"); cap.title = "first of its row"; }
     if (cell && cell[1] !== "ok") { box.classList.add("flagged"); button.title = visible(cell[2] || cell[1]); }
     button.append(frame, cap);
     if (!source) frame.append(make("span", { className: "hidden", textContent: what }));
     if (c === -2) button.disabled = true;
-    else button.addEventListener("click", () => { moveFocus(r, at, false); openViewer(c, k, button); });
+    else button.addEventListener("click", () => { moveFocus(r, at, false); openViewer([-1, c < 0 ? defaultSetting() : c], k, button); });
     button.addEventListener("focus", () => { state.focus = [r, at]; });
     box.append(button);
     return box;
   }
+  const defaultSetting = () => {
+    const c = candidates.findIndex((x) => x.recommended);
+    return nav.settings.includes(c) || !nav.settings.length ? Math.max(0, c) : nav.settings[0];
+  };
   function rowElement(r) {
     const item = table.rows[r];
     const row = make("div", { className: "row", role: "row" });
     row.setAttribute("aria-rowindex", r + 2);
     row.style.width = geometry.left + table.cols.length * geometry.width + "px";
     row.style.height = geometry.height + "px";
-    row.style.top = geometry.top + r * geometry.height + "px";
+    row.style.top = r * geometry.height + "px";
+    if (table.bare) return row;
     const head = make("div", { className: "rowhead", role: "rowheader" });
     head.style.width = geometry.head + "px";
     const text = make("div", { className: "clamp" });
@@ -299,23 +404,21 @@
       if (seedText(item.case)) head.append(make("small", { textContent: seedText(item.case) }));
       head.title = visible(clip(prompt(item.case), 400));
     } else {
-      caption(text, item);
+      caption(text, item, true, false);
       if (text.classList.contains("best")) head.classList.add("best");
-      if (item.setting !== undefined) head.append(hideButton(item.setting));
+      if (item.setting !== undefined) { head.dataset.setting = item.setting; head.append(settingTools(item.setting, geometry.head > 120)); }
     }
     row.append(head);
     if (table.pinned) row.append(pictureCell(r, -1));
     return row;
   }
-  let span = [0, -1];
   function draw() {
     if (!table.rows.length || !table.cols.length) return;
-    const g = geometry, last = table.rows.length - 1;
-    const high = grid.clientHeight || innerHeight;
-    const r0 = Math.max(0, Math.floor((grid.scrollTop - g.top) / g.height) - 2);
-    const r1 = Math.min(last, Math.floor((grid.scrollTop + high) / g.height) + 2);
-    const c0 = Math.max(0, Math.floor((grid.scrollLeft - g.left) / g.width) - 1);
-    const c1 = Math.min(lastCol(), Math.floor((grid.scrollLeft + grid.clientWidth) / g.width) + 1);
+    const g = geometry, last = table.rows.length - 1, place = scroller.getBoundingClientRect();
+    const r0 = Math.max(0, Math.min(last, Math.floor(-place.top / g.height) - 2));
+    const r1 = Math.min(last, Math.max(Math.floor((innerHeight - place.top) / g.height) + 2, 1));
+    const c0 = Math.max(0, Math.floor((scroller.scrollLeft - g.left) / g.width) - 1);
+    const c1 = Math.min(lastCol(), Math.floor((scroller.scrollLeft + scroller.clientWidth) / g.width) + 1);
     const fill = (entry, makeCell) => {
       for (const [at, element] of entry.cells) {
         if ((at < c0 || at > c1) && !element.contains(document.activeElement)) { element.remove(); entry.cells.delete(at); }
@@ -325,20 +428,35 @@
       }
     };
     if (!drawn.has("head")) {
-      const corner = make("div", { className: "rowhead", role: "columnheader" });
+      const corner = make("div", { className: "rowhead corner", role: "columnheader" });
       corner.style.width = g.head + "px";
       corner.append(make("span", { className: "hidden", textContent: "Case or setting" }));
-      header.append(corner);
+      const fixed = [corner];
       if (table.pinned) {
         const control = make("div", { className: "colhead pinned", role: "columnheader" });
         control.style.left = g.head + "px";
         control.style.width = g.pinned + "px";
         caption(control, { control: true });
-        header.append(control);
+        fixed.push(control);
       }
-      drawn.set("head", { row: header, cells: new Map() });
+      const groups = table.groups.map((group) => {
+        const cell = make("div", { className: "group" }, make("span", null, bdi(group.text)));
+        cell.style.left = g.left + group.start * g.width + "px";
+        cell.style.width = group.count * g.width + "px";
+        return cell;
+      });
+      track.append(...groups, ...fixed);
+      drawn.set("head", { row: track, cells: new Map(), fixed, groups });
     }
-    fill(drawn.get("head"), (at) => headCell(at, table.cols[at]));
+    const top = drawn.get("head"), left = scroller.scrollLeft;
+    track.style.transform = "translateX(" + -left + "px)";
+    top.fixed.forEach((cell, i) => { cell.style.transform = i && !state.pin ? "" : "translateX(" + left + "px)"; });
+    const edge = left + g.head + (state.pin ? g.pinned : 0);
+    top.groups.forEach((cell, i) => {
+      const group = table.groups[i], start = g.left + group.start * g.width;
+      cell.firstChild.style.marginLeft = Math.max(0, Math.min(edge - start, group.count * g.width - 90)) + "px";
+    });
+    fill(top, (at) => headCell(at, table.cols[at]));
     for (const [r, entry] of drawn) {
       if (r !== "head" && (r < r0 || r > r1) && !entry.row.contains(document.activeElement)) { entry.row.remove(); drawn.delete(r); }
     }
@@ -350,26 +468,29 @@
       }
       fill(drawn.get(r), (at) => pictureCell(r, at));
     }
-    span = [r0, r1];
   }
   let waiting = false;
   const later = () => { if (!waiting) { waiting = true; requestAnimationFrame(() => { waiting = false; draw(); }); } };
-  grid.addEventListener("scroll", later, { passive: true });
-  addEventListener("resize", later);
+  scroller.addEventListener("scroll", later, { passive: true });
+  addEventListener("scroll", later, { passive: true });
+  let broad = innerWidth;
+  addEventListener("resize", () => { measure(); if (innerWidth !== broad) { broad = innerWidth; arrange(); } else later(); });
+  why.addEventListener("toggle", later);
   narrow.addEventListener("change", () => build());
 
+  const bar = () => top.offsetHeight + (headbox.hidden ? 0 : headbox.offsetHeight);
   function moveFocus(r, at, focus = true) {
     r = Math.max(0, Math.min(table.rows.length - 1, r));
     at = Math.max(firstCol(), Math.min(lastCol(), at));
     const before = grid.querySelector('.cell button[tabindex="0"]');
     state.focus = [r, at];
-    const g = geometry, top = g.top + r * g.height;
-    if (top - g.top < grid.scrollTop) grid.scrollTop = top - g.top;
-    else if (top + g.height > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + g.height - grid.clientHeight;
+    const g = geometry, top = scroller.getBoundingClientRect().top + r * g.height;
+    if (focus && top < bar()) scrollBy({ top: top - bar(), behavior: "instant" });
+    else if (focus && top + g.height > innerHeight) scrollBy({ top: Math.min(top + g.height - innerHeight + 8, top - bar()), behavior: "instant" });
     if (at >= 0) {
       const x = g.left + at * g.width, edge = state.pin ? g.left : g.head;
-      if (x - edge < grid.scrollLeft) grid.scrollLeft = x - edge;
-      else if (x + g.width > grid.scrollLeft + grid.clientWidth) grid.scrollLeft = x + g.width - grid.clientWidth;
+      if (x - edge < scroller.scrollLeft) scroller.scrollLeft = x - edge;
+      else if (x + g.width > scroller.scrollLeft + scroller.clientWidth) scroller.scrollLeft = x + g.width - scroller.clientWidth;
     }
     draw();
     const button = grid.querySelector('.cell[data-at="' + r + "," + at + '"] button');
@@ -379,7 +500,7 @@
   grid.addEventListener("keydown", (event) => {
     if (!event.target.closest(".cell") || event.ctrlKey || event.metaKey || event.altKey) return;
     const [r, at] = state.focus;
-    const page = Math.max(1, Math.floor(grid.clientHeight / geometry.height) - 1);
+    const page = Math.max(1, Math.floor((innerHeight - bar()) / geometry.height) - 1);
     const moves = {
       ArrowUp: [r - 1, at], ArrowDown: [r + 1, at], ArrowLeft: [r, at - 1], ArrowRight: [r, at + 1],
       Home: [r, firstCol()], End: [r, lastCol()], PageUp: [r - page, at], PageDown: [r + page, at],
@@ -387,118 +508,385 @@
     if (event.key in moves) { event.preventDefault(); moveFocus(...moves[event.key]); }
     else if (event.key === "+" || event.key === "=") zoom(1);
     else if (event.key === "-") zoom(-1);
+    else if (event.key === "f" || event.key === "F") fit();
+    else if (event.key === "t" || event.key === "T") {
+      const [c] = at < 0 ? [-1] : table.at(table.rows[r], table.cols[at]);
+      if (c >= 0) tickSetting(c, !state.ticked.has(c));
+    }
   });
   function zoom(step) {
     const hadFocus = grid.contains(document.activeElement);
-    state.zoom = Math.max(0, Math.min(sizes.length - 1, state.zoom + step));
-    $("smaller").disabled = state.zoom === 0;
-    $("larger").disabled = state.zoom === sizes.length - 1;
-    build();
+    if (state.fit) {
+      const width = geometry.width - 6;
+      state.zoom = step > 0 ? sizes.findIndex(([, edge]) => edge > width) : sizes.findLastIndex(([, edge]) => edge < width);
+      if (state.zoom < 0) state.zoom = step > 0 ? sizes.length - 1 : 0;
+    } else state.zoom = Math.max(0, Math.min(sizes.length - 1, state.zoom + step));
+    state.fit = false;
+    arrange();
     if (hadFocus) moveFocus(...state.focus);
   }
+  function fit() { state.fit = !state.fit; arrange(); }
   $("smaller").addEventListener("click", () => zoom(-1));
   $("larger").addEventListener("click", () => zoom(1));
+  $("fit").addEventListener("click", fit);
   $("tools").addEventListener("submit", (event) => event.preventDefault());
-  for (const name of ["layout", "sort", "filter"]) {
-    $(name).addEventListener("change", () => { state[name] = $(name).value; grid.scrollTo(0, 0); arrange(); });
+  function setLayout(value) { state.layout = $("layout").value = value; scroller.scrollLeft = 0; arrange(); }
+  for (const name of ["sort", "filter"]) {
+    $(name).addEventListener("change", () => { state[name] = $(name).value; scroller.scrollLeft = 0; arrange(); });
   }
+  $("layout").addEventListener("change", () => { cycle(false); setLayout($("layout").value); });
   $("page").addEventListener("change", () => { state.page = Number($("page").value); arrange(); });
   $("find").addEventListener("input", () => { state.find = $("find").value; arrange(); });
   $("pin").checked = state.pin;
   $("pin").addEventListener("change", () => { state.pin = $("pin").checked; build(); });
-  $("unhide").addEventListener("click", () => { state.hidden.clear(); arrange(); });
+  $("unhide").addEventListener("click", () => { state.hidden.clear(); state.hiddenCases.clear(); choices(); arrange(); });
+  function cycle(on) {
+    clearInterval(state.timer);
+    state.timer = 0;
+    $("cycle").setAttribute("aria-pressed", on);
+    $("cycle").textContent = on ? "Stop" : "Cycle settings";
+    if (!on) return;
+    if (state.layout !== "wall") setLayout("wall");
+    state.timer = setInterval(() => {
+      const list = [-1, ...nav.settings];
+      state.page = list[(list.indexOf(state.page) + 1) % list.length];
+      arrange();
+    }, 1200);
+  }
+  $("cycle").addEventListener("click", () => cycle(!state.timer));
+  function choices() {
+    const fill = (box, names, gone) => {
+      const all = (on) => { gone.clear(); if (!on) names.forEach((_, i) => gone.add(i)); choices(); arrange(); };
+      const button = (word, on) => { const b = make("button", { type: "button", className: "quiet", textContent: word }); b.addEventListener("click", () => all(on)); return b; };
+      box.replaceChildren(box.firstElementChild, make("div", { className: "ends" }, button("All", true), button("None", false)), ...names.map((name, i) => {
+        const tick = make("input", { type: "checkbox", checked: !gone.has(i) });
+        tick.addEventListener("change", () => { if (tick.checked) gone.delete(i); else gone.add(i); arrange(); });
+        return make("label", { className: "switch" }, tick, " ", bdi(clip(name, 80)));
+      }));
+    };
+    fill($("choose-settings"), candidates.map((c) => c.heading), state.hidden);
+    fill($("choose-cases"), cases.map((_, k) => prompt(k) + " " + seedText(k)), state.hiddenCases);
+  }
+  $("choose").addEventListener("toggle", () => { if ($("choose").open) choices(); });
+  document.addEventListener("click", (event) => { if (!event.target.isConnected || event.target.closest("#choose")) return; $("choose").open = false; });
+
+  // The view as one PNG. A page opened from disk may not read the pictures beside it, so it is drawn
+  // from those inside the page.
+  const fileOf = (i) => (study.pictures[i].startsWith("data:") ? study.pictures[i] : study.thumbs[i] || "");
+  const indexOf = (c, k) => (c < 0 ? cases[k].control : (cellOf(c, k) || [0])[0]);
+  const loaded = (source) => new Promise((done) => {
+    if (!source) { done(null); return; }
+    const image = new Image();
+    image.onload = () => done(image);
+    image.onerror = () => done(null);
+    image.src = source;
+  });
+  function wrapped(context, text, width, most) {
+    const lines = [""];
+    for (const word of visible(text).slice(0, 600).split(/\s+/)) {
+      const next = lines[lines.length - 1] ? lines[lines.length - 1] + " " + word : word;
+      if (context.measureText(next).width <= width || !lines[lines.length - 1]) lines[lines.length - 1] = next;
+      else if (lines.length === most) { lines[most - 1] += "…"; break; }
+      else lines.push(word);
+    }
+    return lines;
+  }
+  async function savePicture() {
+    const columns = table.cols.slice(0, 24), rows = table.rows.slice(0, Math.max(1, Math.floor(400 / Math.max(1, columns.length))));
+    const picked = rows.map((row) => [...(table.pinned ? [[-1, table.control(row)]] : []), ...columns.map((col) => table.at(row, col))]);
+    const sources = picked.map((line) => line.map(([c, k]) => (c < -1 ? "" : fileOf(indexOf(c, k)))));
+    if (!sources.some((line) => line.some(Boolean))) {
+      $("shown").textContent = "This page does not hold its pictures: write the report with --single-file to save them.";
+      return null;
+    }
+    const width = 224, height = Math.round(width / study.ratio), gap = 8, left = table.bare ? gap : 220, foot = 54;
+    const sheet = make("canvas"), context = sheet.getContext("2d");
+    const font = (size, bold) => { context.font = (bold ? "600 " : "") + size + 'px system-ui, sans-serif'; };
+    sheet.width = Math.max(left + picked[0].length * (width + gap), 640);
+    font(17);
+    const about = wrapped(context, [study.loras.join(", "), ...study.settings.map(([key, value]) => key + ": " + value)].filter(Boolean).join(" · "), sheet.width - 2 * gap, 3);
+    const top = 52 + 24 * about.length + (table.bare ? 0 : 44);
+    sheet.height = top + rows.length * (height + gap) + foot;
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, sheet.width, sheet.height);
+    context.textBaseline = "top";
+    context.fillStyle = "#1c1b1a";
+    font(26, true);
+    context.fillText(visible(study.title || "LoRA study").slice(0, 80), gap, 12);
+    font(17);
+    context.fillStyle = "#65625e";
+    about.forEach((line, i) => context.fillText(line, gap, 46 + 24 * i));
+    const heads = [...(table.pinned ? [{ control: true }] : []), ...columns];
+    const said = (item) => (item.control ? "control" : item.setting !== undefined ? candidates[item.setting].heading
+      : item.case !== undefined ? prompt(item.case) + " " + seedText(item.case) : item.place !== undefined ? candidates.find((c) => c.place === item.place).where
+        : item.strength !== undefined ? String(item.strength) : "");
+    if (!table.bare) heads.forEach((item, j) => {
+      const c = item.setting !== undefined && candidates[item.setting];
+      context.fillStyle = c && c.recommended ? "#1f4fa3" : "#1c1b1a";
+      font(18, true);
+      wrapped(context, (c && c.recommended ? "★ " : "") + said(item), width, 2).forEach((line, i) => context.fillText(line, left + j * (width + gap), top - 44 + 21 * i));
+    });
+    for (let i = 0; i < rows.length; i++) {
+      const y = top + i * (height + gap);
+      if (!table.bare) {
+        context.fillStyle = "#1c1b1a";
+        font(17);
+        wrapped(context, said(rows[i]), left - 2 * gap, Math.max(2, Math.floor(height / 23))).forEach((line, n) => context.fillText(line, gap, y + 23 * n));
+      }
+      const images = await Promise.all(sources[i].map(loaded));
+      images.forEach((image, j) => {
+        const x = left + j * (width + gap);
+        if (!image) { context.fillStyle = "#eee"; context.fillRect(x, y, width, height); return; }
+        const scale = Math.min(width / image.width, height / image.height);
+        context.drawImage(image, x + (width - image.width * scale) / 2, y + (height - image.height * scale) / 2, image.width * scale, image.height * scale);
+      });
+    }
+    context.fillStyle = "#1c1b1a";
+    font(17);
+    wrapped(context, study.answer, sheet.width - 2 * gap, 2).forEach((line, i) => context.fillText(line, gap, sheet.height - foot + 6 + 22 * i));
+    return sheet;
+  }
+  function download(href, name) { make("a", { href, download: name }).click(); }
+  $("save").addEventListener("click", async () => {
+    $("save").disabled = true;
+    const sheet = await savePicture();
+    $("save").disabled = false;
+    if (sheet) sheet.toBlob((blob) => {
+      const url = URL.createObjectURL(blob);
+      download(url, (study.title || "study").replace(/[^\w.-]+/g, "_").slice(0, 60) + "-pictures.png");
+      setTimeout(() => URL.revokeObjectURL(url), 10000);
+    });
+  });
+
+  // ---- zoom, one for all pictures of a stage -----------------------------------------------------
+  class Zoom {
+    constructor(stage, pane, changed) {
+      Object.assign(this, { stage, pane, changed, scale: 1, x: 0, y: 0, fingers: new Map(), grip: null, divide: null });
+      stage.addEventListener("wheel", (event) => { event.preventDefault(); this.at(Math.exp(-event.deltaY * 0.0016), event.clientX, event.clientY); }, { passive: false });
+      stage.addEventListener("pointermove", (event) => this.move(event));
+      for (const name of ["pointerup", "pointercancel"]) {
+        stage.addEventListener(name, (event) => { this.fingers.delete(event.pointerId); if (!this.fingers.size) stage.classList.remove("dragging"); });
+      }
+    }
+    images() { return this.stage.querySelectorAll("img, canvas"); }
+    // How much a picture is enlarged when it fills its pane.
+    filled() {
+      const image = [...this.stage.querySelectorAll("img")].find((i) => i.naturalWidth && !i.hidden), [width, height] = this.pane();
+      return image && width && height ? Math.min(width / image.naturalWidth, height / image.naturalHeight) : 1;
+    }
+    at(factor, px, py) {
+      const box = this.stage.getBoundingClientRect(), [width, height] = this.pane();
+      const x = px === undefined ? width / 2 : (px - box.left) % width, y = py === undefined ? height / 2 : (py - box.top) % height;
+      const next = Math.max(Math.min(1, 1 / this.filled()), Math.min(24, this.scale * factor)), ratio = next / this.scale;
+      this.x = x - (x - this.x) * ratio;
+      this.y = y - (y - this.y) * ratio;
+      this.scale = next;
+      this.hold();
+    }
+    full() { this.reset(); this.at(1 / (this.filled() * devicePixelRatio)); }
+    reset() { this.scale = 1; this.x = 0; this.y = 0; this.place(); }
+    hold() {
+      const [width, height] = this.pane(), s = this.scale;
+      const within = (value, size) => (s <= 1 ? size * (1 - s) / 2 : Math.min(0, Math.max(size * (1 - s), value)));
+      this.x = within(this.x, width);
+      this.y = within(this.y, height);
+      this.place();
+    }
+    place() {
+      const move = "translate(" + this.x + "px," + this.y + "px) scale(" + this.scale + ")";
+      const crisp = this.scale * this.filled() >= 3;
+      for (const image of this.images()) { image.style.transform = move; image.classList.toggle("crisp", crisp); }
+      if (this.changed) this.changed();
+    }
+    down(event) {
+      this.fingers.set(event.pointerId, [event.clientX, event.clientY]);
+      this.stage.classList.add("dragging");
+    }
+    move(event) {
+      const before = this.fingers.get(event.pointerId);
+      if (!before) return;
+      const now = [event.clientX, event.clientY];
+      if (this.fingers.size === 2) {
+        const other = [...this.fingers].find(([id]) => id !== event.pointerId)[1];
+        const spread = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]) || 1;
+        this.at(spread(now) / spread(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
+      } else if (this.divide) this.divide(event);
+      else if (this.scale > 1) {
+        this.x += now[0] - before[0];
+        this.y += now[1] - before[1];
+        this.hold();
+      }
+      this.fingers.set(event.pointerId, now);
+    }
+  }
 
   // ---- the viewer ----------------------------------------------------------------------------
   const viewer = $("viewer"), stage = $("stage"), layers = $("layers");
-  const view = { c: -1, k: 0, mode: "slider", split: 50, scale: 1, x: 0, y: 0, opener: null, timer: 0 };
+  const view = { panes: [-1, 0], k: 0, mode: "slider", split: 50, upright: false, flip: 0, across: 2, opener: null, timer: 0, play: 0 };
   const modes = ["slider", "side", "flicker", "difference", "ssim"];
+  const paneSize = () => {
+    const side = view.mode === "side", down = Math.ceil(view.panes.length / view.across);
+    return [stage.clientWidth / (side ? view.across : 1), stage.clientHeight / (side ? down : 1)];
+  };
+  const zoomer = new Zoom(stage, paneSize, () => { $("zoom-at").textContent = Math.round(100 * zoomer.scale * zoomer.filled() * devicePixelRatio) + " %"; });
   const show = (image, source, alt) => {
     if (image.getAttribute("src") !== source) { if (source) image.src = source; else image.removeAttribute("src"); }
     image.alt = alt;
   };
-  function openViewer(c, k, opener) {
+  const nameOf = (c) => (c < 0 ? "control" : visible(candidates[c].heading));
+  const sourceOf = (c, k) => (c < 0 ? controlOf(view.panes.find((x) => x >= 0) ?? -1, k) : pictureOf(c, k));
+  const active = () => Math.max(0, view.panes.findLastIndex((c) => c >= 0));
+  function openViewer(panes, k, opener) {
     view.opener = opener || document.activeElement;
     if (!nav.settings.length) nav.settings = candidates.map((_, i) => i);
     if (!nav.cases.includes(k)) nav.cases = cases.map((_, i) => i);
-    view.c = c < 0 ? nav.settings[0] : c;
+    view.panes = panes.filter((c) => c < 0 || candidates[c]).slice(0, 4);
+    while (view.panes.length < 2) view.panes.push(defaultSetting());
+    if (view.panes.length > 2) view.mode = "side";
     view.k = k;
     if (!viewer.open) viewer.showModal();
-    resetZoom();
     refresh();
+    zoomer.reset();
+  }
+  function buildPanes() {
+    const names = ["Left", "Right", "Third", "Fourth"];
+    $("panes").replaceChildren(...view.panes.map((c, i) => {
+      const select = make("select", { id: "pane" + i }, make("option", { value: -1, textContent: "control" }), ...candidates.map((x, j) => make("option", { value: j, textContent: clip(visible(x.heading), 60) })));
+      select.value = c;
+      select.addEventListener("change", () => { view.panes[i] = Number(select.value); refresh(); $("pane" + i).focus(); });
+      const label = make("label", null, make("span", { textContent: names[i] }), select);
+      if (view.panes.length <= 2) return label;
+      const drop = make("button", { type: "button", className: "hide", textContent: "✕" });
+      drop.setAttribute("aria-label", "Leave out " + names[i].toLowerCase());
+      drop.addEventListener("click", () => { view.panes.splice(i, 1); refresh(); $("pane0").focus(); });
+      return make("div", { className: "with" }, label, drop);
+    }));
+    if (view.panes.length < 4) {
+      const add = make("button", { type: "button", className: "quiet", id: "pane-add", textContent: "Add a setting" });
+      add.addEventListener("click", () => {
+        const next = nav.settings.find((c) => !view.panes.includes(c)) ?? candidates.findIndex((_, c) => !view.panes.includes(c));
+        if (next < 0) return;
+        view.panes.push(next);
+        setMode("side");
+        refresh();
+        $("pane" + (view.panes.length - 1)).focus();
+      });
+      $("panes").append(add);
+    }
+  }
+  function buildLayers() {
+    while (layers.children.length > view.panes.length) layers.lastChild.remove();
+    while (layers.children.length < view.panes.length) layers.append(make("div", { className: "layer" }, make("img", { draggable: false }), make("span", { className: "tag" })));
+    view.panes.forEach((c, i) => {
+      const [image, tag] = layers.children[i].children;
+      image.onload = () => { zoomer.hold(); if (view.mode === "ssim") setMode("ssim"); };
+      show(image, sourceOf(c, view.k), nameOf(c) + ": " + clip(visible(prompt(view.k)), 160));
+      tag.textContent = nameOf(c);
+    });
   }
   function refresh() {
-    const { c, k } = view, cell = cellOf(c, k), name = visible(candidates[c].heading);
-    $("viewer-title").replaceChildren(bdi(candidates[c].heading));
-    $("viewer-title").append(candidates[c].rank ? " · rank " + candidates[c].rank + " of " + candidates.filter((x) => x.rank).length : " · not ranked");
-    $("stage-tag").textContent = name;
+    const { k, panes } = view, a = active(), c = panes[a], cell = cellOf(c, k);
+    $("viewer-title").replaceChildren(...panes.flatMap((x, i) => (i ? [" | ", bdi(nameOf(x))] : [bdi(nameOf(x))])));
+    const where = nav.cases.indexOf(k), at = nav.settings.indexOf(c);
+    $("viewer-at").textContent = "case " + (where < 0 ? k + 1 : where + 1) + " of " + (where < 0 ? cases.length : nav.cases.length) +
+      (c < 0 ? "" : " · setting " + (at < 0 ? c + 1 : at + 1) + " of " + (at < 0 ? candidates.length : nav.settings.length) +
+      (candidates[c].rank ? " · rank " + candidates[c].rank : " · not ranked"));
+    buildPanes();
+    buildLayers();
     $("viewer-prompt").replaceChildren(bdi(prompt(k)), document.createTextNode(seedText(k) ? "\n" + seedText(k) : ""));
-    show($("stage-control"), controlOf(c, k), "Control: " + clip(visible(prompt(k)), 160));
-    show($("stage-candidate"), pictureOf(c, k), name + ": " + clip(visible(prompt(k)), 160));
-    const own = valuesOf(c, k), base = valuesOf(-1, k);
-    const rows = metrics.map(([, title], i) => [title, own[i], base[i], i]).filter((r) => r[1] !== undefined || r[2] !== undefined);
+    const all = panes.map((x) => valuesOf(x, k));
     const digits = (v) => (v === null || v === undefined ? "–" : Math.abs(v) >= 10 ? v.toFixed(2) : v.toFixed(3));
     const body = make("tbody");
-    for (const [title, a, b] of rows) {
-      body.append(make("tr", null, make("th", { scope: "row", textContent: visible(title) }), make("td", { textContent: digits(a) }), make("td", { textContent: digits(b) })));
-    }
-    const [place, of] = rankInRow(c, k);
-    const head = make("thead", null, make("tr", null, make("th", { scope: "col", textContent: "score" }), make("th", { scope: "col", textContent: "here" }), make("th", { scope: "col", textContent: "control" })));
-    $("viewer-scores").replaceChildren(make("table", null, head, body));
-    if (of) $("viewer-scores").append(make("p", { className: "muted", textContent: "Number " + place + " of " + of + " by " + visible(metrics[rankAt][1]) + " for this case." }));
-    const why = cell ? cell[2] : "not in the study";
-    $("viewer-reason").hidden = !why;
-    $("viewer-reason").textContent = visible(why || "");
+    metrics.forEach(([, title], i) => {
+      if (all.every((v) => v[i] === undefined)) return;
+      body.append(make("tr", null, make("th", { scope: "row", textContent: visible(title) }), ...all.map((v) => make("td", { textContent: digits(v[i]) }))));
+    });
+    const head = make("thead", null, make("tr", null, make("th", { scope: "col", textContent: "score" }), ...panes.map((x) => make("th", { scope: "col" }, bdi(nameOf(x))))));
+    const scores = make("div", { className: "scroll", tabIndex: 0, role: "region" }, make("table", null, head, body));
+    scores.setAttribute("aria-label", "Scores");
+    $("viewer-scores").replaceChildren(scores);
+    const [place, of] = c < 0 ? [0, 0] : rankInRow(c, k);
+    if (of) $("viewer-scores").append(make("p", { className: "muted", textContent: nameOf(c) + " is number " + place + " of " + of + " by " + visible(metrics[rankAt][1]) + " for this case." }));
+    const reason = c < 0 ? "" : cell ? cell[2] : "not in the study";
+    $("viewer-reason").hidden = !reason;
+    $("viewer-reason").textContent = visible(reason || "");
     $("viewer-repro").textContent = reproduce(c, k);
     $("viewer-copied").textContent = "";
-    const link = $("viewer-open"), source = pictureOf(c, k);
+    const link = $("viewer-open"), source = sourceOf(c, k);
     link.hidden = !source || source.startsWith("data:");
     if (!link.hidden) link.href = source; else link.removeAttribute("href");
     setMode(view.mode);
   }
+  // As A1111 writes it into a picture.
   function reproduce(c, k) {
-    const who = candidates[c], settings = study.settings, negative = cases[k].negative;
-    const tag = who.lora ? " <lora:" + who.lora + ":" + (who.strength ?? "1.0") + ">" : "";
-    const parts = settings.map(([key, value]) => key + ": " + value);
-    if (cases[k].seed !== null) parts.push("Seed: " + cases[k].seed);
-    if (who.checkpoint) parts.push("LoRA: " + who.checkpoint);
-    if (who.strength !== null) parts.push("Strength: " + who.strength);
-    return prompt(k) + tag + "\n" + (negative ? "Negative prompt: " + negative + "\n" : "") + parts.join(", ");
+    const who = c < 0 ? {} : candidates[c], negative = cases[k].negative;
+    const tag = who.lora ? " <lora:" + who.lora + ":" + (who.strength ?? "1") + ">" : "";
+    const parts = study.settings.map(([key, value]) => [key, value]);
+    if (cases[k].seed !== null) parts.splice(Math.min(3, parts.length), 0, ["Seed", String(cases[k].seed)]);
+    if (who.lora && who.hash) parts.push(["Lora hashes", who.lora + ": " + who.hash.slice(0, 12)]);
+    const quoted = (value) => (/[,:\n"]/.test(value) ? JSON.stringify(value) : value);
+    return prompt(k) + tag + "\n" + (negative ? "Negative prompt: " + negative + "\n" : "") + parts.map(([key, value]) => key + ": " + quoted(value)).join(", ");
+  }
+  function remember_view() {
+    const where = "#view=" + [cases[view.k].name, ...view.panes.map((c) => (c < 0 ? "control" : candidates[c].heading)), view.mode].map(encodeURIComponent).join(";");
+    try { history.replaceState(null, "", viewer.open ? where : "#pictures"); } catch (error) { /* some browsers keep a file's address as it is */ }
+  }
+  function openFromAddress() {
+    if (!location.hash.startsWith("#view=")) return false;
+    let parts;
+    try { parts = location.hash.slice(6).split(";").map(decodeURIComponent); } catch (error) { return false; }
+    const k = cases.findIndex((c) => c.name === parts[0]), mode = parts[parts.length - 1];
+    if (k < 0) return false;
+    const panes = parts.slice(1, -1).map((text) => (text === "control" ? -1 : candidates.findIndex((c) => c.heading === text))).filter((c, i) => c >= 0 || parts[i + 1] === "control");
+    if (modes.includes(mode)) view.mode = mode;
+    openViewer(panes, k, null);
+    return true;
   }
   function setMode(mode) {
+    if (view.panes.length > 2 && ["slider", "difference", "ssim"].includes(mode)) { view.panes = view.panes.slice(0, 2); view.mode = mode; refresh(); return; }
     view.mode = mode;
     stage.dataset.mode = mode;
-    stage.classList.remove("swap");
+    view.flip = 0;
     clearInterval(view.timer);
     for (const button of document.querySelectorAll(".modes button")) button.setAttribute("aria-pressed", button.dataset.mode === mode);
     $("divider-label").hidden = mode !== "slider";
     $("gain-label").hidden = mode !== "difference";
     $("stage-map").hidden = true;
+    $("stage-mapped").hidden = true;
     layers.style.visibility = "";
-    const candidate = layers.querySelector(".candidate");
-    candidate.style.clipPath = mode === "slider" ? "inset(0 0 0 " + view.split + "%)" : "";
-    layers.style.filter = mode === "difference" ? "brightness(" + $("gain").value + ")" : "";
-    stage.querySelector(".divider").style.left = view.split + "%";
+    layers.style.filter = mode === "difference" ? "grayscale(1) brightness(" + $("gain").value + ")" : "";
+    // As many columns as show the pictures largest.
+    const n = view.panes.length, size = (across) => Math.min(stage.clientWidth / across / study.ratio, stage.clientHeight / Math.ceil(n / across));
+    view.across = [1, 2, 3, 4].filter((x) => x <= n).reduce((best, x) => (size(x) > size(best) * 1.001 ? x : best), 1);
+    [...layers.children].forEach((layer, i) => {
+      const side = mode === "side", down = Math.ceil(n / view.across);
+      layer.style.inset = side ? 100 * Math.floor(i / view.across) / down + "% auto auto " + 100 * (i % view.across) / view.across + "%" : "0";
+      layer.style.width = side ? 100 / view.across + "%" : "";
+      layer.style.height = side ? 100 / down + "%" : "";
+      layer.style.visibility = "";
+    });
+    setSplit(view.split);
     let note = "";
+    if (mode === "difference") note = "Black: equal. The brighter, the more the luminance differs.";
     if (mode === "flicker") {
+      flip(0);
       if (calm) note = "Press space to swap.";
-      else view.timer = setInterval(() => swap(), 700);
+      else view.timer = setInterval(swap, 700);
     }
     if (mode === "ssim") note = drawMap();
     $("stage-note").hidden = !note;
     $("stage-note").textContent = note;
-    place();
-    tags();
+    zoomer.hold();
+    if (viewer.open) remember_view();
   }
-  function tags() {
-    const swapped = stage.classList.contains("swap"), left = stage.querySelector(".tag.left"), right = $("stage-tag");
-    left.hidden = view.mode === "flicker" && !swapped;
-    right.hidden = view.mode === "flicker" && swapped;
+  function flip(to) { view.flip = to; [...layers.children].forEach((layer, i) => { layer.style.visibility = i === to ? "" : "hidden"; }); }
+  function swap() {
+    if (view.mode === "side" || view.mode === "slider") { view.panes.reverse(); refresh(); } else flip((view.flip + 1) % view.panes.length);
   }
-  function swap() { stage.classList.toggle("swap"); tags(); }
 
-  // SSIM of Wang et al. (2004) on luma, as the scores are, at screen size; bright = changed. Pages
-  // opened from disk may not read the pixels of pictures beside them, so there the softened
-  // difference stands in.
+  // SSIM of Wang et al. (2004) on luma, as the scores are; bright = changed. Against the control the
+  // map was written with the report. Of other pairs it is computed here, at screen size, where the
+  // page may read the pixels: of pictures inside the page, not of those beside it.
   function luma(image, width, height) {
     const sheet = make("canvas", { width, height });
     const context = sheet.getContext("2d", { willReadFrequently: true });
@@ -526,15 +914,20 @@
     return out;
   }
   function drawMap() {
-    const a = $("stage-control"), b = $("stage-candidate"), map = $("stage-map");
-    if (!a.getAttribute("src") || !b.getAttribute("src")) return "There is no picture to compare.";
-    if (!(a.complete && b.complete && a.naturalWidth && b.naturalWidth)) {
-      const again = () => { if (view.mode === "ssim" && viewer.open) setMode("ssim"); };
-      for (const image of [a, b]) if (!image.complete) image.addEventListener("load", again, { once: true });
-      return a.complete && b.complete ? "A picture could not be read." : "Loading…";
+    const [one, two] = view.panes, c = one < 0 ? two : one, written = (one < 0) !== (two < 0) && (cellOf(c, view.k) || [])[5];
+    const key = "Bright: structure changed (SSIM 0). Dark: unchanged (SSIM 1).";
+    if (written) {
+      const mapped = $("stage-mapped");
+      if (mapped.getAttribute("src") !== study.pictures[written]) mapped.src = study.pictures[written];
+      mapped.hidden = false;
+      layers.style.visibility = "hidden";
+      return key;
     }
-    const fit = Math.min(1, 512 / Math.max(b.naturalWidth, b.naturalHeight));
-    const width = Math.max(1, Math.round(b.naturalWidth * fit)), height = Math.max(1, Math.round(b.naturalHeight * fit));
+    const [a, b] = [...layers.querySelectorAll("img")], map = $("stage-map");
+    if (!a.getAttribute("src") || !b.getAttribute("src")) return "There is no picture to compare.";
+    if (!(a.complete && b.complete && a.naturalWidth && b.naturalWidth)) return a.complete && b.complete ? "A picture could not be read." : "Loading…";
+    const fits = Math.min(1, 512 / Math.max(b.naturalWidth, b.naturalHeight));
+    const width = Math.max(1, Math.round(b.naturalWidth * fits)), height = Math.max(1, Math.round(b.naturalHeight * fits));
     try {
       const x = luma(a, width, height), y = luma(b, width, height);
       const mix = (f) => { const out = new Float32Array(x.length); for (let i = 0; i < out.length; i++) out[i] = f(i); return blur(out, width, height); };
@@ -545,85 +938,51 @@
       for (let i = 0; i < x.length; i++) {
         const top = (2 * mx[i] * my[i] + 6.5025) * (2 * (xy[i] - mx[i] * my[i]) + 58.5225);
         const low = (mx[i] * mx[i] + my[i] * my[i] + 6.5025) * (xx[i] - mx[i] * mx[i] + yy[i] - my[i] * my[i] + 58.5225);
-        const moved = Math.max(0, Math.min(1, 1 - top / low));
-        pixels.data.set([255 * Math.min(1, 1.5 * moved), 255 * Math.pow(moved, 1.3) * 0.9, 255 * (0.16 + 0.35 * moved), 255], 4 * i);
+        const grey = 255 * Math.max(0, Math.min(1, 1 - top / low));
+        pixels.data.set([grey, grey, grey, 255], 4 * i);
       }
       context.putImageData(pixels, 0, 0);
       map.hidden = false;
       layers.style.visibility = "hidden";
-      return "Bright: structure changed (SSIM 0). Dark: unchanged (SSIM 1).";
+      return key;
     } catch (error) {
       if (error.name !== "SecurityError") throw error;
       stage.dataset.mode = "difference";
-      layers.style.filter = "grayscale(1) blur(3px) brightness(5)";
-      return "Softened difference: browsers do not let a page opened from disk read its pictures. The single-file report shows the SSIM map.";
+      layers.style.filter = "grayscale(1) brightness(" + $("gain").value + ")";
+      return "Difference: maps are written against the control. The single-file report has those between settings.";
     }
   }
 
-  function place() {
-    const move = "translate(" + view.x + "px," + view.y + "px) scale(" + view.scale + ")";
-    for (const image of stage.querySelectorAll("img, canvas")) {
-      image.style.transform = move;
-      image.classList.toggle("crisp", view.scale >= 4);
-    }
-  }
-  function resetZoom() { view.scale = 1; view.x = 0; view.y = 0; place(); }
-  const paneWidth = () => stage.clientWidth / (view.mode === "side" ? 2 : 1);
-  function zoomAt(factor, px, py) {
-    const box = stage.getBoundingClientRect(), pane = paneWidth();
-    const x = px === undefined ? pane / 2 : (px - box.left) % pane, y = py === undefined ? box.height / 2 : py - box.top;
-    const next = Math.max(1, Math.min(24, view.scale * factor)), ratio = next / view.scale;
-    view.x = x - (x - view.x) * ratio;
-    view.y = y - (y - view.y) * ratio;
-    view.scale = next;
-    hold();
-  }
-  function hold() {
-    view.x = Math.min(0, Math.max(paneWidth() * (1 - view.scale), view.x));
-    view.y = Math.min(0, Math.max(stage.clientHeight * (1 - view.scale), view.y));
-    place();
-  }
   function setSplit(percent) {
     view.split = Math.max(0, Math.min(100, percent));
     $("divider").value = view.split;
-    stage.querySelector(".divider").style.left = view.split + "%";
-    if (view.mode === "slider") layers.querySelector(".candidate").style.clipPath = "inset(0 0 0 " + view.split + "%)";
+    const divider = stage.querySelector(".divider");
+    stage.classList.toggle("upright", view.upright);
+    divider.style.left = view.upright ? "" : view.split + "%";
+    divider.style.top = view.upright ? view.split + "%" : "";
+    [...layers.children].forEach((layer, i) => {
+      layer.style.clipPath = view.mode === "slider" && i === 1 ? "inset(" + (view.upright ? view.split + "% 0 0 0" : "0 0 0 " + view.split + "%") + ")" : "";
+    });
   }
-  stage.addEventListener("wheel", (event) => { event.preventDefault(); zoomAt(Math.exp(-event.deltaY * 0.0016), event.clientX, event.clientY); }, { passive: false });
-  stage.addEventListener("dblclick", (event) => (view.scale > 1 ? resetZoom() : zoomAt(4, event.clientX, event.clientY)));
-  const fingers = new Map();
-  let grip = null;
+  const splitOf = (event) => {
+    const box = stage.getBoundingClientRect();
+    return 100 * (view.upright ? (event.clientY - box.top) / box.height : (event.clientX - box.left) / box.width);
+  };
+  stage.addEventListener("dblclick", (event) => (zoomer.scale > 1 ? zoomer.reset() : zoomer.at(4, event.clientX, event.clientY)));
   stage.addEventListener("pointerdown", (event) => {
     stage.setPointerCapture(event.pointerId);
-    fingers.set(event.pointerId, [event.clientX, event.clientY]);
-    const box = stage.getBoundingClientRect(), at = 100 * (event.clientX - box.left) / box.width;
-    grip = view.mode === "slider" && (view.scale === 1 || Math.abs(at - view.split) < 3) ? "divider" : "pan";
-    if (grip === "divider") setSplit(at);
-    stage.classList.add("dragging");
+    const divider = view.mode === "slider" && (zoomer.scale <= 1 || Math.abs(splitOf(event) - view.split) < 3);
+    zoomer.divide = divider ? (moved) => setSplit(splitOf(moved)) : null;
+    if (divider) setSplit(splitOf(event));
+    zoomer.down(event);
   });
-  stage.addEventListener("pointermove", (event) => {
-    const before = fingers.get(event.pointerId);
-    if (!before) return;
-    const now = [event.clientX, event.clientY];
-    if (fingers.size === 2) {
-      const other = [...fingers].find(([id]) => id !== event.pointerId)[1];
-      const spread = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]) || 1;
-      zoomAt(spread(now) / spread(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
-    } else if (grip === "divider") {
-      const box = stage.getBoundingClientRect();
-      setSplit(100 * (now[0] - box.left) / box.width);
-    } else if (view.scale > 1) {
-      view.x += now[0] - before[0];
-      view.y += now[1] - before[1];
-      hold();
-    }
-    fingers.set(event.pointerId, now);
-  });
-  for (const name of ["pointerup", "pointercancel"]) {
-    stage.addEventListener(name, (event) => { fingers.delete(event.pointerId); if (!fingers.size) stage.classList.remove("dragging"); });
-  }
   $("divider").addEventListener("input", () => setSplit(Number($("divider").value)));
-  $("gain").addEventListener("input", () => { layers.style.filter = "brightness(" + $("gain").value + ")"; });
+  function turn() { view.upright = !view.upright; $("turn").setAttribute("aria-pressed", view.upright); setSplit(view.split); }
+  $("turn").addEventListener("click", turn);
+  $("gain").addEventListener("input", () => { $("gain-at").textContent = $("gain").value; layers.style.filter = "grayscale(1) brightness(" + $("gain").value + ")"; });
+  $("zoom-fit").addEventListener("click", () => zoomer.reset());
+  $("zoom-full").addEventListener("click", () => zoomer.full());
+  addEventListener("resize", () => { if (viewer.open) setMode(view.mode); });
   for (const button of document.querySelectorAll(".modes button")) {
     button.addEventListener("click", () => setMode(button.dataset.mode));
   }
@@ -644,50 +1003,81 @@
   $("viewer-close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("close", () => {
     clearInterval(view.timer);
+    playing(false);
+    remember_view();
     if (view.opener && view.opener.isConnected) view.opener.focus({ preventScroll: true });
     else moveFocus(...state.focus);
   });
-  function step(list, current, by) {
-    const at = list.indexOf(current);
-    return list[at < 0 ? 0 : Math.max(0, Math.min(list.length - 1, at + by))];
+  function step(list, current, by, round) {
+    const at = list.indexOf(current), to = at < 0 ? 0 : at + by;
+    return list[round ? (to + list.length) % list.length : Math.max(0, Math.min(list.length - 1, to))];
   }
-  function go(settings, along) {
-    view.c = step(nav.settings, view.c, settings);
-    view.k = step(nav.cases, view.k, along);
-    refresh();
+  function goCase(by) { view.k = step(nav.cases, view.k, by); refresh(); }
+  function goSetting(by, round) { const a = active(); view.panes[a] = step(nav.settings, view.panes[a], by, round); refresh(); }
+  // On the plane, to the neighbour in one direction that is in the study.
+  function goPlane(epochs, up) {
+    const a = active(), from = candidates[view.panes[a]];
+    if (!from) return;
+    let i = places.indexOf(from.place), j = strengths.indexOf(from.strength);
+    for (i += epochs, j += up; i >= 0 && j >= 0 && i < places.length && j < strengths.length; i += epochs, j += up) {
+      const found = nav.settings.find((c) => candidates[c].place === places[i] && candidates[c].strength === strengths[j]);
+      if (found !== undefined) { view.panes[a] = found; refresh(); return; }
+    }
   }
-  for (const button of document.querySelectorAll("[data-step]")) {
-    button.addEventListener("click", () => go(...button.dataset.step.split(",").map(Number)));
+  function playing(on) {
+    clearInterval(view.play);
+    view.play = on ? setInterval(() => goSetting(1, true), 1200) : 0;
+    const button = $("play");
+    if (button) { button.setAttribute("aria-pressed", on); button.textContent = on ? "Stop" : "Play"; }
   }
+  const moves = plane
+    ? [["← epoch", () => goPlane(-1, 0)], ["epoch →", () => goPlane(1, 0)], ["↓ strength", () => goPlane(0, -1)], ["↑ strength", () => goPlane(0, 1)]]
+    : [["← case", () => goCase(-1)], ["case →", () => goCase(1)], ["↓ setting", () => goSetting(-1)], ["↑ setting", () => goSetting(1)]];
+  if (plane) moves.push(["PgUp case", () => goCase(-1)], ["PgDn case", () => goCase(1)]);
+  $("steps").append(...moves.map(([textContent, go], i) => {
+    const button = make("button", { type: "button", className: "quiet", textContent });
+    button.dataset.move = i;
+    button.addEventListener("click", go);
+    return button;
+  }), make("button", { type: "button", className: "quiet", id: "play", textContent: "Play", title: "Through the settings by itself" }));
+  $("play").setAttribute("aria-pressed", false);
+  $("play").addEventListener("click", () => playing(!view.play));
+  const keys = plane ? [["←→", "epoch"], ["↑↓", "strength"], ["PgUp PgDn", "case"]] : [["←→", "case"], ["↑↓", "setting"]];
+  keys.push(["1–5", "compare by"], ["+ − 0 Z", "zoom, fit, 100 %"], ["Shift ←→", "divider"], ["V", "vertical"], ["space", "swap"], ["A", "play"], ["C", "copy"]);
+  $("viewer-keys").append(...keys.flatMap(([key, word], i) => [i ? " · " : "", make("kbd", { textContent: key }), " " + word]));
   viewer.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
     const range = event.target.matches("input[type=range]");
-    const arrows = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] };
+    const arrows = { ArrowLeft: 0, ArrowRight: 1, ArrowDown: 2, ArrowUp: 3 };
     if (event.key in arrows && !range) {
       if (event.target.id === "viewer-repro" && event.key.match(/Up|Down/) && event.target.scrollHeight > event.target.clientHeight) return;
       event.preventDefault();
-      const [settings, along] = arrows[event.key];
-      if (event.shiftKey && along) { setSplit(view.split + 2 * along); return; }
-      go(settings, along);
-    } else if (modes[Number(event.key) - 1]) setMode(modes[Number(event.key) - 1]);
-    else if (event.key === "+" || event.key === "=") zoomAt(1.5);
-    else if (event.key === "-") zoomAt(1 / 1.5);
-    else if (event.key === "0") resetZoom();
+      if (event.shiftKey) { setSplit(view.split + ({ ArrowLeft: -2, ArrowUp: -2 }[event.key] || 2)); return; }
+      moves[arrows[event.key]][1]();
+    } else if (event.key === "PageUp" || event.key === "PageDown") { event.preventDefault(); goCase(event.key === "PageUp" ? -1 : 1); }
+    else if (modes[Number(event.key) - 1]) setMode(modes[Number(event.key) - 1]);
+    else if (event.key === "+" || event.key === "=") zoomer.at(1.5);
+    else if (event.key === "-") zoomer.at(1 / 1.5);
+    else if (event.key === "0") zoomer.reset();
+    else if (event.key === "z" || event.key === "Z") zoomer.full();
+    else if (event.key === "v" || event.key === "V") turn();
+    else if (event.key === "a" || event.key === "A") playing(!view.play);
     else if (event.key === "c" || event.key === "C") copyText();
     else if (event.key === " " && !event.target.matches("button, a, input")) { event.preventDefault(); clearInterval(view.timer); swap(); }
   });
   for (const button of document.querySelectorAll(".open")) {
-    button.addEventListener("click", () => openViewer(Number(button.dataset.candidate), Number(button.dataset.case), button));
+    button.addEventListener("click", () => openViewer([-1, Number(button.dataset.candidate)], Number(button.dataset.case), button));
   }
 
   // ---- the blind test ------------------------------------------------------------------------
-  const ab = $("ab"), votes = [];
+  const ab = $("ab"), votes = [], words = { a: 0, b: 1, tie: 2, bad: 3 };
   let duel = null;
+  const abZoom = new Zoom($("ab-stage"), () => { const box = $("ab-left").getBoundingClientRect(); return [box.width, box.height]; });
   const storage = "lora-votes:" + candidates.length + "x" + cases.length + ":" + study.title.slice(0, 60) +
     ":" + candidates.map((c) => c.heading + c.checkpoint).join("|").slice(0, 2000);
   try {
     for (const v of JSON.parse(localStorage.getItem(storage) || "[]")) {
-      if (candidates[v.a] && candidates[v.b] && cases[v.case] && v.a !== v.b && ["a", "b", "tie"].includes(v.choice)) votes.push(v);
+      if (candidates[v.a] && candidates[v.b] && cases[v.case] && v.a !== v.b && v.choice in words) votes.push(v);
     }
   } catch (error) { /* private windows keep nothing; the votes then live as long as the page */ }
   function remember() {
@@ -696,8 +1086,10 @@
   }
   function pool() {
     let list = candidates.map((_, i) => i).filter((i) => candidates[i].rank !== null);
-    if ($("ab-pool").value === "contenders") {
-      const few = list.filter((i) => candidates[i].contender);
+    const whole = list.filter((i) => !candidates[i].broken);
+    if (whole.length > 1) list = whole;
+    if ($("ab-pool").value === "tied") {
+      const few = list.filter((i) => candidates[i].tied);
       if (few.length > 1) list = few;
     }
     return list;
@@ -731,8 +1123,9 @@
     if (!duel) { ab.close(); return false; }
     show($("ab-left-picture"), pictureOf(duel.a, duel.k), "Left picture");
     show($("ab-right-picture"), pictureOf(duel.b, duel.k), "Right picture");
+    abZoom.reset();
     $("ab-prompt").replaceChildren(bdi(clip(prompt(duel.k), 400)));
-    $("ab-count").textContent = votes.length + (votes.length === 1 ? " comparison so far" : " comparisons so far");
+    $("ab-count").textContent = votes.length + (votes.length === 1 ? " comparison so far" : " comparisons so far") + ", " + left().blind;
     $("ab-undo").disabled = !votes.length;
     return true;
   }
@@ -746,17 +1139,25 @@
     if (present()) { ab.showModal(); $("ab-left").focus(); }
     else $("ab-result").textContent = "At least two settings with pictures are needed.";
   });
-  $("ab-left").addEventListener("click", () => vote("a"));
-  $("ab-right").addEventListener("click", () => vote("b"));
+  // A press that moved the pictures is no vote.
+  let pressed = null;
+  $("ab-stage").addEventListener("pointerdown", (event) => { pressed = [event.clientX, event.clientY]; abZoom.down(event); });
+  const still = (event) => !pressed || !event.detail || Math.hypot(event.clientX - pressed[0], event.clientY - pressed[1]) < 6;
+  $("ab-left").addEventListener("click", (event) => { if (still(event)) vote("a"); });
+  $("ab-right").addEventListener("click", (event) => { if (still(event)) vote("b"); });
   $("ab-tie").addEventListener("click", () => vote("tie"));
+  $("ab-bad").addEventListener("click", () => vote("bad"));
   $("ab-skip").addEventListener("click", present);
   $("ab-undo").addEventListener("click", () => { votes.pop(); remember(); present(); });
   $("ab-close").addEventListener("click", () => ab.close());
-  ab.addEventListener("close", () => { results(); $("ab-start").focus({ preventScroll: true }); });
+  ab.addEventListener("close", () => { results(); $("ab-start").focus({ preventScroll: true }); $("ab-result").scrollIntoView({ block: "nearest" }); });
   ab.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    const keys = { ArrowLeft: "a", ArrowRight: "b", ArrowDown: "tie" };
-    if (keys[event.key]) { event.preventDefault(); vote(keys[event.key]); }
+    const choices = { ArrowLeft: "a", ArrowRight: "b", ArrowDown: "tie", b: "bad", B: "bad" };
+    if (choices[event.key]) { event.preventDefault(); vote(choices[event.key]); }
+    else if (event.key === "+" || event.key === "=") abZoom.at(1.5);
+    else if (event.key === "-") abZoom.at(1 / 1.5);
+    else if (event.key === "0") abZoom.reset();
     else if (event.key === "s" || event.key === "S") present();
     else if ((event.key === "u" || event.key === "U") && votes.length) { votes.pop(); remember(); present(); }
   });
@@ -764,22 +1165,39 @@
     if (votes.length && confirm("Forget " + votes.length + " comparisons?")) { votes.length = 0; remember(); }
   });
   $("ab-export").addEventListener("click", () => {
+    const run = location.protocol === "file:" ? decodeURIComponent(location.pathname.replace(/\/[^/]*$/, "").replace(/^\/([A-Za-z]:)/, "$1")) : "";
     const file = {
-      kind: "lora-analysers votes", format: 1, title: study.title,
+      kind: "lora-analysers votes", format: 1, title: study.title, run,
       settings: candidates.map((c) => ({ heading: c.heading, checkpoint: c.checkpoint, epoch: c.epoch, step: c.step, strength: c.strength })),
       votes: votes.map((v) => ({ a: v.a, b: v.b, choice: v.choice, case: cases[v.case].name, prompt: prompt(v.case), seed: cases[v.case].seed, at: v.at })),
     };
     const url = URL.createObjectURL(new Blob([JSON.stringify(file, null, 1)], { type: "application/json" }));
-    make("a", { href: url, download: "votes.json" }).click();
+    download(url, "votes.json");
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   });
+  // How many more comparisons would put the first surely above the second, if people go on as so far:
+  // the interval of their difference shrinks with the square root of the number.
+  function left() {
+    const fitted = bradleyTerry(candidates.length, votes), used = new Set(votes.flatMap((v) => [v.a, v.b]));
+    const [one, two] = [...used].sort((i, j) => fitted[j][0] - fitted[i][0]);
+    const first = Math.max(10, 2 * pool().length);
+    if (two === undefined || votes.length < first) {
+      const more = first - votes.length;
+      return { one, two, blind: "at least " + more + " more", told: "At least " + more + " more comparisons say something." };
+    }
+    const apart = (fitted[one][0] - fitted[two][0]) / Math.hypot(fitted[one][1], fitted[two][1]);
+    if (apart > 1) return { one, two, sure: true, blind: "decided", told: "" };
+    const more = apart > 0 ? Math.ceil(votes.length * (1 / apart ** 2 - 1)) : Infinity;
+    if (more > 300) return { one, two, blind: "people may see no difference", told: "More than 300 more would be needed to tell: people may see no difference." };
+    return { one, two, blind: "about " + more + " more decide", told: "About " + more + " more comparisons would decide." };
+  }
 
   // Bradley and Terry (1952) by Hunter's MM iteration (2004); as reports/votes.py, tests compare.
   function bradleyTerry(n, list) {
     const wins = new Array(n).fill(0.5), games = new Map();
     for (const v of list) {
-      wins[v.a] += { a: 1, b: 0, tie: 0.5 }[v.choice];
-      wins[v.b] += { a: 0, b: 1, tie: 0.5 }[v.choice];
+      wins[v.a] += { a: 1, b: 0 }[v.choice] ?? 0.5;
+      wins[v.b] += { a: 0, b: 1 }[v.choice] ?? 0.5;
       const key = Math.min(v.a, v.b) + "," + Math.max(v.a, v.b);
       games.set(key, (games.get(key) || 0) + 1);
     }
@@ -811,34 +1229,42 @@
     const room = (pairs - tx) * (pairs - ty);
     return room ? agree / Math.sqrt(room) : NaN;
   }
+  const told = $("people").textContent;
   function results() {
-    const out = $("ab-result");
+    const out = $("ab-result"), beside = $("people");
     $("ab-export").disabled = $("ab-clear").disabled = !votes.length;
-    if (!votes.length) { out.replaceChildren(); return; }
-    const fitted = bradleyTerry(candidates.length, votes);
-    const tally = candidates.map(() => [0, 0, 0]);
+    beside.textContent = told;
+    if (!votes.length || ab.open) { out.replaceChildren(); return; }
+    const fitted = bradleyTerry(candidates.length, votes), after = left();
+    const tally = candidates.map(() => [0, 0, 0, 0]);
     for (const v of votes) {
-      const a = { a: 0, b: 1, tie: 2 }[v.choice];
+      const a = words[v.choice];
       tally[v.a][a]++;
-      tally[v.b][a === 2 ? 2 : 1 - a]++;
+      tally[v.b][a > 1 ? a : 1 - a]++;
     }
     const used = candidates.map((_, i) => i).filter((i) => tally[i].some(Boolean)).sort((i, j) => fitted[j][0] - fitted[i][0]);
     const both = used.filter((i) => candidates[i].mean !== null);
-    const tau = kendall(both.map((i) => fitted[i][0]), both.map((i) => -sign * candidates[i].mean));
+    const agreement = kendall(both.map((i) => fitted[i][0]), both.map((i) => -sign * candidates[i].mean));
     const name = visible(metrics[rankAt] ? metrics[rankAt][1] : study.rankBy);
+    const count = votes.length + (votes.length === 1 ? " comparison" : " comparisons");
+    const share = (x) => Math.round(100 / (1 + Math.exp(-x)));
     const cell = (textContent) => make("td", { textContent });
     const body = make("tbody", null, ...used.map((i) => make("tr", null,
       make("th", { scope: "row" }, bdi(candidates[i].heading)), ...tally[i].map((x) => cell(x)),
-      cell(fitted[i][0].toFixed(2) + " ± " + fitted[i][1].toFixed(2)), cell(number(candidates[i].mean, 2)), cell(candidates[i].rank ?? "–"))));
-    const head = make("tr", null, ...["setting", "won", "lost", "tied", "people's score", name, "rank"].map((textContent) => make("th", { scope: "col", textContent })));
-    const words = Number.isNaN(tau) ? "" : " People and " + name + " agree with Kendall's tau " + tau.toFixed(2) + " (1: the same order, 0: unrelated, −1: reversed).";
-    out.replaceChildren(
-      make("p", { textContent: votes.length + (votes.length === 1 ? " comparison." : " comparisons.") + words }),
-      make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Results of the blind test" }, make("table", { id: "ab-table" }, make("thead", null, head), body)));
+      cell(share(fitted[i][0]) + " % [" + share(fitted[i][0] - fitted[i][1]) + ", " + share(fitted[i][0] + fitted[i][1]) + "]"), cell(number(candidates[i].mean, 2)), cell(candidates[i].rank ?? "–"))));
+    const head = make("tr", null, ...["setting", "won", "lost", "no difference", "both bad", "preferred to an average setting", name, "rank"].map((textContent) => make("th", { scope: "col", textContent })));
+    const sentence = after.sure ? visible(candidates[after.one].heading) + " is preferred. " : after.one === undefined ? "" : visible(candidates[after.one].heading) + " is ahead. " + after.told;
+    beside.textContent = "People: " + sentence.trim() + " (" + count + ")";
+    const agreed = Number.isNaN(agreement) ? "" : " People and " + name + " agree on the order to " + agreement.toFixed(2) + " (1: the same order, 0: unrelated, −1: reversed).";
+    const box = make("div", { className: "scroll", tabIndex: 0, role: "region" }, make("table", { id: "ab-table" }, make("thead", null, head), body));
+    box.setAttribute("aria-label", "Results of the blind test");
+    out.replaceChildren(make("p", { textContent: count + ". " + sentence + agreed }), box);
   }
 
+  if (!grid.clientWidth || pictureWidth(190, candidates.length + 1) < 96) state.fit = false;
   arrange();
-  zoom(0);
   results();
+  if (!openFromAddress()) reveal();
+  addEventListener("hashchange", openFromAddress);
   document.documentElement.dataset.ready = "yes";
 })();
