@@ -26,8 +26,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared
-from analysers.study import Candidate, Interval, Score, Study, Summary
 from analysers.phrases import GLOSSARY
+from analysers.study import Candidate, Interval, Score, Study, Summary
 from generation.cells import strength_text
 from generation.folder import write_result
 from reports import pictures, plots

@@ -100,7 +100,7 @@ def test_contact_sheet_shows_control_settings_and_the_pick(
     path = pictures.write_contact_sheet(study, folder, tmp_path / "sheet.png", cases=3, settings=4)
     with Image.open(path) as sheet:
         # The prompts at the left, title, settings and headings above, the answer below.
-        left, top = 198, 128
+        left, top = 198, 129
         assert sheet.width == left + 5 * (256 + 8) and sheet.height > top + 3 * (256 + 8)
         tile = np.asarray(sheet.convert("RGB"))[top : top + 256, left : left + 256].astype(int)
         words = np.asarray(sheet.convert("L"))
@@ -109,7 +109,7 @@ def test_contact_sheet_shows_control_settings_and_the_pick(
         assert (np.asarray(sheet.convert("RGB")) == (0x1F, 0x4F, 0xA3)).all(-1).sum() > 2000
     with Image.open(folder / "images/control/p00_s1.png") as control:
         original = np.asarray(control.convert("RGB").resize((256, 256))).astype(int)
-    assert np.abs(tile - original).mean() < 6
+    assert np.abs(tile - original).mean() < 6, "the first tile is the control"
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lora-analysers", "sheet.png"]
 
 

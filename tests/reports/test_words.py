@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from analysers.phrases import GLOSSARY
 from analysers.ranking import decide
 from analysers.study import Candidate, Kind, Score, Study
-from analysers.phrases import GLOSSARY
 from reports import html, tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,10 @@ def written(path: Path) -> list[str]:
 
 
 MODULES = [
-    *(ROOT / "analysers" / f"{name}.py" for name in ("phrases", "wording", "trust", "checks", "ranking")),
+    *(
+        ROOT / "analysers" / f"{name}.py"
+        for name in ("phrases", "wording", "trust", "checks", "ranking")
+    ),
     *(ROOT / "analysers" / "commands" / f"{name}.py" for name in ("tell", "main", "bar")),
     *sorted((ROOT / "reports").glob("*.py")),
 ]
