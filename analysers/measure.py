@@ -23,7 +23,7 @@ import numpy as np
 
 from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import ALWAYS, Declaration, Metric, Sample, load_metric
-from analysers.metrics.references import Pictures
+from analysers.metrics.references import Pictures, fitted
 from analysers.study import Status
 from generation.errors import UserError, named
 from generation.executors import Executor
@@ -44,7 +44,8 @@ class Task:
     """A picture to measure, with its control if it has one (a control has none).
 
     `references` are pictures of what the LoRA is to show, `held_out` such that it was not trained
-    on; `content` and `others` are texts for metrics that ask a model without the LoRA (`Sample`).
+    on; with `fit` (height, width) the picture is first brought to that size as references are.
+    `content` and `others` are texts for metrics that ask a model without the LoRA (`Sample`).
     With `ladders`, the name of a metric,
     that metric is also measured on degraded copies of the picture (`analysers.trust`). `tag` comes
     back with the result and is looked at by nobody in between.
@@ -59,6 +60,7 @@ class Task:
     content: str = ""
     others: tuple[str, ...] = ()
     held_out: tuple[Path, ...] = ()
+    fit: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ def _open(
     task = work.task
     try:
         image = _read(task.image)
+        if task.fit is not None:
+            image = fitted(image, *task.fit)
     except UserError as error:
         return _Opened(str(error))
     control, note = None, ""
@@ -495,7 +499,7 @@ class _Cache:
         if self._path is None:
             return dict.fromkeys(("image", *PARTS), "")
         return {
-            "image": self._of(task.image),
+            "image": self._of(task.image) + ("" if task.fit is None else f"@{task.fit}"),
             "control": self._of(task.control) if task.control else "",
             "prompt": _text_digest(task.prompt),
             "references": _text_digest("".join(map(self._of, task.references))),

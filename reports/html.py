@@ -104,6 +104,7 @@ class Page:
     failures: tuple[tuple[str, str, str], ...]
     more_failures: int
     evidence: tuple[tuple[str, str, Any], ...]
+    copies: tuple[Copy, ...]
     votes: Any
     run: Any
     counts: str
@@ -220,6 +221,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
         ),
         more_failures=max(0, len(failed) - 200),
         evidence=tuple(_evidence(study.evidence)),
+        copies=tuple(_copies(study.evidence)),
         votes=votes_table(study),
         run=dict(study.run),
         counts=_counts(table),
@@ -521,6 +523,11 @@ def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
         sentence = ""
         if isinstance(value, Mapping):
             value = {k: v for k, v in value.items() if not _is_digests(v)}
+            for part in ("rows", "pictures"):  # the candidates' headings say enough
+                if isinstance(value.get(part), (list, tuple)):
+                    value[part] = [
+                        _without(row, "candidate", "side_by_side") for row in value[part]
+                    ]
             sentence = str(value.pop("sentence", "") or value.pop("reason", "") or "")
             sentence = sentence.replace("(tau ", "(agreement ")  # as earlier versions wrote it
             floor = value.get("floor")
@@ -533,6 +540,36 @@ def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
                 )
         sections.append((name, sentence, value))
     return sections
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A picture beside the training picture that it repeats, both in one `source` (a data URI)."""
+
+    image: str
+    reference: str
+    caption: str
+    source: str
+
+
+def _copies(evidence: Mapping[str, Any]) -> list[Copy]:
+    """The copies that are shown; a source that is none of ours is left out."""
+    found = evidence.get("copies")
+    rows = found.get("pictures") if isinstance(found, Mapping) else ()
+    known = [r for r in rows if isinstance(r, Mapping)] if isinstance(rows, (list, tuple)) else []
+    return [
+        Copy(
+            str(row.get("image", "")), str(row.get("reference", "")), str(row.get("caption", "")), s
+        )
+        for row in known
+        if re.fullmatch(
+            r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", s := str(row.get("side_by_side"))
+        )
+    ]
+
+
+def _without(row: Any, *names: str) -> Any:
+    return {k: v for k, v in row.items() if k not in names} if isinstance(row, Mapping) else row
 
 
 def _is_digests(value: Any) -> bool:

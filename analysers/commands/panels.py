@@ -15,7 +15,10 @@ PANELS: dict[str, tuple[str, ...]] = {
         "unet_strength", "te_strength", "block_weights", "allow", "model_config", "prediction_type",
     ),
     "Pictures that exist already": ("images", "control", "controls"),
-    "Judging": ("metrics", "rank_by", "margin", "tie_tolerance", "votes"),
+    "Judging": (
+        "metrics", "references", "held_out", "leak_test", "trigger", "rank_by", "margin",
+        "tie_tolerance", "votes",
+    ),
     "Run folder, report, sharing": (
         "out", "allow_non_empty", "resume", "report_only", "single_file", "share", "write_weight",
     ),

@@ -82,6 +82,8 @@ def decide(
     floor = evidence.get("noise", {}).get("floor", {})
     trust = evidence.get("trust", {})
     doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
+    if evidence.get("copies", {}).get("pictures"):
+        doubts.append(evidence["copies"]["sentence"])
     if "kind_of_picture" in evidence:
         doubts.append(evidence["kind_of_picture"]["sentence"])
     controls = [by_image[s.image] for s in scores if s.candidate is None and s.image in by_image]

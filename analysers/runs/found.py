@@ -51,6 +51,7 @@ class FoundPictures:
         self._paths = [str(pair.picture.path) for pair in pictures.pairs]
         self.with_lora = len(pictures.pairs)
         self.cells: Sequence[int] = range(len(self._found))
+        self.probes: Sequence[int] = ()
         self.warnings = (
             *pictures.warnings,
             *(f"{one.path.name} was left out: {one.reason}" for one in pictures.rejected),
@@ -113,6 +114,11 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
     loras: Sequence[Checkpoint] = ()
     if subject.loras:
         loras = find_checkpoints(subject.loras, name=subject.name).checkpoints
+    if request.judging.leak_test:
+        raise UserError(
+            "these pictures exist already, none can be made without the trigger; leave it out.",
+            "leak_test",
+        )
     assert subject.images is not None
     found = intake.find_pictures(
         subject.images,

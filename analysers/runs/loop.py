@@ -10,6 +10,8 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
+from analysers import leak
+from analysers.intake.references import References, find_references
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.metric import declared
 from analysers.racing import Asked
@@ -18,6 +20,7 @@ from analysers.runs.chooser import Chooser, FullGrid
 from analysers.runs.conclude import decide, write
 from analysers.runs.control import Control, CtrlC
 from analysers.runs.events import Event, Observer
+from analysers.runs.likeness import among_themselves, likeness_evidence, with_references
 from analysers.runs.plan import Plan
 from analysers.runs.race import Race
 from analysers.runs.refine import Refine
@@ -58,6 +61,13 @@ class Run(Generic[C]):
         self.judging = Judging()
         if request is not None:
             self.judging = request.judging if isinstance(request, StudyRequest) else request
+        self._references = References()
+        self._held_out = References()
+        if self.judging.references is not None:
+            self._references = find_references(self.judging.references)
+            if self.judging.held_out is not None:
+                self._held_out = find_references(self.judging.held_out, "held_out")
+            self.judging = with_references(self.judging, source.rendering)
         self.control = control or Control()
         self._chooser = chooser or FullGrid(source.cells)
         self._observers = tuple(observers)
@@ -94,7 +104,7 @@ class Run(Generic[C]):
             self._score(cells)
         if self.control.interrupted:
             raise KeyboardInterrupt
-        evidence = source.evidence(self._tell)
+        evidence = {**source.evidence(self._tell), **self._beside()}
         seconds = {"seconds": round(perf_counter() - begin, 1)} if source.rendering else {}
         record = {**self._head, **seconds, **source.record(), "versions": versions()}
         study = self._decide(evidence, record)
@@ -109,12 +119,39 @@ class Run(Generic[C]):
                 raise ValueError("nothing is scored yet")
         return self._decide({}, {**self._head, "versions": versions()})
 
+    def _beside(self) -> dict[str, Any]:
+        """What references and pictures without the trigger word say; asked once, at the end."""
+        found: dict[str, Any] = {}
+        source = self.source
+        if self.source.probes and not self.control.stopped():
+            self._measure(source.probes)
+            rows = [self._scores[cell] for cell in self._asked if cell in self._scores]
+            probes = [self._scores[cell] for cell in source.probes if cell in self._scores]
+            found["leak"] = leak.record(leak.leaks(rows, probes), source.kind)
+        if self._references.pictures:
+            among = among_themselves(
+                self._references,
+                next((one for one in self._measured.values() if one.pixels), None),
+                self.judging,
+                source.out / "measured.jsonl",
+                (lambda: source.renderer.engine) if source.rendering else None,
+            )
+            rows = [self._scores[cell] for cell in self._asked if cell in self._scores]
+            found |= likeness_evidence(
+                rows, source.kind, among, self._references, self._held_out, source.out
+            )
+        return found
+
     def _score(self, cells: Sequence[C]) -> None:
+        """Render and measure these cells of the study."""
+        with self._lock:
+            self._asked |= dict.fromkeys(cells)
+        self._measure(cells)
+
+    def _measure(self, cells: Sequence[C]) -> None:
         """Render and measure these cells; a measurement begins when its picture lands."""
         source = self.source
         rows = {cell: source.row(cell) for cell in cells}
-        with self._lock:
-            self._asked |= dict.fromkeys(cells)
         warm_up = source.warm_up if source.rendering else 1
         self._tell(events.Asked(tuple(rows.values()), source.rendering, warm_up))
         with self._ctrl_c.held_back() if source.rendering else nullcontext():
@@ -155,6 +192,8 @@ class Run(Generic[C]):
             ladders=ladders,
             content=shot.content,
             others=shot.others,
+            references=self._references.pictures,
+            held_out=self._held_out.pictures,
         )
 
     def _keep(self, cell: C, score: Score, result: Measured | None) -> None:
@@ -174,7 +213,8 @@ class Run(Generic[C]):
         rows = [scores.get(c) or _failed(source.row(c), NOT_RENDERED) for c in order]
         return decide(
             source.kind, source.title, rows, measured.values(), self.judging, source.out,
-            evidence, record, source.warnings, self._chooser.record(),
+            evidence, record, (*self._references.warnings, *source.warnings),
+            self._chooser.record(),
         )  # fmt: skip
 
     def _tell(self, event: Event) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sample_data
+from analysers.intake.cases import without_triggers
+from analysers.leak import BARE, OTHER, UNRELATED
 from analysers.runs.request import DEMO_MODEL, Rendering, StudyRequest, Subject
 from analysers.study import Kind
 from generation import plan as grid
@@ -20,6 +22,7 @@ from generation.loras.checkpoints import find_checkpoints
 from generation.loras.deltas import Targets
 from generation.loras.inspection import LoraInfo, inspect, tensor_hash
 from generation.loras.suitability import check_allowed, findings, fit, judged
+from generation.pictures.readers.values import tidy
 from generation.pictures.store import Store
 from generation.prompts import PromptLine, unused_options
 from generation.renderers.diffusers.models import check_name
@@ -37,7 +40,8 @@ if TYPE_CHECKING:
 class Plan:
     """What is rendered, and by whom. `refused` are checkpoints that cannot be used, with reasons.
 
-    `settings` is what a person is told of the rendering.
+    `settings` is what a person is told of the rendering. `probes` are cells beside those of the
+    study, without the trigger word.
     """
 
     kind: Kind
@@ -50,6 +54,8 @@ class Plan:
     loras: tuple[LoraInfo, ...] = ()
     warnings: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    trigger: str = ""
+    probes: tuple[Cell, ...] = ()
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -61,8 +67,8 @@ class Plan:
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        """The words that the LoRAs under study say wake them, each once."""
-        return _each_once(self.loras)
+        """The words that the user or else the LoRAs under study say wake them, each once."""
+        return (self.trigger,) if self.trigger else _each_once(self.loras)
 
     @property
     def usable(self) -> tuple[Cell, ...]:
@@ -130,7 +136,41 @@ def plan_study(request: StudyRequest) -> Plan:
             *check_prompts(texts, base.family),
         ),
         refused=refused,
+        trigger=request.prompts.trigger,
+        probes=_probes(request, cases, checkpoints, infos.values()),
     )
+
+
+def _probes(
+    request: StudyRequest,
+    cases: Sequence[Case],
+    checkpoints: Sequence[Checkpoint],
+    infos: Iterable[LoraInfo],
+) -> tuple[Cell, ...]:
+    """The cells of a leak test: each prompt once more without its trigger words, and prompts that
+    have nothing to do with the LoRA. Raises UserError where no prompt holds a trigger word."""
+    if not request.judging.leak_test:
+        return ()
+    said = request.prompts.trigger
+    triggers = (said,) if said else _each_once(infos)
+    bare = [
+        replace(case, prompt=plain, name=f"{case.name}_{BARE}")
+        for case in cases
+        if (plain := without_triggers(case.prompt, triggers)) != tidy(case.prompt)
+    ]
+    if not bare:
+        words_ = f'none of the prompts holds "{", ".join(triggers)}"'
+        raise UserError(
+            f"{words_ if triggers else 'the LoRA names no trigger word'}; name the word that the "
+            f"prompts hold by {named('trigger')}.",
+            field="leak_test",
+        )
+    first = cases[0]
+    other = [
+        Case(text, first.seed, first.negative, f"{OTHER}{n}_s{first.seed}_{BARE}")
+        for n, text in enumerate(UNRELATED)
+    ]
+    return grid.cells((*bare, *other), checkpoints, request.subject.strengths)
 
 
 def _kind(subject: Subject, checkpoints: int) -> Kind:

@@ -31,13 +31,15 @@ class RenderedPictures:
         self.plan, self._resume = plan, resume
         self.kind, self.title, self.out = plan.kind, plan.title, plan.out
         self.cells: Sequence[Cell] = plan.cells
+        self.probes: Sequence[Cell] = plan.probes
         self.warnings = plan.warnings
         self._places = {checkpoint.path: i for i, checkpoint in enumerate(plan.checkpoints)}
         self._degraded = {Cell(case) for case in plan.cases[:TRUST_CONTROLS]}
         contents = {
             case.prompt: without_triggers(case.prompt, plan.trigger_words) for case in plan.cases
         }
-        self._asks = {
+        bare = {cell.case.prompt: ("", ()) for cell in plan.probes}
+        self._asks: dict[str, tuple[str, tuple[str, ...]]] = bare | {
             prompt: (content, rivals(content, [*contents.values()]))
             for prompt, content in contents.items()
         }

@@ -84,12 +84,13 @@ class Subject:
 class Prompts:
     """What is painted: every prompt with every seed. Without prompts they are made from the
     trigger word that the LoRA's metadata tells. More than `max_prompts` in a file are taken for
-    another kind of file."""
+    another kind of file. `trigger` stands for what the metadata say."""
 
     prompts: tuple[PromptLine, ...] = ()
     seeds: tuple[int, ...] = (1, 2)
     negative: str = ""
     max_prompts: int = 1000
+    trigger: str = ""
 
     def __post_init__(self) -> None:
         _check_limits(self)
@@ -131,6 +132,9 @@ class Judging:
     than so many pictures are made in all (`analysers.runs.race`). With `refine` a few candidates
     are looked at first, then those between (`analysers.runs.refine`).
 
+    `references` is a folder with what was trained on, `held_out` one with pictures of the same kind
+    that were not. With `leak_test` every candidate is also tried without its trigger word.
+
     `workers` is the number of measuring processes; 0 measures in this process. None chooses: one a
     core, less one; none beside rendering on the CPU, whose cores wait for each other in every
     parallel loop, so that a second process costs more than the measuring itself.
@@ -143,6 +147,9 @@ class Judging:
     until_decided: bool = False
     refine: bool = False
     budget: int | None = None
+    references: Path | None = None
+    held_out: Path | None = None
+    leak_test: bool = False
     workers: int | None = None
 
     @property
@@ -171,6 +178,11 @@ class Judging:
         _check_limits(self)
         for name in self.all_metrics:
             load_metric(name).check()
+        if self.held_out is not None and self.references is None:
+            raise UserError(
+                f"give the pictures that were trained on as well ({named('references')}).",
+                field="held_out",
+            )
         if declared(self.rank_by).better is None:
             raise UserError(
                 f"{self.rank_by} describes a picture and cannot rank it.", field="rank_by"

@@ -41,7 +41,8 @@ class Shot(Generic[C]):
 class Source(Protocol[C]):
     """What there is to score, and how it comes by its pictures.
 
-    `cells` are all in the order of the rows; `rendering` says whether pictures are painted (then
+    `cells` are all in the order of the rows, `probes` more that are no part of the comparison
+    (without the trigger word); `rendering` says whether pictures are painted (then
     `renderer` is what paints them), `busy` whether that keeps the cores of
     this machine busy.
     """
@@ -57,6 +58,9 @@ class Source(Protocol[C]):
 
     @property
     def cells(self) -> Sequence[C]: ...
+
+    @property
+    def probes(self) -> Sequence[C]: ...
 
     @property
     def warnings(self) -> Sequence[str]: ...

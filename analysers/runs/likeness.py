@@ -1,0 +1,135 @@
+"""References in a run: measured among each other, and what they say of the finished rows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysers import likeness
+from analysers.intake.references import References
+from analysers.likeness import COPYING, ENOUGH, HELD_OUT, LIKENESS
+from analysers.measure import Measured, Task, measure
+from analysers.metrics.copying import Near, nearest, small
+from analysers.metrics.luma import Pixels
+from analysers.metrics.references import fitted
+from analysers.runs.request import Judging
+from analysers.study import Kind, Score
+from generation.executors import InProcess
+from generation.pictures.pixels import read_image
+
+SHOWN = 24
+"""Copies that are shown side by side."""
+
+SIDE = 192
+"""Pixels of the longer side of each of the two."""
+
+
+def with_references(judging: Judging, rendering: bool) -> Judging:
+    """With the metrics that references allow; those that ask the base model where it is at hand."""
+    more: tuple[str, ...] = (COPYING,)
+    if rendering:
+        more += (LIKENESS, HELD_OUT) if judging.held_out is not None else (LIKENESS,)
+    return replace(judging, metrics=tuple(dict.fromkeys((*judging.metrics, *more))))
+
+
+def among_themselves(
+    references: References,
+    like: Measured | None,
+    judging: Judging,
+    cache: Path,
+    renderer: Callable[[], Any] | None,
+) -> Mapping[str, list[float]]:
+    """Each metric's values of the references, every one held against all others, brought to the
+    size of the pictures.
+    """
+    if like is None:
+        return {}
+    size = read_image(like.task.image).shape[:2]
+    names = [name for name in judging.all_metrics if name in (COPYING, LIKENESS)]
+    tasks = (
+        Task(
+            path,
+            references=tuple(other for other in references.pictures if other != path),
+            fit=(size[0], size[1]),
+        )
+        for path in references.pictures
+    )
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for result in measure(tasks, names, InProcess(), cache, renderer):
+        for name in names:
+            value = result.values.get(name, math.nan)
+            if math.isfinite(value):
+                found[name].append(value)
+    return found
+
+
+def likeness_evidence(
+    scores: Sequence[Score],
+    kind: Kind,
+    among: Mapping[str, Sequence[float]],
+    references: References,
+    held_out: References,
+    out: Path,
+) -> dict[str, Any]:
+    """The sections "likeness" and "copies"."""
+    found: dict[str, Any] = {}
+    if among.get(LIKENESS):
+        enough = len(references.pictures) + len(held_out.pictures) >= ENOUGH
+        gap = bool(held_out.pictures) and enough
+        told = likeness.resemblance(scores, kind, among[LIKENESS], gap=gap)
+        found["likeness"] = likeness.record(told, kind)
+    limit, rows = likeness.copies(scores, among.get(COPYING, ()))
+    looks = [small(read_image(path)) for path in references.pictures] if rows else []
+    pictures = [
+        _copy(row, looks, references, out, number < SHOWN) for number, row in enumerate(rows)
+    ]
+    sentence = likeness.told_copies(
+        [{**one, "candidate": row.candidate} for row, one in zip(rows, pictures, strict=True)], kind
+    )
+    found["copies"] = {
+        "sentence": sentence
+        or "No picture is nearer to a training picture than these are to each other.",
+        "limit": limit,
+        "pictures": pictures,
+    }
+    return found
+
+
+def _copy(
+    row: Score, looks: Sequence[Pixels], references: References, out: Path, shown: bool
+) -> dict[str, Any]:
+    picture = read_image(out / row.image)
+    near = nearest(small(picture), looks)
+    path = references.pictures[near.number]
+    assert row.candidate is not None
+    return {
+        "image": row.image,
+        "reference": path.name,
+        "caption": references.captions.get(path, ""),
+        "value": near.value,
+        "mirrored": near.mirrored,
+        "candidate": asdict(row.candidate),
+        "side_by_side": _side_by_side(picture, path, near) if shown else "",
+    }
+
+
+def _side_by_side(picture: Pixels, path: Path, near: Near) -> str:
+    """The picture and its reference, turned as it fits, as one JPEG in a data URI."""
+    from PIL import Image
+
+    high, wide = picture.shape[:2]
+    reference = fitted(read_image(path), high, wide)
+    if near.mirrored:
+        reference = reference[:, ::-1]
+    both = Image.fromarray(np.ascontiguousarray(np.concatenate([picture, reference], axis=1)))
+    both.thumbnail((2 * SIDE, SIDE))
+    file = io.BytesIO()
+    both.save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,183 @@
+"""Training pictures: found, likeness between floor and ceiling, copies named, the leak paired."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample_data
+from analysers import leak, likeness
+from analysers.intake.references import find_references
+from analysers.runs.likeness import likeness_evidence
+from analysers.runs.loop import run_study
+from analysers.runs.plan import plan_study
+from analysers.runs.request import StudyRequest
+from analysers.study import Candidate, Score, to_json
+from generation.errors import UserError
+
+
+def rows(values: Callable[[int, int], dict[str, float]], strengths: int = 3) -> list[Score]:
+    """Controls (0) and strengths 1, 2, ... of eight cases."""
+    return [
+        Score(
+            Candidate(strength=Decimal(s)) if s else None,
+            f"p{case:02d}_s1", f"prompt {case}", 1, f"{s}/{case}.png",
+            f"0/{case}.png" if s else "", values(s, case),
+        )
+        for s in range(strengths + 1)
+        for case in range(8)
+    ]  # fmt: skip
+
+
+def test_likeness_is_a_share_of_the_way_from_floor_to_ceiling() -> None:
+    scores = rows(lambda s, case: {"reference_likeness": 0.2 + 0.1 * s + 0.01 * case})
+    floor, ceiling, found = likeness.resemblance(scores, "strength", [0.635, 0.635])
+    assert (floor, ceiling) == pytest.approx((0.235, 0.635))
+    assert [r.share.mean for r in found] == pytest.approx([0.25, 0.5, 0.75])
+    for row in found:  # every pair differs by the same, so there is nothing to doubt
+        assert (row.share.low, row.share.high) == pytest.approx((row.share.mean,) * 2)
+
+
+def test_the_gap_is_what_held_out_pictures_lack_beyond_the_controls() -> None:
+    scores = rows(
+        lambda s, case: {
+            "reference_likeness": 0.25 + 0.1 * s + 0.01 * case,
+            "held_out_likeness": 0.2 + 0.05 * s + 0.01 * case,
+        }
+    )
+    _, _, found = likeness.resemblance(scores, "strength", [0.785], gap=True)
+    assert [r.gap.mean for r in found] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_references_no_more_alike_than_controls_say_nothing() -> None:
+    scores = rows(lambda s, case: {"reference_likeness": 0.5 + 0.1 * s})
+    found = likeness.resemblance(scores, "strength", [0.4])
+    assert not found[2]
+    assert "says nothing" in likeness.record(found, "strength")["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("among", "control", "limit"), [((0.7, 0.2), 0.3, 0.7), ((0.1,), 0.8, 0.8), ((), 0.1, 0.6)]
+)
+def test_a_copy_is_nearer_than_references_and_controls_are(
+    among: tuple[float, ...], control: float, limit: float
+) -> None:
+    scores = rows(lambda s, case: {"copying": control if not s else (0.9 if case == s == 2 else 0)})
+    found = likeness.copies(scores, among)
+    assert found[0] == limit
+    assert [s.image for s in found[1]] == ["2/2.png"]
+    none = rows(lambda s, case: {"copying": limit})
+    assert not likeness.copies(none, among)[1]
+
+
+def test_a_leak_is_paired_by_case() -> None:
+    scores = rows(lambda s, case: {"ssim": 1 - 0.1 * s * (1 + case) / 8})
+    bare = [
+        Score(
+            s.candidate, f"{s.case}_bare", "", 1, "", "", {"ssim": 1 - (1 - s.values["ssim"]) / 4}
+        )
+        for s in scores
+    ]
+    apart = [
+        Score(s.candidate, f"unrelated{n}_s1_bare", "", 1, "", "", {"ssim": 0.95})
+        for s in scores[8::8]
+        for n in range(3)
+    ]
+    found = leak.leaks(scores, [*bare, *apart])
+    assert [one.candidate.strength for one in found] == [1, 2, 3]
+    for one in found:
+        assert one.without.mean == pytest.approx(0.25)
+        assert (one.without.low, one.without.high) == pytest.approx((0.25, 0.25))
+        assert one.unrelated.mean == pytest.approx(0.05 / one.effect)
+    assert not leak.leaks(scores, [])
+
+
+def test_captions_are_read_as_trainers_write_them(tmp_path: Path) -> None:
+    kohya = tmp_path / "10_dog"
+    kohya.mkdir()
+    for name in ("a.png", "b.jpg", "c.png"):
+        Image.new("RGB", (20, 20), "red").save(kohya / name)
+    (kohya / "a.txt").write_text("a dog,\n sitting\n")
+    (kohya / "b.caption").write_text("another dog")
+    line = {"file_name": "10_dog/c.png", "text": "a third"}
+    (tmp_path / "metadata.jsonl").write_text(f"{json.dumps(line)}\nno json\n[]\n")
+    (kohya / "broken.png").write_bytes(b"no picture")
+    found = find_references(tmp_path)
+    assert [p.name for p in found.pictures] == ["a.png", "b.jpg", "c.png"]
+    assert [found.captions[p] for p in found.pictures] == [
+        "a dog, sitting", "another dog", "a third",
+    ]  # fmt: skip
+    assert "broken.png" in found.warnings[0]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_references_are_one_sentence(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{number}.png")
+    with pytest.raises(UserError, match="two or more"):
+        find_references(tmp_path)
+    with pytest.raises(UserError, match="no folder"):
+        find_references(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"leak_test": True, "trigger": "sks"}, "none of the prompts"),
+        ({"held_out": "x"}, "trained on as well"),
+    ],
+)
+def test_what_cannot_be_tried_is_said_before_rendering(
+    given: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        plan_study(StudyRequest.demo("strength", out=tmp_path, **given))
+
+
+def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
+    """A copy is put into the run folder's pictures' place: the references hold a render."""
+    line = (sample_data.PATH / "prompts.txt").read_text().splitlines()[0]
+    asked = {"prompts": [line], "strengths": "0.5", "steps": 2, "out": tmp_path / "run"}
+    first = run_study(plan_study(StudyRequest.demo("strength", **asked)))
+    image = next(s.image for s in first.scores if s.candidate is not None)
+    folder = tmp_path / "references"
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(3):
+        blot = Image.fromarray(noise.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        blot.resize((200, 150), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    request = StudyRequest.demo("strength", **asked, references=folder, leak_test=True)
+    study = run_study(plan_study(request), request)
+    assert {"reference_likeness", "copying"} <= set(study.metrics)
+    assert not study.evidence["copies"]["pictures"]
+    (row,) = study.evidence["leak"]["rows"]
+    assert 0 < row["effect"] < 1 and math_finite(row["without trigger"], row["unrelated"])
+    assert len(study.scores) == 2 and study.run["rendered"]["kept"] >= 2
+    again = run_study(plan_study(request), request)
+    assert again.run["rendered"]["pictures"] == again.run["rendered"]["controls"] == 0
+    to_json(study)
+
+    picture = Image.open(tmp_path / "run" / image)
+    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "copied.png")
+    (folder / "copied.txt").write_text("an apple")
+    scores = [s for s in study.scores if s.candidate is not None]
+    near = [Score(**{**vars(s), "values": {**s.values, "copying": 0.99}}) for s in scores]
+    found = likeness_evidence(
+        near, "strength", {}, find_references(folder), find_references(folder), tmp_path / "run"
+    )["copies"]
+    (copy,) = found["pictures"]
+    assert (copy["reference"], copy["caption"], copy["mirrored"]) == (
+        "copied.png",
+        "an apple",
+        True,
+    )
+    assert copy["value"] > 0.95 and copy["side_by_side"].startswith("data:image/jpeg;base64,")
+    assert found["sentence"] == "0.5 repeats 1 training picture: look at them side by side."
+
+
+def math_finite(*values: float) -> bool:
+    return bool(np.isfinite(values).all())
