@@ -464,14 +464,35 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys((*WHOLE, "width", "height"), _whole),
     **dict.fromkeys(REAL, _real),
     **dict.fromkeys(
-        ("name", "block_weights", "negative", "model", "sampler", "device", "rank_by", *CHOICES),
+        (
+            "name",
+            "block_weights",
+            "negative",
+            "trigger",
+            "model",
+            "sampler",
+            "device",
+            "rank_by",
+            *CHOICES,
+        ),
         _text,
     ),
     **dict.fromkeys(
-        ("ema", "compiled", "low_vram", "until_decided", "refine", "resume", "allow_non_empty"),
+        (
+            "ema",
+            "compiled",
+            "low_vram",
+            "until_decided",
+            "refine",
+            "leak_test",
+            "resume",
+            "allow_non_empty",
+        ),
         _flag,
     ),
-    **dict.fromkeys(("images", "control", "controls", "model_config", "out"), _path),
+    **dict.fromkeys(
+        ("images", "control", "controls", "model_config", "references", "held_out", "out"), _path
+    ),
     "loras": _paths,
     "strengths": _strengths,
     "fixed": _fixed,
