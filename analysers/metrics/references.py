@@ -88,7 +88,7 @@ class ReferenceLikeness(Declared):
     folder: str = ""
 
     @property
-    def declaration(self) -> Declaration:  # type: ignore[override]
+    def declaration(self) -> Declaration:  # type: ignore[override]  # by its parameters
         return _declared("reference_likeness", "likeness to references", "references", self.folder)
 
     def check(self) -> None:
@@ -111,7 +111,7 @@ class HeldOutLikeness(ReferenceLikeness):
     """
 
     @property
-    def declaration(self) -> Declaration:  # type: ignore[override]
+    def declaration(self) -> Declaration:  # type: ignore[override]  # by its parameters
         label = "likeness to held-out pictures"
         return _declared("held_out_likeness", label, "held_out", self.folder)
 

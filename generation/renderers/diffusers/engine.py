@@ -462,7 +462,8 @@ class Engine:
     def unit_latents(self, z: torch.Tensor) -> torch.Tensor:
         """What the VAE's encoder gives (N x C x H x W, float32), as the denoiser takes it."""
         if self.traits.pack is not None:
-            return self.traits.pack(self.pipe, z)  # type: ignore[no-any-return]
+            packed: torch.Tensor = self.traits.pack(self.pipe, z)
+            return packed
         mean, std, factor = self._scaling(z.device)
         return (z - mean) * factor / std
 
