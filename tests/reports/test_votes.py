@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import kendalltau
 
+from analysers.study import Study
 from generation.errors import UserError
+from reports import tables, votes
 from reports.votes import KIND, bradley_terry, kendall_tau, read_votes
 
 
@@ -106,3 +109,56 @@ def test_what_is_not_json_is_one_sentence(tmp_path: Path) -> None:
             read_votes(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_votes(tmp_path / "none.json")
+
+
+def exported(path: Path, study: Study, run: str = "", strength: str = "") -> Path:
+    """Votes as the page exports them, on the study's first two settings."""
+    settings = [
+        {"heading": c.heading(study.kind), "checkpoint": c.checkpoint, "epoch": c.epoch,
+         "step": c.step, "strength": strength or str(c.strength)}
+        for c in (s.candidate for s in study.summaries[:2])
+    ]  # fmt: skip
+    ballots = [{"a": 0, "b": 1, "choice": c} for c in ["a"] * 9 + ["bad", "tie"]]
+    path.write_text(
+        json.dumps({"kind": votes.KIND, "format": 1, "run": run, "settings": settings,
+                    "votes": ballots})
+    )  # fmt: skip
+    return path
+
+
+def test_what_people_say_stands_in_the_summary(
+    strength_study: tuple[Study, Path], tmp_path: Path
+) -> None:
+    study, _ = strength_study
+    found = votes.check_votes(exported(tmp_path / "votes.json", study), study)
+    assert [(row["wins"], row["ties"], row["bad"]) for row in found["rows"]] == [
+        (9, 1, 1),
+        (0, 1, 1),
+    ]
+    judged = dataclasses.replace(study, evidence={**study.evidence, "votes": found})
+    best = study.summaries[0].candidate.heading(study.kind)
+    said = f"People: in 11 blind comparisons {best} was preferred."
+    assert votes.people(judged) == said and said in tables.markdown(judged)
+    assert votes.people(study) == ""
+
+
+def test_votes_of_another_study_are_refused(
+    strength_study: tuple[Study, Path], tmp_path: Path
+) -> None:
+    study, _ = strength_study
+    path = exported(tmp_path / "votes.json", study, strength="0.33")
+    with pytest.raises(UserError, match="are of another study"):
+        votes.check_votes(path, study)
+
+
+def test_votes_find_the_run_they_were_given_in(
+    strength_study: tuple[Study, Path], tmp_path: Path
+) -> None:
+    study, _ = strength_study
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "study.json").write_text("{}")
+    assert votes.run_of(exported(tmp_path / "votes.json", study, run=str(run))) == run
+    assert votes.run_of(exported(run / "votes.json", study, run="/nowhere")) == run
+    with pytest.raises(UserError, match="not known which run"):
+        votes.run_of(exported(tmp_path / "votes.json", study))

@@ -23,8 +23,8 @@ OTHER_NAMES = {
     "clean": r"\bsafe\b|still clean",
     "broken": r"worse than control\b|breaks from here",
     "unsure": r"can be called neither",
-    "control": r"\bbaseline\b|reference picture",
-    "setting": r"\bcandidates?\b|\b(every|no|such a) (strength|epoch|checkpoint)\b",
+    "control": r"\bbaseline\b",
+    "setting": r"\bcandidates?\b|\b(every|no|such a) (strength|epoch)\b",
     "chance to be first": r"\bp_best\b|^first in$",
     "plain words": r"resampl|bootstrap|log-odds|\btau\b|kendall|\d\.\d+e-\d",
     "epoch 10": r"final \(epoch|epoch \d+ · step",
@@ -39,12 +39,7 @@ def wrong(text: str) -> list[tuple[str, str]]:
 def written(path: Path) -> list[str]:
     """The texts of a module that people may read: string constants of several words."""
     tree = ast.parse(path.read_text("utf-8"))
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docstrings = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
-    } | {id(node.value) for node in tree.body if isinstance(node, ast.Expr)}
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [
         node.value
         for node in ast.walk(tree)
