@@ -57,6 +57,14 @@ def findings(
     if prediction is not None and zero_snr is not None:
         found += _zero_snr(info, zero_snr, model)
     found += _descendant(info, family, model)
+    if re.search(r"kontext|[._ -]edit(?![a-z])", _told(info)):
+        found.append(
+            Finding(
+                "edit",
+                f"{show(info.path)} says that it was trained for editing pictures, and is rendered "
+                "here without one to edit; what it does then says little of it.",
+            )
+        )
     if clip_skip is not None:
         found += _clip_skip(info, family, clip_skip)
     if info.magnitude_per_output:

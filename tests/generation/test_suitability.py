@@ -357,3 +357,19 @@ def test_what_training_says_of_clip_and_of_the_schedule(
     assert " ".join(one.sentence for one in found if one.check in {"clip_skip", "zero_snr"}) == (
         "" if not said else next(one.sentence for one in found if said in one.sentence)
     )
+
+
+@pytest.mark.parametrize(("stated", "said"), [
+    ("Qwen/Qwen-Image-Edit-2509", True), ("qwen_image_edit", True), ("flux-1-kontext-dev", True),
+    ("qwen_image", False), ("edited_flux1-dev", False), ("", False),
+])  # fmt: skip
+def test_a_lora_for_editing_pictures_is_warned_of(stated: str, said: bool, tmp_path: Path) -> None:
+    stem = "transformer_blocks.0.attn.to_q"
+    tensors = {
+        f"{stem}.lora_A.weight": torch.zeros(1, 3072),
+        f"{stem}.lora_B.weight": torch.zeros(3072, 1),
+    }
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"ss_base_model_version": stated})
+    for family in ("qwen", "flux"):
+        found = findings(inspect(tmp_path / "x.safetensors"), family, "base", None)
+        assert any(one.check == "edit" and not one.refuses for one in found) == said
