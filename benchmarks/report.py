@@ -44,14 +44,14 @@ const look = () => {
   const box = grid.getBoundingClientRect();
   for (let i = 1; i < 8; i++) for (let j = 1; j < 8; j++) {
     const x = box.left + 205 + (grid.clientWidth - 215) * i / 8;
-    const y = box.top + 55 + (grid.clientHeight - 80) * j / 8;
+    const y = 120 + (innerHeight - 140) * j / 8;
     points++;
     const hit = document.elementFromPoint(x, y);
     if (!hit || !hit.closest('.cell')) blank++;
   }
   for (const image of grid.querySelectorAll('.cell img')) {
     const r = image.getBoundingClientRect();
-    if (r.bottom > box.top && r.top < box.bottom && r.right > box.left && r.left < box.right) {
+    if (r.bottom > 110 && r.top < innerHeight && r.right > box.left && r.left < box.right) {
       cells++; if (!(image.complete && image.naturalWidth)) undecoded++;
     }
   }
@@ -59,10 +59,11 @@ const look = () => {
 (async () => {
   const wait = (ms) => new Promise((r) => setTimeout(r, ms));
   const frame = () => new Promise((r) => requestAnimationFrame(r));
-  for (let x = 0; x <= grid.scrollWidth; x += Math.max(1, grid.scrollWidth / 3)) {
-    grid.scrollLeft = x;
-    for (let y = 0; y < grid.scrollHeight; y += grid.clientHeight) {
-      grid.scrollTop = y;
+  const scroller = grid.querySelector('.scroller'), start = scrollY;
+  for (let x = 0; x <= scroller.scrollWidth; x += Math.max(1, scroller.scrollWidth / 3)) {
+    scroller.scrollLeft = x;
+    for (let y = 0; y + innerHeight < grid.offsetHeight; y += innerHeight - 110) {
+      scrollTo({top: start + y, behavior: 'instant'});
       await frame(); await frame(); look();
       await wait(50);
     }

@@ -118,7 +118,7 @@ def exported(path: Path, study: Study, run: str = "", strength: str = "") -> Pat
          "step": c.step, "strength": strength or str(c.strength)}
         for c in (s.candidate for s in study.summaries[:2])
     ]  # fmt: skip
-    ballots = [{"a": 0, "b": 1, "choice": c} for c in ["a"] * 9 + ["bad", "tie"]]
+    ballots = [{"a": 0, "b": 1, "choice": c} for c in ["a"] * 30 + ["bad", "tie"]]
     path.write_text(
         json.dumps({"kind": votes.KIND, "format": 1, "run": run, "settings": settings,
                     "votes": ballots})
@@ -132,12 +132,12 @@ def test_what_people_say_stands_in_the_summary(
     study, _ = strength_study
     found = votes.check_votes(exported(tmp_path / "votes.json", study), study)
     assert [(row["wins"], row["ties"], row["bad"]) for row in found["rows"]] == [
-        (9, 1, 1),
+        (30, 1, 1),
         (0, 1, 1),
     ]
     judged = dataclasses.replace(study, evidence={**study.evidence, "votes": found})
     best = study.summaries[0].candidate.heading(study.kind)
-    said = f"People: in 11 blind comparisons {best} was preferred."
+    said = f"People: in 32 blind comparisons {best} was preferred."
     assert votes.people(judged) == said and said in tables.markdown(judged)
     assert votes.people(study) == ""
 
