@@ -15,7 +15,7 @@ FLOORS = (
     ("generation", "sample_data"),
     ("generation.families", "generation.pictures"),
     ("generation.loras", "generation.pictures.readers", "generation.renderers"),
-    ("generation.renderers.diffusers",),
+    ("generation.renderers.comfyui", "generation.renderers.diffusers"),
     ("analysers.metrics",),
     ("analysers", "analysers.intake"),
     ("analysers.runs", "reports"),

@@ -203,7 +203,8 @@ def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printi
     from generation.loras.checkpoints import find_checkpoints
 
     subject = asked.subject
-    if printing.dry_run and subject.loras and not asked.rendering.model:
+    here = asked.rendering.renderer == "diffusers"
+    if printing.dry_run and subject.loras and here and not asked.rendering.model:
         describe_files(find_checkpoints(subject.loras, name=subject.name, ema=subject.ema))
         return DONE
     others = asked.output.allow_non_empty

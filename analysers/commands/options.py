@@ -45,6 +45,16 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--model", default="", metavar="MODEL",
                      help="Base model: a diffusers folder, a .safetensors checkpoint, a hub id, "
                           "or 'demo' (embedded)."),
+        click.option("--renderer", default="diffusers", show_default=True,
+                     type=click.Choice(CHOICES["renderer"]),
+                     help="What renders: this suite, or the server at --url."),
+        click.option("--url", "urls", multiple=True, metavar="URL",
+                     help="A server, such as http://127.0.0.1:8188; several share the work."),
+        click.option("--workflow", type=FILE,
+                     help="A ComfyUI workflow in API format [default: a built-in one]."),
+        click.option("--set", "sets", multiple=True, metavar="NODE.INPUT=VALUE",
+                     help="A value in the workflow, or @prompt, @seed, @lora, @strength, ... for "
+                          "what belongs there."),
         click.option("--model-config", type=FOLDER, metavar="FOLDER",
                      help="A diffusers folder that describes a single checkpoint and has the "
                           "parts it lacks."),

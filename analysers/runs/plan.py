@@ -18,7 +18,7 @@ from generation.cells import Case, Cell, Checkpoint, RenderSettings
 from generation.errors import UserError, named
 from generation.families import words
 from generation.loras import blocks
-from generation.loras.checkpoints import find_checkpoints
+from generation.loras.checkpoints import CheckpointList, find_checkpoints
 from generation.loras.deltas import Targets
 from generation.loras.inspection import LoraInfo, inspect, tensor_hash
 from generation.loras.suitability import check_allowed, findings, fit, judged
@@ -104,6 +104,8 @@ def plan_study(request: StudyRequest) -> Plan:
         raise UserError(next(iter(refused.values())))
     kind = _kind(subject, len(found.checkpoints))
     first = next(iter(infos.values()))
+    if rendering.renderer != "diffusers":
+        return _elsewhere(request, found, checkpoints, infos, refused, kind)
     base = _base_model(rendering, first)
     fixed = tuple((_fixed(one.path), one.weight) for one in subject.fixed)
     structure = import_engine().structure(base)
@@ -171,6 +173,43 @@ def _probes(
         for n, text in enumerate(UNRELATED)
     ]
     return grid.cells((*bare, *other), checkpoints, request.subject.strengths)
+
+
+def _elsewhere(
+    request: StudyRequest,
+    found: CheckpointList,
+    checkpoints: Sequence[Checkpoint],
+    infos: Mapping[str, LoraInfo],
+    refused: Mapping[str, str],
+    kind: Kind,
+) -> Plan:
+    """The plan of a study that servers render."""
+    from analysers.runs.elsewhere import plan_elsewhere
+
+    subject, lines = request.subject, request.prompts.prompts
+    first = next(iter(infos.values()))
+    usable = [one for one in found.checkpoints if one.name in infos]
+    there = plan_elsewhere(
+        request,
+        usable,
+        first,
+        lambda: _default_prompts(first),
+        lambda name: _agreed(lines, name),
+    )
+    return Plan(
+        kind=kind,
+        title=first.metadata.get("ss_output_name") or found.checkpoints[0].name,
+        out=request.output.out or Path("runs", f"{subject.loras[0].resolve().stem}-{subject.kind}"),
+        renderer=there.renderer,
+        settings=there.settings,
+        cells=grid.cells(there.cases, checkpoints, subject.strengths),
+        checkpoints=tuple(checkpoints),
+        loras=tuple(infos.values()),
+        warnings=(*found.warnings, *unused_options(lines), *there.warnings),
+        refused={**refused, **there.refused},
+        trigger=request.prompts.trigger,
+        probes=_probes(request, there.cases, checkpoints, infos.values()),
+    )
 
 
 def _kind(subject: Subject, checkpoints: int) -> Kind:

@@ -99,8 +99,16 @@ class Prompts:
 @dataclass(frozen=True)
 class Rendering:
     """How it is painted. Where a value is None, the prompt lines' flags decide, then the LoRA's
-    metadata, then the model. `batch_size` 0 is as many as fit."""
+    metadata, then the model. `batch_size` 0 is as many as fit.
 
+    `renderer` "comfyui" and "a1111" paint on the servers at `urls`, where `model` is one of their
+    checkpoints; `workflow` is a ComfyUI graph in API format, `sets` are NODE.INPUT=VALUE in it.
+    """
+
+    renderer: str = "diffusers"
+    urls: tuple[str, ...] = ()
+    workflow: Path | None = None
+    sets: tuple[str, ...] = ()
     model: str = ""
     model_config: Path | None = None
     prediction_type: str | None = None
@@ -491,7 +499,17 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
         _flag,
     ),
     **dict.fromkeys(
-        ("images", "control", "controls", "model_config", "references", "held_out", "out"), _path
+        (
+            "images",
+            "control",
+            "controls",
+            "model_config",
+            "workflow",
+            "references",
+            "held_out",
+            "out",
+        ),
+        _path,
     ),
     "loras": _paths,
     "strengths": _strengths,
@@ -499,6 +517,8 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "unet_strength": _unet_strength,
     "te_strength": _te_strength,
     "allow": _texts,
+    "urls": _texts,
+    "sets": _texts,
     "prompts": _prompts,
     "seeds": _seeds,
     "metrics": _metrics,

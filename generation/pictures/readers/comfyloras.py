@@ -80,24 +80,27 @@ def _row(
     )
 
 
-def _single(
-    model: str = "strength_model",
-    clip: str = "strength_clip",
-    name: str = "lora_name",
-    switch: str = "",
-) -> Reader:
-    def read(graph: Graph, node: Node) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Single:
+    """A node with one LoRA: the inputs that hold its name, its strengths ("" where it leaves the
+    text encoder alone) and whether it is on ("" where it always is)."""
+
+    model: str = "strength_model"
+    clip: str = "strength_clip"
+    name: str = "lora_name"
+    switch: str = ""
+
+    def __call__(self, graph: Graph, node: Node) -> Iterator[Row]:
         inputs = node["inputs"]
-        if switch:
-            state = switched_on(constant(graph, inputs.get(switch, UNREAD)))
+        if self.switch:
+            state = switched_on(constant(graph, inputs.get(self.switch, UNREAD)))
             if state is None:
-                raise NotRead(f'has a switch "{switch}" that cannot be read')
+                raise NotRead(f'has a switch "{self.switch}" that cannot be read')
             if not state:
                 return
-        of_clip: object = "none" if not clip or "clip" not in inputs else inputs.get(clip, UNREAD)
-        yield from _row(graph, inputs.get(name, UNREAD), inputs.get(model, UNREAD), of_clip)
-
-    return read
+        named, model = inputs.get(self.name, UNREAD), inputs.get(self.model, UNREAD)
+        without = not self.clip or "clip" not in inputs
+        yield from _row(graph, named, model, "none" if without else inputs.get(self.clip, UNREAD))
 
 
 def _block_weights(graph: Graph, node: Node) -> Iterator[Row]:
@@ -301,17 +304,17 @@ def _easy_loader(graph: Graph, node: Node) -> Iterator[Row]:
 
 
 READERS: Mapping[str, Reader] = {
-    "LoraLoader": _single(),
-    "LoraLoader|pysssss": _single(),
-    "Load Lora": _single(),
-    "Lora Loader": _single(),
-    "LoadLoraByName": _single(),
-    "CR Load LoRA": _single(switch="switch"),
-    "LoraLoaderModelOnly": _single(clip=""),
-    "LoadLoraModelOnlyByName": _single(clip=""),
-    "NunchakuFluxLoraLoader": _single("lora_strength", ""),
-    "NunchakuQwenImageLoraLoader": _single("lora_strength", ""),
-    "FluxLoraLoader": _single(clip=""),
+    "LoraLoader": Single(),
+    "LoraLoader|pysssss": Single(),
+    "Load Lora": Single(),
+    "Lora Loader": Single(),
+    "LoadLoraByName": Single(),
+    "CR Load LoRA": Single(switch="switch"),
+    "LoraLoaderModelOnly": Single(clip=""),
+    "LoadLoraModelOnlyByName": Single(clip=""),
+    "NunchakuFluxLoraLoader": Single("lora_strength", ""),
+    "NunchakuQwenImageLoraLoader": Single("lora_strength", ""),
+    "FluxLoraLoader": Single(clip=""),
     "LoraLoaderBlockWeight //Inspire": _block_weights,
     "LoRA Stacker": _efficiency_stacker,
     "easy loraStack": _easy_stack,

@@ -92,7 +92,7 @@ def _facts(graph: Graph, size: tuple[int, int] | None) -> Facts | None:
         return None
     carried = _carried(graph)
     found: list[tuple[Facts, tuple[int, int] | None]] = []
-    for end in _ends(graph)[:MOST_ENDS]:
+    for end in ends(graph)[:MOST_ENDS]:
         facts = _Picture(graph, carried, end).facts()
         if facts is not None:
             found.append((facts, size_saved(graph, end)))
@@ -113,7 +113,7 @@ def _facts(graph: Graph, size: tuple[int, int] | None) -> Facts | None:
     return first
 
 
-def _ends(graph: Graph) -> list[Node]:
+def ends(graph: Graph) -> list[Node]:
     """The nodes that save pictures; those that only show them where none saves."""
     saves = [
         node for node in graph.values() if "save" in node["class_type"].lower() and links(node)

@@ -1,0 +1,419 @@
+"""Renderers of other programs' servers: their rules, their faults, and the same study as here."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("httpx")
+pytest.importorskip("starlette")
+
+from click.testing import CliRunner  # noqa: E402
+from fakes import LORAS, ComfyServer, Studio, WebuiServer  # noqa: E402
+
+from analysers.commands.main import analyse_strength  # noqa: E402
+from generation.cells import Case, Cell, Checkpoint, Picture  # noqa: E402
+from generation.errors import UserError  # noqa: E402
+from generation.loras.inspection import tensor_hash  # noqa: E402
+from generation.pictures.pixels import decode_image, read_image  # noqa: E402
+from generation.renderers import a1111  # noqa: E402
+from generation.renderers.comfyui import render as comfy  # noqa: E402
+from generation.renderers.comfyui.graphs import built_in  # noqa: E402
+from generation.renderers.comfyui.workflow import analyse  # noqa: E402
+from generation.renderers.conformance import renderer_conforms  # noqa: E402
+from generation.renderers.renderer import Renderer  # noqa: E402
+from generation.renderers.servers import LOGIN, Server  # noqa: E402
+
+
+def checkpoint(name: str) -> Checkpoint:
+    path = LORAS / f"{name}.safetensors"
+    return Checkpoint(path, name, tensor_hash=tensor_hash(path))
+
+
+EARLY, LATE = checkpoint("pstr-000003"), checkpoint("pstr-000007")
+ONE, TWO = (Case(f"a picture of a {s} on green grass", i, "blur", f"p{i:02d}_s{i}")
+            for i, s in enumerate(("cat", "dog"), 1))  # fmt: skip
+CELLS = [Cell(ONE), Cell(TWO), Cell(ONE, EARLY, Decimal(1)), Cell(TWO, EARLY, Decimal(1)),
+         Cell(ONE, LATE, Decimal("0.5"))]  # fmt: skip
+SETTINGS: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    return Studio()
+
+
+@pytest.fixture
+def comfyui(studio: Studio) -> Iterator[ComfyServer]:
+    studio.slow = 0.0
+    with ComfyServer(studio) as server:
+        yield server
+
+
+@pytest.fixture
+def webui(studio: Studio) -> Iterator[WebuiServer]:
+    studio.slow = 0.0
+    with WebuiServer(studio) as server:
+        yield server
+
+
+def on_comfyui(*urls: str, patience: float = 5.0) -> comfy.ComfyUI:
+    servers = [Server(url, patience) for url in urls]
+    graph = built_in("sd1", "tiny.safetensors", guidance=4.0, sampler="euler_a", **SETTINGS)
+    workflow = analyse(graph)
+    names = {c.tensor_hash: c.path.name for c in (EARLY, LATE)}
+    return comfy.ComfyUI(servers, workflow, names, comfy.look(servers, workflow))
+
+
+def on_webui(*urls: str, patience: float = 5.0) -> a1111.A1111:
+    servers = [Server(url, patience) for url in urls]
+    asked = a1111.Asked(guidance_scale=4.0, sampler="euler_a", **SETTINGS)
+    names = {c.tensor_hash: c.path.stem for c in (EARLY, LATE)}
+    told = a1111.look(servers, "")
+    return a1111.A1111(servers, asked, names, told, a1111.sampler_there(servers[0], "euler_a"))
+
+
+def pixels(pictures: list[Picture]) -> dict[Cell, Any]:
+    assert all(picture.png for picture in pictures), [p.reason for p in pictures if not p.png]
+    return {picture.cell: decode_image(picture.png) for picture in pictures}
+
+
+@pytest.fixture(scope="module")
+def here(model_folder: Path) -> dict[Cell, Any]:
+    """What the suite's own renderer paints."""
+    from generation.cells import RenderSettings
+    from generation.renderers.diffusers.engine import find_model
+    from generation.renderers.diffusers.render import DiffusersRenderer
+    from generation.renderers.diffusers.setup import Setup
+
+    settings = RenderSettings("demo", "0", 64, 64, 2, 4.0, "euler_a", batch_size=1)
+    renderer = DiffusersRenderer(settings, Setup(find_model(str(model_folder))))
+    return pixels(list(renderer.render(CELLS)))
+
+
+def test_comfyui_conforms(comfyui: ComfyServer) -> None:
+    renderer_conforms(lambda: on_comfyui(comfyui.url), CELLS)
+    assert not comfyui.pending and not comfyui.history, "no job of ours is left there"
+
+
+def test_a1111_conforms(webui: WebuiServer) -> None:
+    renderer_conforms(lambda: on_webui(webui.url), CELLS)
+
+
+def test_all_three_paint_the_same_pixels(
+    comfyui: ComfyServer, webui: WebuiServer, here: dict[Cell, Any]
+) -> None:
+    for renderer in (on_comfyui(comfyui.url), on_webui(webui.url)):
+        painted = pixels(list(renderer.render(CELLS)))
+        for cell in CELLS:
+            assert np.array_equal(painted[cell], here[cell])
+
+
+COMFY_FAULTS = ["full", "busy", "drop", "silent", "half", "cut", "forget", "lost answer"]
+
+
+@pytest.mark.parametrize("fault", COMFY_FAULTS)
+def test_a_passing_fault_of_comfyui_costs_nothing(
+    fault: str, comfyui: ComfyServer, here: dict[Cell, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comfy, "LOOK", 0.3)
+    comfyui.studio.painted.clear()
+    comfyui.faults += [fault, fault]
+    painted = pixels(list(on_comfyui(comfyui.url).render(CELLS)))
+    assert all(np.array_equal(painted[cell], here[cell]) for cell in CELLS)
+    assert fault not in comfyui.faults
+    assert set(comfyui.studio.painted.values()) == {1}, "nothing is painted twice"
+
+
+@pytest.mark.parametrize("fault", ["full", "half", "cut"])
+def test_a_passing_fault_of_a1111_costs_no_picture(
+    fault: str, webui: WebuiServer, here: dict[Cell, Any]
+) -> None:
+    webui.faults += [fault, fault]
+    painted = pixels(list(on_webui(webui.url).render(CELLS)))
+    assert all(np.array_equal(painted[cell], here[cell]) for cell in CELLS)
+    assert not webui.faults
+
+
+def reasons(renderer: Renderer, cells: list[Cell] = CELLS) -> list[str]:
+    return [picture.reason for picture in renderer.render(cells) if picture.reason]
+
+
+def test_what_fails_for_good_fails_its_cell_with_the_servers_words(
+    comfyui: ComfyServer, webui: WebuiServer
+) -> None:
+    comfyui.faults += ["node error"]
+    assert reasons(on_comfyui(comfyui.url)) == ["ComfyUI: KSampler sampler: CUDA out of memory"]
+    comfyui.faults += ["half"] * 3
+    assert "damaged" in reasons(on_comfyui(comfyui.url), CELLS[:1])[0]
+    comfyui.loras = comfyui.loras[:5]
+    assert "lora_name: 'pstr-000007.safetensors' not in list" in reasons(on_comfyui(comfyui.url))[0]
+    webui.faults += ["error"]
+    assert "CUDA out of memory" in reasons(on_webui(webui.url))[0]
+    webui.faults += ["jpeg"] * 3
+    assert "format to PNG" in reasons(on_webui(webui.url))[0]
+    webui.faults += ["another file"] * 20
+    assert len(told := reasons(on_webui(webui.url))) == 3 and "another file" in told[0]
+
+
+@pytest.mark.parametrize("kind", ["comfyui", "webui"])
+def test_a_restarted_server_is_waited_for(
+    kind: str, here: dict[Cell, Any], request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(kind)
+    server.studio.slow = 0.2
+    renderer = on_comfyui(server.url) if kind == "comfyui" else on_webui(server.url)
+    found = []
+    for number, picture in enumerate(renderer.render(CELLS)):
+        found.append(picture)
+        if number == 1:
+            restarting = threading.Thread(target=server.restart)
+            restarting.start()
+    restarting.join()
+    painted = pixels(found)
+    assert all(np.array_equal(painted[cell], here[cell]) for cell in CELLS)
+
+
+def test_the_cells_of_a_lost_server_are_painted_by_the_others(
+    comfyui: ComfyServer, studio: Studio, here: dict[Cell, Any]
+) -> None:
+    with ComfyServer(studio) as other:
+        renderer = on_comfyui(comfyui.url, other.url, patience=0.3)
+        studio.slow = 0.2
+        found = []
+        for picture in renderer.render(CELLS):
+            found.append(picture)
+            if len(found) == 1:
+                other.stop()
+        other.start()
+    assert Counter(picture.cell for picture in found) == Counter(CELLS)
+    assert all(np.array_equal(p, here[cell]) for cell, p in pixels(found).items())
+
+
+def test_without_any_server_the_study_says_so(comfyui: ComfyServer) -> None:
+    renderer = on_comfyui(comfyui.url, patience=0.2)
+    comfyui.stop()
+    try:
+        with pytest.raises(UserError, match=f"no server answers any more: {comfyui.url}"):
+            list(renderer.render(CELLS))
+    finally:
+        comfyui.start()
+
+
+def test_what_a_killed_client_left_is_taken_up(comfyui: ComfyServer, here: dict[Cell, Any]) -> None:
+    comfyui.studio.painted.clear()
+    renderer = on_comfyui(comfyui.url)
+    for cell in CELLS[:3]:  # as a client that died after having queued them
+        graph = renderer.graph(cell)
+        body = {"prompt": graph, "extra_data": {comfy.MARK: comfy._digest(graph)}}
+        Server(comfyui.url).json("/prompt", body)
+    painted = pixels(list(on_comfyui(comfyui.url).render(CELLS)))
+    assert all(np.array_equal(painted[cell], here[cell]) for cell in CELLS)
+    assert sum(comfyui.studio.painted.values()) == len(CELLS)
+
+
+def test_giving_up_frees_our_own_jobs_only(comfyui: ComfyServer) -> None:
+    comfyui.studio.slow = 0.4
+    foreign = [2, "foreign", on_comfyui(comfyui.url).graph(CELLS[0]), {"client_id": "x"}, []]
+    pictures = on_comfyui(comfyui.url).render(CELLS)
+    next(pictures)
+    comfyui.pending.append(foreign)
+    pictures.close()  # type: ignore[attr-defined]
+    assert all(item[1] == "foreign" for item in comfyui.pending + comfyui.running) or (
+        comfyui.interrupted
+    )
+    assert "foreign" not in comfyui.deleted
+
+
+def test_the_noise_floor_is_painted_anew(comfyui: ComfyServer) -> None:
+    renderer = on_comfyui(comfyui.url)
+    comfyui.studio.painted.clear()
+    list(renderer.render(CELLS[:1]))
+    list(renderer.render(CELLS[:1]))
+    assert sum(comfyui.studio.painted.values()) == 1, "the server answers from its cache"
+    list(renderer.otherwise().render(CELLS[:1]))
+    assert sum(comfyui.studio.painted.values()) == 2
+
+
+# --- security -------------------------------------------------------------------------------------
+
+
+def test_redirects_and_endless_answers_are_refused(comfyui: ComfyServer) -> None:
+    for fault, words in (("redirect", "redirects to http://elsewhere.example"), ("huge", "64 MB")):
+        comfyui.faults += [fault]
+        with pytest.raises(UserError, match=words):
+            list(on_comfyui(comfyui.url).render(CELLS[:1]))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:secret@127.0.0.1:8188", "ftp://x", "127.0.0.1:8188", "http://", "http://a?t=1"],
+)
+def test_addresses_that_are_none_or_hold_a_login_are_refused(url: str) -> None:
+    with pytest.raises(UserError) as error:
+        Server(url)
+    assert "secret" not in str(error.value)
+
+
+def test_certificates_are_verified() -> None:
+    import ssl
+
+    assert Server("https://127.0.0.1")._context.verify_mode == ssl.CERT_REQUIRED
+
+
+# --- whole studies --------------------------------------------------------------------------------
+
+STUDY = ["--prompt", "a picture of a cat on green grass", "--prompt", "a picture of a dog on snow",
+         "--seeds", "1", "--strengths", "0.4,0.8,1.4", "--size", "64", "--steps", "2", "--cfg", "4",
+         "--sampler", "euler a", "--jobs", "0"]  # fmt: skip
+
+
+def study(tmp_path: Path, name: str, *arguments: str, code: int = 0) -> str:
+    out = str(tmp_path / name)
+    result = CliRunner().invoke(
+        analyse_strength, [str(EARLY.path), *STUDY, "--out", out, *arguments]
+    )
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_same_study_has_the_same_answer_everywhere(
+    comfyui: ComfyServer, webui: WebuiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOGIN, "me:secret")
+    webui.login = "me:secret"
+    study(tmp_path, "here", "--model", "demo", "--batch-size", "1")
+    study(tmp_path, "comfyui", "--renderer", "comfyui", "--url", comfyui.url, "--model",
+          "tiny.safetensors")  # fmt: skip
+    study(tmp_path, "a1111", "--renderer", "a1111", "--url", webui.url)
+    answers = []
+    for name in ("here", "comfyui", "a1111"):
+        told = json.loads((tmp_path / name / "study.json").read_text())
+        rows = [(s["candidate"] and s["candidate"]["strength"], s["case"], s["values"])
+                for s in told["scores"]]  # fmt: skip
+        answers.append((told["verdict"]["best"], told["verdict"]["recommended"], rows))
+    assert answers[0] == answers[1] == answers[2]
+    kept = "".join(
+        path.read_text() for name in ("comfyui", "a1111") for path in (tmp_path / name).glob("*.*")
+        if path.suffix in (".json", ".html", ".csv", ".jsonl")
+    )  # fmt: skip
+    assert "secret" not in kept and webui.url in kept
+    before = len(webui.asked)
+    study(tmp_path, "a1111", "--renderer", "a1111", "--url", webui.url)
+    assert len(webui.asked) == before, "nothing is painted twice"
+    webui.options["randn_source"] = "GPU"
+    study(tmp_path, "a1111", "--renderer", "a1111", "--url", webui.url)
+    assert len(webui.asked) >= before + 8, "other options, other pictures"
+    comfyui.version = "0.4.0"
+    before = len(comfyui.asked)
+    told = study(tmp_path, "comfyui", "--renderer", "comfyui", "--url", comfyui.url, "--model",
+                 "tiny.safetensors")  # fmt: skip
+    assert comfyui.asked[before:].count("prompt") >= 8 and "Rendered 6 pictures" in told
+
+
+def test_a_users_workflow(comfyui: ComfyServer, tmp_path: Path) -> None:
+    graph = built_in("sd1", "tiny.safetensors", guidance=4.0, sampler="euler_a", **SETTINGS)
+    graph["lora"]["inputs"]["lora_name"] = "mine.safetensors"
+    graph["lora"]["_meta"] = {"title": "Load LoRA"}
+    graph["value"] = {"class_type": "PrimitiveInt", "inputs": {"value": 5}}
+    graph["sampler"]["inputs"]["seed"] = ["value", 0]
+    graph["text"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a bird"}}
+    graph["prompt"]["inputs"]["text"] = ["text", 0]
+    graph["picture"] = {"class_type": "SaveImage", "inputs": {"images": ["decoded", 0]}}
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(graph))
+    told = study(tmp_path, "run", "--renderer", "comfyui", "--url", comfyui.url, "--workflow",
+                 str(path), "--dry-run")  # fmt: skip
+    assert "LoRA: lora LoraLoader" in told and "Seed: value PrimitiveInt, value" in told
+    study(tmp_path, "run", "--renderer", "comfyui", "--url", comfyui.url, "--workflow", str(path))
+    study(tmp_path, "built", "--renderer", "comfyui", "--url", comfyui.url, "--model",
+          "tiny.safetensors")  # fmt: skip
+    for one in sorted((tmp_path / "run" / "images").rglob("*.png")):
+        other = tmp_path / "built" / one.relative_to(tmp_path / "run")
+        assert np.array_equal(read_image(one), read_image(other))
+
+
+def test_what_a_server_has_not_is_said_before_anything_is_rendered(
+    comfyui: ComfyServer, webui: WebuiServer, tmp_path: Path
+) -> None:
+    at = ["--renderer", "comfyui", "--url", comfyui.url]
+    assert "has no checkpoint 'other'" in study(tmp_path, "x", *at, "--model", "other", code=2)
+    assert "--model is missing" in study(tmp_path, "x", *at, code=2)
+    comfyui.loras = ["elsewhere.safetensors"]
+    told = study(tmp_path, "x", *at, "--model", "tiny.safetensors", code=2)
+    assert "has no pstr-000003.safetensors" in told
+    comfyui.loras = ["a/pstr-000003.safetensors", "b\\pstr-000003.safetensors"]
+    told = study(tmp_path, "x", *at, "--model", "tiny.safetensors", code=2)
+    assert "more than once" in told
+    comfyui.loras = ["pstr-000003.safetensors"]
+    comfyui.faults += ["another file"]
+    told = study(tmp_path, "x", *at, "--model", "tiny.safetensors", code=2)
+    assert "is another file than the one given" in told
+    at = ["--renderer", "a1111", "--url", webui.url]
+    assert "no checkpoint named 'other'" in study(tmp_path, "x", *at, "--model", "other", code=2)
+    assert "has no Heun" in study(tmp_path, "x", *at, "--sampler", "heun", code=2)
+    webui.login = "me:secret"
+    assert LOGIN in study(tmp_path, "x", *at, code=2)
+    webui.stop()
+    assert "does not answer" in study(tmp_path, "x", *at, code=2)
+    webui.start()
+
+
+def test_thirty_random_faults_lose_nothing_and_paint_nothing_twice(
+    comfyui: ComfyServer, tmp_path: Path, here: dict[Cell, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client gives up, or the server is restarted, at random moments."""
+    monkeypatch.setattr(comfy, "LOOK", 0.2)
+    rng = random.Random(13)
+    comfyui.studio.slow = 0.02
+    cells = [replace(cell, case=replace(cell.case, seed=seed)) for seed in range(6)
+             for cell in CELLS[2:]]  # fmt: skip
+    done: dict[Cell, Picture] = {}
+    stops = 0
+    while len(done) < len(cells) or stops < 30:
+        if len(done) == len(cells):
+            done.clear()
+        rest = [cell for cell in cells if cell not in done]
+        pictures = on_comfyui(comfyui.url).render(rest)
+        for picture in pictures:
+            assert picture.png, picture.reason
+            assert picture.cell not in done
+            done[picture.cell] = picture
+            if stops < 30 and rng.random() < 0.3:
+                stops += 1
+                if rng.random() < 0.5:
+                    pictures.close()  # type: ignore[attr-defined]
+                    break
+                time.sleep(rng.random() * 0.05)
+                comfyui.restart()
+    assert set(done) == set(cells) and not comfyui.pending
+
+
+@pytest.mark.skipif("COMFYUI_URL" not in os.environ, reason="no server of one's own")
+def test_a_real_comfyui_conforms() -> None:
+    """COMFYUI_URL, COMFYUI_MODEL (its checkpoint) and the embedded LoRAs in its folder."""
+    servers = [Server(os.environ["COMFYUI_URL"])]
+    family = os.environ.get("COMFYUI_FAMILY", "sd1")
+    model = os.environ["COMFYUI_MODEL"]
+    workflow = analyse(built_in(family, model, guidance=4.0, sampler="euler_a", **SETTINGS))
+    names = {c.tensor_hash: c.path.name for c in (EARLY, LATE)}
+    told = comfy.look(servers, workflow)
+    renderer_conforms(lambda: comfy.ComfyUI(servers, workflow, names, told), CELLS)
+
+
+@pytest.mark.skipif("A1111_URL" not in os.environ, reason="no server of one's own")
+def test_a_real_a1111_conforms() -> None:
+    renderer_conforms(lambda: on_webui(os.environ["A1111_URL"]), CELLS)
