@@ -156,11 +156,16 @@ def test_nothing_of_the_users_changes(
                                  "votes": []}))  # fmt: skip
     with listening() as opened:
         assert run(*asked, "--out", out, "--dry-run") in (0, 2)
-        assert state(home) == before, "a dry run writes nothing"
+    assert not any(writes and path.startswith(str(tmp_path)) for path, writes in opened)
+    assert state(home) == before, "a dry run writes nothing"
+    with listening() as opened:
         code = run(*asked, "--out", out)
     inside = os.path.realpath(out)
     wrote = {path for path, writes in opened if writes and path.startswith(str(tmp_path))}
     assert all(path.startswith(inside + os.sep) for path in wrote), wrote
+    secrets = str(home / "secrets")
+    read = {Path(path).name for path, _ in opened if path.startswith(secrets)}
+    assert place == "secrets" or read <= {"secret.png"}, "a link among the pictures leads there"
     if not others and place not in ("new", "inside", "link to empty"):
         assert code == 2
     if code == 2:
