@@ -517,8 +517,10 @@ def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
     """The evidence sections as (name, sentence, the rest), without what only a program reads."""
     sections = []
     for name, value in evidence.items():
-        # Votes have a place of their own; of the weights the curves show all but a reason.
-        if name == "votes" or not value or (name == "weights" and "reason" not in value):
+        # Votes have a place of their own; of the weights the curves show the rest.
+        if name == "weights" and isinstance(value, Mapping):
+            value = {part: value[part] for part in ("reason", "sentence") if part in value}
+        if name == "votes" or not value:
             continue
         sentence = ""
         if isinstance(value, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -237,9 +238,13 @@ def _text(name: str, value: Any) -> Any:
 
 
 def program() -> list[str]:
-    """The words that started this program: a script's name, or `python -m analysers`."""
+    """The words that start this program again: a script's name, its path where the shell would not
+    find it by name, or `python -m analysers`."""
     path = Path(sys.argv[0])
-    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
+    if path.name == "__main__.py":
+        return ["python", "-m", path.parent.name]
+    elsewhere = path.is_file() and shutil.which(path.name) is None
+    return [str(path) if elsewhere else path.name]
 
 
 def flag(field: str) -> str:

@@ -25,6 +25,10 @@ from generation.folder import write_result
 from generation.pictures.store import Store
 from generation.renderers.renderer import Renderer
 
+MAGNITUDES = (
+    "The curves of the weights leave DoRA's magnitudes out, whose effect depends on the base model."
+)
+
 TRUST_CONTROLS = 4
 """How many controls are degraded to see whether the ranked metric can be trusted on them."""
 
@@ -127,7 +131,8 @@ def weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     from analysers.weights import weight_report
 
     try:
-        frame = weight_report(checkpoints).to_frame()
+        report = weight_report(checkpoints)
     except UserError as error:
         return {"rows": [], "reason": str(error)}
-    return {"rows": json.loads(frame.to_json(orient="records"))}
+    found = {"rows": json.loads(report.to_frame().to_json(orient="records"))}
+    return {**found, "sentence": MAGNITUDES} if report.magnitudes_left_out else found

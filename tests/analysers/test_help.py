@@ -1,8 +1,12 @@
+import sys
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from analysers.commands.main import analyse_epochs, analyse_strength
+from analysers.commands.options import program
 from analysers.commands.panels import PANELS, examples
 from analysers.metrics.metric import ALWAYS, metric_names
 
@@ -44,3 +48,17 @@ def test_the_metrics_that_can_be_asked_for_are_listed() -> None:
     assert result.exit_code == 0
     names = {line.split()[0] for line in result.output.splitlines() if line.startswith("  ")}
     assert {*metric_names()} - {*ALWAYS, "ssim", "brisque"} <= names
+
+
+def test_the_command_that_goes_on_is_one_that_the_shell_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "analyse-strength-elsewhere"
+    script.write_text("")
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    assert program() == [str(script)]
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program() == [script.name]
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "analysers" / "__main__.py")])
+    assert program() == ["python", "-m", "analysers"]

@@ -208,3 +208,17 @@ def test_report_of_the_sample_lora_as_tables():
 )
 def test_block_names(part, name, block):
     assert weights.block_of(part, name) == block
+
+
+def test_left_out_magnitudes_are_told(tmp_path):
+    from analysers.runs import evidence
+    from reports.html import _evidence
+
+    part, _ = lora(normal(7), UNET, 9, 8, 2)
+    dora = part | {f"{UNET}.dora_scale": normal(8)((1, 8))}
+    for tensors, told in ((part, False), (dora, True)):
+        files = [save(tmp_path / f"{told}{n}.safetensors", (tensors, None)) for n in "ab"]
+        found = evidence.weights(files)
+        assert len(found["rows"]) == 2 and ("sentence" in found) == told
+        shown = _evidence({"weights": found})
+        assert shown == ([("weights", evidence.MAGNITUDES, {})] if told else [])
