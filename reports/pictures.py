@@ -179,9 +179,10 @@ def write_maps(study: Study, table: Table, folder: Path) -> dict[tuple[str, str]
     """SSIM maps against the control as `maps/*.webp`: (picture, control) -> path in the folder.
 
     The map is the one whose mean is the score (Wang et al., 2004, on luma), on one ramp of
-    luminance from black (unchanged) to white (SSIM 0), at most `MAP_EDGE` pixels. Studies of
-    more than `MOST_MAPS` pairs have `SOME_MAPS`, of the recommended setting first: each takes
-    about 0.1 s of processor time. A map is named by the pictures' bytes, so a second report writes only what is new.
+    luminance from black (unchanged) to white (SSIM 0), at most `MAP_EDGE` pixels. Studies of more
+    than `MOST_MAPS` pairs have `SOME_MAPS`, of the recommended setting first: each takes about
+    0.1 s of processor time. A map is named by the pictures' bytes, so a second report writes only
+    what is new.
     """
     pairs = _pairs_to_map(study, table)
     names = {}
