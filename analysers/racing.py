@@ -30,7 +30,7 @@ from scipy.special import stdtr, stdtrit
 
 from analysers import ranking, wording
 from analysers.metrics.metric import declared_by_summary
-from analysers.scores import compared, tabulate
+from analysers.scores import amount, compared, tabulate
 from analysers.statistics import (
     BEST_SHARE,
     ERROR,
@@ -106,7 +106,7 @@ def settled(
     if not running:
         return done
     ahead = _forecast(scores, asked, running[0].candidate, cases, stopped)
-    amount = {s.candidate: _amount(s, asked.kind) for s in running}
+    reach = {s.candidate: _amount(s, asked.kind) for s in running}
     enough = max(
         (
             s.candidate
@@ -114,13 +114,13 @@ def settled(
             if min(ahead[s.candidate].clean, ahead[s.candidate].level, ahead[s.candidate].calm)
             >= 1 - DOUBT
         ),
-        key=lambda candidate: amount[candidate],
+        key=lambda candidate: reach[candidate],
         default=None,
     )
     for s in running:
         chance = ahead[s.candidate]
         no_choice = chance.clean <= DOUBT or chance.level <= DOUBT
-        outdone = enough is not None and amount[s.candidate] <= amount[enough]
+        outdone = enough is not None and reach[s.candidate] <= reach[enough]
         if chance.broken <= DOUBT and (no_choice or outdone):
             done[s.candidate] = "settled"
     if any(s.candidate not in done and s.candidate not in stopped for s in running):
@@ -219,4 +219,4 @@ class _Trend(NamedTuple):
 
 def _amount(summary: Summary, kind: Kind) -> tuple[float, float, int]:
     ssim = summary.metrics.get("ssim")
-    return ranking.amount(summary.candidate, kind, math.nan if ssim is None else 1 - ssim.mean)
+    return amount(summary.candidate, kind, math.nan if ssim is None else 1 - ssim.mean)

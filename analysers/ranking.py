@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysers import wording
+from analysers.criteria import choose, criteria
 from analysers.metrics.metric import declared
-from analysers.scores import Tables, before, compared, preference, tabulate
+from analysers.scores import Tables, amount, before, compared, preference, tabulate
 from analysers.statistics import (
     ERROR,
     MIN_UNITS,
@@ -124,6 +125,10 @@ def decide(
     metrics = _metric_intervals(tables, sampling, likeness or {})
     summaries = _summaries(tables, loss, change, metrics, broken, place, setting, sampling)
     verdict = _verdict(loss, place, summaries, setting, sampling)
+    if setting.units >= 2:
+        marked = [bool(wording.signs_seen(s, setting.likeness)) for s in summaries]
+        ranges = criteria(tables, summaries, marked, rank_by, sampling.intervals)
+        verdict = choose(verdict, ranges, tables, summaries, kind)
     order = [*place.order, *(i for i in range(len(summaries)) if i not in place.order)]
     ranked = tuple(summaries[i] for i in order)
     found = tuple(Sentence("caution", "found", text) for text in warnings)
@@ -516,16 +521,6 @@ def _confidence(
 def _effects(summaries: Sequence[Summary]) -> list[float]:
     """1 - SSIM per candidate; NaN where SSIM was not measured."""
     return [1.0 - s.metrics.get("ssim", Interval(math.nan)).mean for s in summaries]
-
-
-def amount(candidate: Candidate, kind: Kind, effect: float) -> tuple[float, float, int]:
-    """How much of the LoRA a candidate applies; on the plane the picture itself is the measure."""
-    strength = 0.0 if candidate.strength is None else float(abs(candidate.strength))
-    if kind == "strength":
-        return (strength, 0.0, candidate.place)
-    if kind == "epochs":
-        return (float(candidate.place), strength, 0)
-    return (effect if math.isfinite(effect) else -1.0, strength, candidate.place)
 
 
 def _same_side(candidate: Candidate, pick: Candidate) -> bool:

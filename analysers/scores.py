@@ -50,6 +50,16 @@ def preference(candidate: Candidate, kind: Kind) -> tuple[object, ...]:
     return (*when, *size, *name) if kind == "epochs" else (*size, *when, *name)
 
 
+def amount(candidate: Candidate, kind: Kind, effect: float) -> tuple[float, float, int]:
+    """How much of the LoRA a candidate applies; on the plane the picture itself is the measure."""
+    strength = 0.0 if candidate.strength is None else float(abs(candidate.strength))
+    if kind == "strength":
+        return (strength, 0.0, candidate.place)
+    if kind == "epochs":
+        return (float(candidate.place), strength, 0)
+    return (effect if math.isfinite(effect) else -1.0, strength, candidate.place)
+
+
 def before(a: Candidate, b: Candidate, kind: Kind) -> bool:
     """Whether `a` applies no more of the LoRA than `b`: no stronger, no later in training."""
     if a == b:

@@ -140,6 +140,14 @@ class Sentence:
 
 
 @dataclass(frozen=True)
+class Criterion:
+    """A metric's range: the candidates that are still as good by it as they have to be."""
+
+    name: str
+    inside: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The answer, as data and as sentences.
 
@@ -152,7 +160,12 @@ class Verdict:
       are; "lowest": it comes first of them, as none is shown to be clean;
     * "signs": a level one with more effect shows signs of over-cooking;
     * "best_beyond", "best_without_lora": why the best itself was no choice;
-    * "one_case", "all_broken", "no_lora": why there is none.
+    * "most_likeness": it has the most likeness to references of those inside all ranges;
+      "criteria": it is not what the ranked metric alone would say;
+    * "one_case", "all_broken", "no_lora", "ranges_apart": why there is none.
+
+    `criteria` are the ranges of all metrics that have one, where there are several; `front` is the
+    trade-off where they do not meet: what no other candidate surpasses in all of them.
 
     `confidence` is in the recommendation. `sentences` come by role, most important first.
     """
@@ -168,6 +181,8 @@ class Verdict:
     plateau: Candidate | None = None
     zone: tuple[Candidate, ...] = ()
     sentences: tuple[Sentence, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
+    front: tuple[Candidate, ...] = ()
 
     @property
     def pick(self) -> Candidate | None:

@@ -85,6 +85,7 @@ def explain(
         *_against_control(told),
         *_evidence(told),
         *_safe_range(told),
+        *_criteria(told),
         *_effect(told),
         *_method(told),
         *_race(told),
@@ -141,6 +142,13 @@ def _answer(told: _Told) -> tuple[list[Sentence], list[Sentence]]:
 def _chosen(told: _Told) -> list[Sentence]:
     """Why it was taken of those that it ties with; "it" is the recommended."""
     verdict = told.verdict
+    if "criteria" in verdict.why:
+        names = listed([metric_name(one.name) for one in verdict.criteria])
+        most = "likeness to the references" if "most_likeness" in verdict.why else "effect"
+        inside = [c for c in told.of if all(c in one.inside for one in verdict.criteria)]
+        text = f"It is in range in {names}"
+        text += f", and of {len(inside)} such it has the most {most}." if len(inside) > 1 else "."
+        return [say("answer", "in_range", text, [told.pick.candidate, *inside])]
     if "alone" in verdict.why:
         return []
     if "most_effect" not in verdict.why:
@@ -157,12 +165,32 @@ def _chosen(told: _Told) -> list[Sentence]:
     return [say("answer", "most_effect", text, [told.pick.candidate, *clean])]
 
 
+def _criteria(told: _Told) -> list[Sentence]:
+    """The range of each criterion, where there are several."""
+    return [
+        say(
+            "why",
+            "range",
+            f"In range in {metric_name(one.name)}: "
+            f"{told.span(one.inside) if one.inside else 'none'}.",
+            one.inside,
+        )
+        for one in told.verdict.criteria
+    ]
+
+
 def _lowest(told: _Told) -> list[Sentence]:
     """What the ranking alone says, and why the recommendation differs where it does."""
     verdict, best, setting = told.verdict, told.best, told.setting
     name, mean = told.name(best.candidate), told.mean(best)
     figure = f"{_extreme(told)} mean {told.metric} ({number(mean)})"
     values = {"mean": mean}
+    if "criteria" in verdict.why:
+        lost = [one.name for one in verdict.criteria if best.candidate not in one.inside]
+        text = f"{capital(name)} has the {figure}"
+        if lost:
+            text += f", but is out of range in {listed([metric_name(one) for one in lost])}"
+        return [say("answer", "lowest", f"{text}.", [best.candidate], **values)]
     if best is told.pick and "alone" in verdict.why:
         text = f"It has the {figure} over {setting.cases} cases"
         others = [s for s in told.ranked if s is not best]
@@ -208,6 +236,10 @@ def reaches(broken: Summary, other: Summary, kind: Kind) -> bool:
 
 def _no_recommendation(told: _Told) -> list[Sentence]:
     verdict, best = told.verdict, told.best
+    if "ranges_apart" in verdict.why:
+        text = "No setting is in range in everything; those that no other surpasses in all of it: "
+        text += f"{told.span(verdict.front)}."
+        return [say("answer", "ranges_apart", text, verdict.front)]
     name, mean = told.name(best.candidate), number(told.mean(best))
     figure = f"{_extreme(told)} {told.metric} ({mean})"
     if "one_case" in verdict.why:

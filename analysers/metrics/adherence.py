@@ -47,6 +47,7 @@ class Adherence(Declared):
         "higher",
         unit="share of other prompts",
         about="does it still show its prompt",
+        margin=0.1,
         needs=frozenset({"renderer", "content", "others"}),
         bounds=(0.0, 1.0),
     )
