@@ -509,6 +509,10 @@ def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> d
         "clean": bool(summary and summary.safe),
         "hash": candidate.tensor_hash,
         "broken": bool(summary and summary.beyond),
+        "settled": any(
+            sentence.code == "settled" and candidate in sentence.candidates
+            for sentence in study.verdict.sentences
+        ),
         "notes": ", ".join(notes(study, summary)) if summary else "",
     }
 

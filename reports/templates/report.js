@@ -362,7 +362,8 @@
       image.src = source;
       frame.append(image);
     } else {
-      const reason = c === -2 || (c >= 0 && !cell) ? "not in the study" : cell ? cell[2] || "no picture" : cases[k].reason || "no control";
+      const left = c >= 0 && candidates[c].settled ? "settled, not rendered" : "not in the study";
+      const reason = c === -2 || (c >= 0 && !cell) ? left : cell ? cell[2] || "no picture" : cases[k].reason || "no control";
       frame.append(make("span", { className: "why" + (cell ? "" : " none"), textContent: clip(visible(reason), 160) }));
     }
     const q = c === -2 ? null : quality(c, k), s = c === -2 ? null : valuesOf(c, k)[ssimAt];

@@ -163,3 +163,22 @@ def test_markdown_escapes_markup(strength_study: tuple[Study, Path]) -> None:
 def test_importing_the_module_loads_no_pandas() -> None:
     code = "import sys, reports.tables; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_race_says_where_it_rendered_nothing(strength_study: tuple[Study, Path]) -> None:
+    from dataclasses import replace
+
+    from analysers.study import Sentence
+    from reports import html
+
+    study = strength_study[0]
+    stopped = study.summaries[0].candidate
+    told = Sentence("how", "settled", "Settled early: 1.4 after 4.", (stopped,))
+    verdict = replace(study.verdict, sentences=(*study.verdict.sentences, told))
+    for found, expected in ((study, set()), (replace(study, verdict=verdict), {stopped})):
+        marked = {
+            s.candidate
+            for s in found.summaries
+            if html._candidate(found, s.candidate, s)["settled"]
+        }
+        assert marked == expected
