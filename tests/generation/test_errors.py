@@ -41,7 +41,7 @@ def test_only_the_commands_know_flags(room: str) -> None:
     found = []
     for path in sorted((ROOT / room).rglob("*.py")):
         where = path.relative_to(ROOT).as_posix()
-        if where in theirs or "/commands/" in where:
+        if where in theirs or "/commands/" in where or path.name == "__main__.py":
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         docstrings = {
