@@ -23,7 +23,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Run folder, report, sharing": (
         "out", "allow_non_empty", "resume", "report_only", "single_file", "share", "write_weight",
     ),
-    "Speed and memory": ("device", "dtype", "batch_size", "compiled", "low_vram", "workers"),
+    "Speed and memory": ("device", "dtype", "batch_size", "compiled", "low_vram", "workers",
+                         "cluster"),
     "What is told": ("dry_run", "as_json", "quiet", "debug", "version"),
 }  # fmt: skip
 """Titles and the parameters' names, in the order that --help shows them."""

@@ -67,6 +67,7 @@ def _refuse(request: StudyRequest) -> None:
         "model_config": rendering.model_config is not None,
         "prediction_type": rendering.prediction_type is not None,
         "guidance_rescale": rendering.guidance_rescale != 0,
+        "cluster": bool(rendering.cluster),
         "compiled": rendering.compiled,
         "low_vram": rendering.low_vram,
         "te_strength": len(subject.te_strength) > 1,

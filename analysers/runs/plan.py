@@ -15,6 +15,7 @@ from analysers.runs.request import DEMO_MODEL, Rendering, StudyRequest, Subject
 from analysers.study import Kind
 from generation import plan as grid
 from generation.cells import Case, Cell, Checkpoint, RenderSettings
+from generation.clusters import RayCluster, import_ray
 from generation.errors import UserError, named
 from generation.families import words
 from generation.loras import blocks
@@ -126,6 +127,7 @@ def plan_study(request: StudyRequest) -> Plan:
             Setup(base, fixed, rendering.low_vram),
             devices=import_engine().devices(settings.device),
             fixed=fixed,
+            cluster=_cluster(rendering.cluster, settings.device),
         ),
         settings=settings,
         cells=grid.cells(cases, checkpoints, subject.strengths),
@@ -173,6 +175,14 @@ def _probes(
         for n, text in enumerate(UNRELATED)
     ]
     return grid.cells((*bare, *other), checkpoints, request.subject.strengths)
+
+
+def _cluster(address: str, device: str) -> RayCluster | None:
+    """Where Ray renders: one worker a GPU, or a core where the device is none."""
+    if not address:
+        return None
+    import_ray()
+    return RayCluster(address, cpus=1, gpus=0 if device == "cpu" else 1)
 
 
 def _elsewhere(

@@ -103,12 +103,14 @@ class Rendering:
 
     `renderer` "comfyui" and "a1111" paint on the servers at `urls`, where `model` is one of their
     checkpoints; `workflow` is a ComfyUI graph in API format, `sets` are NODE.INPUT=VALUE in it.
+    `cluster` ("auto" or an address) renders on the nodes of a Ray cluster.
     """
 
     renderer: str = "diffusers"
     urls: tuple[str, ...] = ()
     workflow: Path | None = None
     sets: tuple[str, ...] = ()
+    cluster: str = ""
     model: str = ""
     model_config: Path | None = None
     prediction_type: str | None = None
@@ -480,6 +482,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
             "model",
             "sampler",
             "device",
+            "cluster",
             "rank_by",
             *CHOICES,
         ),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from generation.cells import Cell, Checkpoint, Picture, RenderSettings
 from generation.errors import UserError, named
-from generation.executors import ProcessPool, never, worker_number
+from generation.executors import Executor, ProcessPool, never, worker_number
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import Pixels, encode_png
 from generation.renderers.diffusers import batches, pacing
@@ -50,8 +50,8 @@ class DiffusersRenderer(Renderer):
 
     `open_engine(settings, device)` loads the model, once and only if something is to be painted;
     with more than one of `devices` it is called in a process of its own for each, and must be
-    picklable. `fixed` are the LoRAs under every picture, for its infotext; what of them decides
-    pixels stands in the settings.
+    picklable; a `cluster` does it on its nodes instead. `fixed` are the LoRAs under every picture,
+    for its infotext; what of them decides pixels stands in the settings.
     """
 
     def __init__(
@@ -62,9 +62,11 @@ class DiffusersRenderer(Renderer):
         devices: Sequence[str] = (),
         fixed: Sequence[tuple[Checkpoint, Decimal]] = (),
         engine: Engine | None = None,
+        cluster: Executor | None = None,
     ) -> None:
         self.settings, self.devices, self.fixed = settings, tuple(devices), tuple(fixed)
         self._open_engine, self._engine = open_engine, engine
+        self._cluster = cluster
         self._keep: Callable[[], None] | None = None
 
     @property
@@ -94,8 +96,8 @@ class DiffusersRenderer(Renderer):
 
     @property
     def busy(self) -> bool:
-        """Whether it paints on the CPU."""
-        return self.settings.device == "cpu"
+        """Whether it paints on this machine's CPU."""
+        return self.settings.device == "cpu" and self._cluster is None
 
     def render(
         self, cells: Sequence[Cell], stopped: Callable[[], bool] = never
@@ -109,7 +111,7 @@ class DiffusersRenderer(Renderer):
             return
         if self._keep is not None:
             self._keep()
-        if len(self.devices) < 2:
+        if len(self.devices) < 2 and self._cluster is None:
             yield from paint(cells, self.engine, self.settings, self.fixed, stopped)
             return
         size = BATCHES_A_TASK * self.settings.batch_size
@@ -118,8 +120,9 @@ class DiffusersRenderer(Renderer):
             for stretch in stretches(cells, self.settings.mixed)
             for start in range(0, len(stretch), size)
         ]
-        worker = partial(_open_worker, self._open_engine, self.settings, self.fixed, self.devices)
-        pool = ProcessPool(min(len(self.devices), len(pieces)))
+        devices = self.devices if self._cluster is None else (self.settings.device,)
+        worker = partial(_open_worker, self._open_engine, self.settings, self.fixed, devices)
+        pool = self._cluster or ProcessPool(min(len(self.devices), len(pieces)))
         for pictures in pool.map(worker, pieces, stopped):
             yield from pictures
 
@@ -135,6 +138,7 @@ class DiffusersRenderer(Renderer):
             devices=self.devices,
             fixed=self.fixed,
             engine=engine,
+            cluster=self._cluster,
         )
         key = pacing.batch_key(self.settings)
         begun._keep = partial(batches.keep, out, key, batching)
