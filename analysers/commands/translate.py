@@ -1,0 +1,39 @@
+"""`python -m analysers.commands.translate RUN OTHER_RUN`: strengths of one run in the other's.
+
+Prints the table and writes translation.csv and translation.svg into the working directory.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysers.commands.options import DONE, USAGE
+from analysers.runs.conclude import load_study
+from analysers.translation import HEAD, rows, svg, translate
+from generation.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print and write the translation; the exit code."""
+    try:
+        if len(arguments) != 2:
+            raise UserError("Name two finished runs, such as: runs/on-one-base runs/on-another.")
+        first, second = (load_study(Path(one)) for one in arguments)
+        found = translate(first, second)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return USAGE
+    table = [HEAD, *rows(found)]
+    for row in table:
+        print("  ".join(f"{cell:>15}" for cell in row))
+    with Path("translation.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(table)
+    Path("translation.svg").write_text(svg(found), encoding="utf-8")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

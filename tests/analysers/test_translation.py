@@ -1,0 +1,75 @@
+"""Strengths translated by their effect: known curves, what lies beyond, and refusals."""
+
+import math
+from dataclasses import replace
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from analysers.ranking import decide
+from analysers.study import Candidate, Score, Study
+from analysers.translation import svg, translate
+from generation.errors import UserError
+
+
+def study(factor: float, strengths: str = "0.2 0.4 0.6 0.8 1.0", noise: float = 0.0) -> Study:
+    """A sweep whose effect is 0.5 * factor * strength, more of it in some prompts."""
+    random = np.random.default_rng(1)
+    rows = [
+        Score(
+            Candidate(strength=Decimal(text)) if text else None,
+            f"p{case}_s1", f"prompt {case}", 1, f"{text}/{case}", f"/{case}" if text else "",
+            {"brisque": 20.0}
+            | (
+                {"ssim": 1 - 0.5 * factor * float(text) * (1 + case / 20) - random.normal(0, noise)}
+                if text
+                else {}
+            ),
+        )
+        for text in ("", *strengths.split())
+        for case in range(8)
+    ]  # fmt: skip
+    summaries, verdict = decide(rows, kind="strength", resamples=50)
+    return Study(
+        "strength",
+        "a run",
+        "brisque",
+        "lower",
+        ("ssim", "brisque"),
+        tuple(rows),
+        summaries,
+        verdict,
+    )
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 0.8])
+def test_a_base_that_takes_a_lora_otherwise_is_known(factor: float) -> None:
+    found = translate(study(factor), study(1.0))
+    for one in found:
+        assert one.other.mean == pytest.approx(factor * one.strength)
+        assert one.other.low == pytest.approx(one.other.mean, abs=1e-6)
+        assert one.other.high == pytest.approx(one.other.mean, abs=1e-6)
+
+
+def test_what_lies_beyond_the_strongest_is_no_number() -> None:
+    found = translate(study(2.0), study(1.0))
+    assert [math.isnan(one.other.mean) for one in found] == [False, False, True, True, True]
+    assert "polyline" in svg(found)
+
+
+def test_bounds_hold_the_truth_and_grow_with_noise() -> None:
+    found = translate(study(0.8, noise=0.02), study(1.0, noise=0.03))
+    widths = [one.other.high - one.other.low for one in found if math.isfinite(one.other.high)]
+    assert min(widths) > 0.005
+    held = [one.other.low - 0.02 <= 0.8 * one.strength <= one.other.high + 0.02 for one in found]
+    assert sum(held) >= 4
+
+
+def test_other_prompts_and_other_kinds_are_refused() -> None:
+    run = study(1.0)
+    strange = replace(run, scores=tuple(replace(s, prompt="x" + s.prompt) for s in run.scores))
+    with pytest.raises(UserError, match="share fewer than two"):
+        translate(run, strange)
+    with pytest.raises(UserError, match="no strength sweep"):
+        translate(run, replace(run, kind="epochs"))
