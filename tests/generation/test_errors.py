@@ -36,6 +36,7 @@ def test_only_the_commands_know_flags(room: str) -> None:
     theirs = {
         "generation/pictures/readers/metadata.py",  # dgenerate's command lines
         "generation/pictures/readers/facts.py",
+        "generation/renderers/a1111.py",  # the server's own option
         "analysers/intake/pairing.py",  # ai-toolkit's and kohya's options
     }
     found = []
