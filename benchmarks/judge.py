@@ -2,12 +2,15 @@
 
     python benchmarks/judge.py labels STRENGTHS EPOCHS
     python benchmarks/judge.py ladders
+    python benchmarks/judge.py copies STRENGTHS EPOCHS REFERENCES
 
 `labels`: the two demo runs' pictures that results/labels-demo.csv labels, the area under the ROC
 curve of each metric, and by setting the share labelled as lost. `ladders`: twelve pictures of the
 base model judged by their own prompt, by that with another subject's word in front ("similar"), and
 by another; and blended step by step with another picture or with noise. With the embedded model on
-the CPU; appended to results/judge.md.
+the CPU; appended to results/judge.md. `copies`: how much of a reference, moved and mirrored, must
+shine through a run's picture until it is called a copy, and how many of the runs' own are.
+REFERENCES is a folder of pictures, such as `seen` of train_small.py.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ from scipy.stats import rankdata, spearmanr
 
 import sample_data
 from analysers.intake.cases import without_triggers
+from analysers.intake.references import find_references
+from analysers.likeness import LEAST_COPY
 from analysers.metrics.adherence import Adherence, AdherenceMargin, rivals
 from analysers.metrics.brisque import brisque
+from analysers.metrics.copying import nearest, small
 from analysers.metrics.metric import Sample
 from analysers.metrics.ssim import ssim
 from analysers.runs.conclude import load_study
@@ -180,12 +186,51 @@ def ladders() -> list[str]:
     return text
 
 
+def copies(folders: list[Path]) -> list[str]:
+    *runs, folder = folders
+    references = [read_image(path) for path in find_references(folder).pictures]
+    looks = [small(picture) for picture in references]
+    among = [nearest(look, looks[:k] + looks[k + 1 :]).value for k, look in enumerate(looks)]
+    bare, own = [], []
+    for run in runs:
+        for score in load_study(run).scores:
+            picture = read_image(run / score.image)
+            value = nearest(small(picture), looks).value
+            (own if score.candidate else bare).append((value, picture))
+    limit = max(LEAST_COPY, *among, *(value for value, _ in bare))
+    text = [
+        f"{len(references)} references; the highest value among each other is {max(among):.2f}, of "
+        f"{len(bare)} controls {max(v for v, _ in bare):.2f}, so the limit is {limit:.2f}. Of "
+        f"{len(own)} pictures with the LoRA {sum(v > limit for v, _ in own)} are above it (highest "
+        f"{max(v for v, _ in own):.2f}).",
+        "",
+        "| share of the reference | called a copy | with the right reference | mirrored |",
+        "|---|---|---|---|",
+    ]
+    for share in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        found = []
+        for k, reference in enumerate(references):
+            laid = np.roll(reference[:, ::-1], (6, -8), (0, 1))
+            mixed = (1 - share) * own[(17 * k) % len(own)][1] + share * laid
+            found.append((k, nearest(small(np.rint(mixed).astype(np.uint8)), looks)))
+        named = [near.value > limit for _, near in found]
+        right = [near.number == k for k, near in found]
+        turned = [near.mirrored for _, near in found]
+        cells = " | ".join(f"{np.mean(x):.2f}" for x in (named, right, turned))
+        text.append(f"| {share:g} | {cells} |")
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["labels", "ladders"])
+    parser.add_argument("what", choices=["labels", "ladders", "copies"])
     parser.add_argument("runs", type=Path, nargs="*")
     options = parser.parse_args()
-    text = labels(options.runs) if options.what == "labels" else ladders()
+    text = {
+        "labels": lambda: labels(options.runs),
+        "ladders": ladders,
+        "copies": lambda: copies(options.runs),
+    }[options.what]()
     head = f"## {options.what}, {date.today()}, {platform.machine()} CPU, one thread\n"
     with (RESULTS / "judge.md").open("a") as file:
         file.write("\n".join([head, *text, "", ""]))
