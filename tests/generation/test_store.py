@@ -170,3 +170,54 @@ def test_pictures_that_cannot_fit_are_refused_before_they_are_rendered(
     for cell in cells:
         store.save(picture(cell, paint(1), SETTINGS))
     store.check_space(cells, 64 * 64)
+
+
+def test_content_keys_are_those_of_the_first_release() -> None:
+    """Two pictures of a run of 0.1.0, under the settings of its run.json."""
+    scheduler = {
+        "class": "DPMSolverMultistepScheduler",
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "solver_order": 2,
+        "prediction_type": "epsilon",
+        "thresholding": False,
+        "dynamic_thresholding_ratio": 0.995,
+        "sample_max_value": 1.0,
+        "algorithm_type": "dpmsolver++",
+        "solver_type": "midpoint",
+        "lower_order_final": True,
+        "euler_at_final": False,
+        "use_karras_sigmas": True,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+        "use_lu_lambdas": False,
+        "use_flow_sigmas": False,
+        "flow_shift": 1.0,
+        "final_sigmas_type": "zero",
+        "lambda_min_clipped": "-inf",
+        "timestep_spacing": "linspace",
+        "steps_offset": 1,
+        "rescale_betas_zero_snr": False,
+        "use_dynamic_shifting": False,
+        "time_shift_type": "exponential",
+    }
+    settings = RenderSettings(
+        model="demo",
+        model_hash='6752582b58e76e246599728ecffda12a9ecd516a647687b2ee508f4855f926a4',
+        width=128, height=128, steps=12, guidance_scale=4.0, sampler="dpmpp_2m_karras",
+        batch_size=4, scheduler=scheduler,
+        versions={'torch': '2.14.1+cu130', 'diffusers': '0.42.1', 'transformers': '5.24.0'},
+    )  # fmt: skip
+    lora = Checkpoint(
+        Path("pstr-000006.safetensors"), "pstr-000006",
+        tensor_hash="e4f382d94fe3c7b318b7d8ecdb256cd99f814375a1ba15d289ad898c96c2f157",
+    )  # fmt: skip
+    case = Case("a picture of a red apple on green grass, pstr style", 1, "", "p00_s1")
+    assert content_key(Cell(case), settings) == (
+        "0bc80545dd0646d38278c139caf048ac306747594d594e7c33dde2aa1ebf6d70"
+    )
+    assert content_key(Cell(case, lora, Decimal("0.4")), settings) == (
+        "ec4ff94d3f1290fea503074a4fbfd65372cf663525449f5b326ba5937d0eac5a"
+    )
