@@ -30,6 +30,8 @@ def announce(plan: Plan, *, prompts_given: bool, thrifty: bool = False) -> None:
         f"{count(controls, 'control')} at {plan.settings.width}x{plan.settings.height} "
         f"on {plan.settings.device}."
     )
+    for line in plan.told:
+        click.echo(f"  {line}")
     if not prompts_given:
         click.echo("No prompts given: these were made from the LoRA's trigger word:")
         list_prompts(plan)
@@ -46,6 +48,8 @@ def describe(plan: Plan) -> None:
         f"guidance {used.guidance_scale:g}, {used.width}x{used.height}, "
         f"{used.dtype} on {used.device}"
     )
+    for line in plan.told:
+        click.echo(f"  {line}")
     for info in plan.loras[:1]:
         click.echo(f"  {info.path.name}: {info.summary()}")
     _list_checkpoints(plan.checkpoints)

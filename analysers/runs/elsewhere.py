@@ -34,13 +34,15 @@ Agreed = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What a server will paint; `refused` are checkpoints that it has not, with reasons."""
+    """What a server will paint; `refused` are checkpoints that it has not, with reasons;
+    `told` says what was found in a workflow."""
 
     renderer: Renderer
     settings: RenderSettings
     cases: tuple[Case, ...]
     warnings: tuple[str, ...]
     refused: Mapping[str, str]
+    told: tuple[str, ...] = ()
 
 
 def plan_elsewhere(
@@ -192,8 +194,9 @@ def _comfyui(
         renderer,
         _told(workflow, servers),
         cases,
-        (*check_login(servers), *(f"Workflow: {line}." for line in workflow.found)),
+        check_login(servers),
         refused,
+        workflow.found,
     )
 
 

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 class Plan:
     """What is rendered, and by whom. `refused` are checkpoints that cannot be used, with reasons.
 
-    `settings` is what a person is told of the rendering. `probes` are cells beside those of the
-    study, without the trigger word.
+    `settings` is what a person is told of the rendering, `told` what was found in a workflow.
+    `probes` are cells beside those of the study, without the trigger word.
     """
 
     kind: Kind
@@ -55,6 +55,7 @@ class Plan:
     loras: tuple[LoraInfo, ...] = ()
     warnings: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
     trigger: str = ""
     probes: tuple[Cell, ...] = ()
 
@@ -217,6 +218,7 @@ def _elsewhere(
         loras=tuple(infos.values()),
         warnings=(*found.warnings, *unused_options(lines), *there.warnings),
         refused={**refused, **there.refused},
+        told=there.told,
         trigger=request.prompts.trigger,
         probes=_probes(request, there.cases, checkpoints, infos.values()),
     )
