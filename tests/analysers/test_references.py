@@ -129,6 +129,7 @@ def test_too_few_references_are_one_sentence(tmp_path: Path, count: int) -> None
     [
         ({"leak_test": True, "trigger": "sks"}, "none of the prompts"),
         ({"held_out": "x"}, "trained on as well"),
+        ({"references": "none/such"}, "is no folder"),
     ],
 )
 def test_what_cannot_be_tried_is_said_before_rendering(
