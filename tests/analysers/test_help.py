@@ -19,7 +19,8 @@ def test_every_option_stands_in_one_panel_and_has_help(command: click.Command) -
     assert len(named) == len(set(named))
     text = CliRunner().invoke(command, ["--help"]).output
     rest = text.partition("\nMore:\n")[2].strip()
-    assert rest == "-h, --help  Show this message and exit.", "an option is in no panel"
+    # click keeps the help option of whoever asked first, with that caller's names
+    assert rest.removeprefix("-h, ") == "--help  Show this message and exit.", rest
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.name in named and option.opts[0] in text
