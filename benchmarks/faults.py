@@ -5,9 +5,9 @@
 Every line is one kind of fault: how often it struck, whether all folders ended as an undisturbed
 run's does (the same scores.csv byte for byte, the same pixels, nothing rendered or measured twice,
 no temporary file left, nothing of the user's changed), and what was said. Kills come at uniformly
-random fractions of an undisturbed run's length, from the moment it takes its folder on, and count
-only if they ended the process. Linux; what needs root, a C compiler, `unshare` or `setpriv` is left
-out where that is missing, and named.
+random fractions of an undisturbed run's length, from the moment it takes its folder on (of one that
+renders: until its last picture lies there), and count only if they ended the process. Linux; what
+needs root, a C compiler, `unshare` or `setpriv` is left out where that is missing, and named.
 """
 
 from __future__ import annotations
@@ -129,10 +129,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Whole:
-    """An undisturbed run: seconds until it took its folder and until its end, what it left."""
+    """An undisturbed run: seconds until it took its folder, until the last picture lay there
+    and until its end; what it left."""
 
     options: list[str]
     begin: float
+    painted: float
     seconds: float
     scores: bytes
     pixels: dict[str, str]
@@ -185,7 +187,7 @@ class Bench:
         """The undisturbed run, on a disk that is so many milliseconds slower at each write."""
         if (name, slow) not in self._whole:
             options, out = self.options[name], self.folder()
-            start = time.perf_counter()
+            start, clock = time.perf_counter(), time.time()
             process = self.start([*options, "--out", str(out)], env=self.slowed(out, slow))
             begin = took_folder(process, out) - start
             _, errors = process.communicate()
@@ -193,7 +195,10 @@ class Bench:
             seconds = time.perf_counter() - start
             size = sum(-(-p.stat().st_size // 4096) * 4096 for p in out.rglob("*") if p.is_file())
             scores = (out / "scores.csv").read_bytes()
-            self._whole[name, slow] = Whole(options, begin, seconds, scores, pixels(out), size)
+            landed = [p.stat().st_mtime - clock for p in (out / "images").rglob("*.png")]
+            self._whole[name, slow] = Whole(
+                options, begin, max(landed, default=seconds), seconds, scores, pixels(out), size
+            )
         return self._whole[name, slow]
 
     def slowed(self, out: Path, slow: int) -> dict[str, str]:
@@ -310,7 +315,7 @@ def signalled(
         while phases.total() < count:
             process = bench.start([*whole.options, "--out", str(out)], env=bench.slowed(out, slow))
             took_folder(process, out)
-            time.sleep(bench.rng.random() * (whole.seconds - whole.begin))
+            time.sleep(bench.rng.random() * (whole.painted - whole.begin))
             at = phase(out, len(whole.pixels))
             process.send_signal(number)
             process.communicate()
