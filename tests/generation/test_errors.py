@@ -37,6 +37,7 @@ def test_only_the_commands_know_flags(room: str) -> None:
         "generation/pictures/readers/metadata.py",  # dgenerate's command lines
         "generation/pictures/readers/facts.py",
         "generation/renderers/a1111.py",  # the server's own option
+        "generation/clusters.py",  # Ray's
         "analysers/intake/pairing.py",  # ai-toolkit's and kohya's options
     }
     found = []
