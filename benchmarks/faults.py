@@ -219,7 +219,7 @@ class Bench:
     def start(self, options: Sequence[str], **more: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            cwd=self.scratch, preexec_fn=usual_signals, **more,
+            cwd=self.scratch, **more,
         )  # type: ignore[call-overload,no-any-return]  # fmt: skip
 
     def finished(self, name: str, out: Path) -> str:
@@ -284,12 +284,6 @@ def phase(out: Path, pictures: int) -> str:
     if pictures and painted < pictures:
         return "painting" if painted else "opening the engine"
     return "measuring and deciding"
-
-
-def usual_signals() -> None:
-    """In a new process: what a terminal's commands do, also where this is run under nohup."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def one_line(text: str) -> str:
