@@ -39,7 +39,7 @@ from analysers.statistics import (
     row_means,
     standard_errors,
 )
-from analysers.study import Candidate, Kind, Score, Summary
+from analysers.study import Candidate, Kind, Score, Summary, Verdict
 
 Array = NDArray[np.float64]
 
@@ -75,6 +75,21 @@ class Asked:
     margin: float | None = None
     resamples: int = RESAMPLES
 
+    def decide(
+        self, scores: Sequence[Score], error: float = ERROR
+    ) -> tuple[tuple[Summary, ...], Verdict]:
+        """Summaries and verdict of the rows so far."""
+        return ranking.decide(
+            scores,
+            kind=self.kind,
+            rank_by=self.rank_by,
+            better=self.better,
+            tie_tolerance=self.tie_tolerance,
+            margin=self.margin,
+            error=error,
+            resamples=self.resamples,
+        )
+
 
 def settled(
     scores: Sequence[Score],
@@ -88,16 +103,7 @@ def settled(
     `scores` are all rows so far, `early_looks` the number of looks before the last; `stopped` have
     been settled before.
     """
-    summaries, _ = ranking.decide(
-        scores,
-        kind=asked.kind,
-        rank_by=asked.rank_by,
-        better=asked.better,
-        tie_tolerance=asked.tie_tolerance,
-        margin=asked.margin,
-        error=EARLY / max(1, early_looks),
-        resamples=asked.resamples,
-    )
+    summaries, _ = asked.decide(scores, EARLY / max(1, early_looks))
     done: dict[Candidate, Outcome] = {s.candidate: "beyond" for s in summaries if s.beyond}
     done |= {s.candidate: "failed" for s in summaries if s.rank is None}
     running = [

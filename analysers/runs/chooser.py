@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -51,3 +51,9 @@ class FullGrid(Chooser[C]):
     def ask(self, scores: Mapping[C, Score]) -> Sequence[C]:
         """Those without a score."""
         return [cell for cell in self.cells if cell not in scores]
+
+
+def with_lora(rows: Iterable[Score]) -> set[Candidate]:
+    """The candidates of the rows; the controls and strength 0 are none."""
+    candidates = (row.candidate for row in rows)
+    return {one for one in candidates if one is not None and one.strength != 0}

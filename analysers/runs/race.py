@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from analysers.racing import Asked, Outcome, looks, settled
-from analysers.runs.chooser import ChoiceRecord, Chooser
+from analysers.runs.chooser import ChoiceRecord, Chooser, with_lora
 from analysers.study import Candidate, Score
 
 C = TypeVar("C")
@@ -36,11 +36,7 @@ class Race(Chooser[C]):
     def __post_init__(self) -> None:
         self._cases = in_turn(self.rows.values())
         self._looks = looks(len(self._cases))
-        self._running = {
-            row.candidate
-            for row in self.rows.values()
-            if row.candidate is not None and row.candidate.strength != 0
-        }
+        self._running = with_lora(self.rows.values())
 
     def ask(self, scores: Mapping[C, Score]) -> Sequence[C]:
         """The cells of the next block without a score; none when all is settled."""

@@ -8,9 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from analysers import ranking
 from analysers.racing import Asked
-from analysers.runs.chooser import ChoiceRecord, Chooser
+from analysers.runs.chooser import ChoiceRecord, Chooser, with_lora
 from analysers.scores import preference
 from analysers.study import Candidate, Score, Summary, Verdict
 
@@ -39,11 +38,7 @@ class Refine(Chooser[C]):
 
     def __post_init__(self) -> None:
         self._line = sorted(
-            {
-                row.candidate
-                for row in self.rows.values()
-                if row.candidate is not None and row.candidate.strength != 0
-            },
+            with_lora(self.rows.values()),
             key=lambda candidate: preference(candidate, self.asked.kind),
         )
 
@@ -71,16 +66,7 @@ class Refine(Chooser[C]):
         return candidate is None or candidate.strength == 0 or candidate in self._chosen
 
     def _gaps(self, seen: Sequence[Score]) -> tuple[Candidate, ...]:
-        asked = self.asked
-        summaries, verdict = ranking.decide(
-            seen,
-            kind=asked.kind,
-            rank_by=asked.rank_by,
-            better=asked.better,
-            tie_tolerance=asked.tie_tolerance,
-            margin=asked.margin,
-            resamples=asked.resamples,
-        )
+        summaries, verdict = self.asked.decide(seen)
         return between(self._line, summaries, verdict)
 
 
