@@ -96,22 +96,31 @@ _SINGLES = {
     "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
     "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
     "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
 }
 
 
 def bfl_names(names: Sequence[str]) -> Aliases:
+    """Black Forest Labs' names of FLUX.1's modules in diffusers."""
+    yield from two_streams(names, _DOUBLE, _SINGLE, _SINGLES)
+
+
+def two_streams(
+    names: Sequence[str],
+    double: Mapping[str, tuple[str, ...]],
+    single: Mapping[str, tuple[str, ...]],
+    singles: Mapping[str, str],
+) -> Aliases:
     """Black Forest Labs' names (double_blocks, single_blocks) of diffusers' modules.
 
     Black Forest Labs store (shift, scale) in the closing modulation, diffusers (scale, shift).
     """
     have = set(names)
-    yield from renamed(names, "double_blocks", "transformer_blocks", _DOUBLE)
-    yield from renamed(names, "single_blocks", "single_transformer_blocks", _SINGLE)
-    for alias, ours in _SINGLES.items():
+    yield from renamed(names, "double_blocks", "transformer_blocks", double)
+    yield from renamed(names, "single_blocks", "single_transformer_blocks", single)
+    for alias, ours in singles.items():
         if ours in have:
             yield alias, (ours,), False
-    if "proj_out" in have:
-        yield "final_layer.linear", ("proj_out",), False
     if "norm_out.linear" in have:
         yield "final_layer.adaLN_modulation.1", ("norm_out.linear",), True
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from generation.families.family import Aliases, Family, Layers, linear, renamed, stack
+from generation.families.family import Aliases, Family, Layers, linear, stack
+from generation.families.flux import two_streams
 
 
 def layers(width: int, double: int, single: int, context: int) -> Layers:
@@ -65,18 +66,8 @@ _SINGLES = {
 
 
 def names(modules: Sequence[str]) -> Aliases:
-    """Black Forest Labs' names of diffusers' modules.
-
-    Black Forest Labs store (shift, scale) in the closing modulation, diffusers (scale, shift).
-    """
-    have = set(modules)
-    yield from renamed(modules, "double_blocks", "transformer_blocks", _DOUBLE)
-    yield from renamed(modules, "single_blocks", "single_transformer_blocks", _SINGLE)
-    for theirs, ours in _SINGLES.items():
-        if ours in have:
-            yield theirs, (ours,), False
-    if "norm_out.linear" in have:
-        yield "final_layer.adaLN_modulation.1", ("norm_out.linear",), True
+    """Black Forest Labs' names of FLUX.2's modules in diffusers."""
+    yield from two_streams(modules, _DOUBLE, _SINGLE, _SINGLES)
 
 
 FLUX2 = Family(
