@@ -159,7 +159,7 @@ def _follow(
     from generation.loras.keeping import Keeper, Taken
 
     source = watch.folder_of(asked)
-    out = watch.run_folder(asked, source)
+    out = asked.folder
     with open_run_folder(out, others=asked.output.allow_non_empty):
         keeper = Keeper(source, keep_best or out / "checkpoints", asked.subject.ema)
         last: list[watch.Judged] = []

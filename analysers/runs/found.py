@@ -79,17 +79,10 @@ class FoundPictures:
         return {"pictures": self._paths}
 
 
-def folder_of(request: StudyRequest) -> Path:
-    """The run folder for the pictures that the request names."""
-    images = request.subject.images
-    assert images is not None
-    return request.output.out or Path("runs", f"{images.resolve().name}-{request.subject.kind}")
-
-
 @contextmanager
 def found_studies(request: StudyRequest, *, writes: bool = True) -> Iterator[list[FoundPictures]]:
     """What `find_studies` finds, while the run folder is held for writing."""
-    out, others = folder_of(request), request.output.allow_non_empty
+    out, others = request.folder, request.output.allow_non_empty
     check_folder(out, others=others)
     assert request.subject.images is not None
     writes = writes and request.subject.images.is_dir()  # else it says so, and makes no folder
@@ -106,7 +99,7 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
     from analysers import intake
     from generation.loras.checkpoints import find_checkpoints
 
-    subject, out = request.subject, folder_of(request)
+    subject, out = request.subject, request.folder
     if request.judging.thrifty:
         judging = request.judging
         asked = "refine" if judging.refine else "budget" if judging.budget else "until_decided"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from time import perf_counter
@@ -99,7 +99,7 @@ class Run(Generic[C]):
             cells = [c for c in self._chooser.ask(dict(self._scores)) if c not in self._scores]
             if not cells:
                 break
-            if self._scores:
+            if self._scores and self._observers:
                 self._tell(events.SoFar(self.so_far()))
             self._score(cells)
         if self.control.interrupted:
@@ -123,9 +123,9 @@ class Run(Generic[C]):
         """What references and pictures without the trigger word say; asked once, at the end."""
         found: dict[str, Any] = {}
         source = self.source
-        if self.source.probes and not self.control.stopped():
+        rows = [self._scores[cell] for cell in self._asked if cell in self._scores]
+        if source.probes and not self.control.stopped():
             self._measure(source.probes)
-            rows = [self._scores[cell] for cell in self._asked if cell in self._scores]
             probes = [self._scores[cell] for cell in source.probes if cell in self._scores]
             found["leak"] = leak.record(leak.leaks(rows, probes), source.kind)
         if self._references.pictures:
@@ -134,13 +134,17 @@ class Run(Generic[C]):
                 next((one for one in self._measured.values() if one.pixels), None),
                 self.judging,
                 source.out / "measured.jsonl",
-                (lambda: source.renderer.engine) if source.rendering else None,
+                self._engine,
             )
-            rows = [self._scores[cell] for cell in self._asked if cell in self._scores]
             found |= likeness_evidence(
                 rows, source.kind, among, self._references, self._held_out, source.out
             )
         return found
+
+    @property
+    def _engine(self) -> Callable[[], Any] | None:
+        """Opens the base model for metrics that ask it; None where nothing renders."""
+        return (lambda: self.source.renderer.engine) if self.source.rendering else None
 
     def _score(self, cells: Sequence[C]) -> None:
         """Render and measure these cells of the study."""
@@ -161,7 +165,7 @@ class Run(Generic[C]):
                     self.judging.all_metrics,
                     self._executor or _executor(self.judging, source.busy),
                     source.out / "measured.jsonl",
-                    (lambda: source.renderer.engine) if source.rendering else None,
+                    self._engine,
                 ):
                     row = rows[result.task.tag]
                     self._keep(result.task.tag, _scored(row, result), result)

@@ -129,7 +129,7 @@ def plan_study(request: StudyRequest) -> Plan:
     return Plan(
         kind=kind,
         title=first.metadata.get("ss_output_name") or found.checkpoints[0].name,
-        out=request.output.out or Path("runs", f"{subject.loras[0].resolve().stem}-{subject.kind}"),
+        out=request.folder,
         renderer=DiffusersRenderer(
             settings,
             Setup(base, fixed, rendering.low_vram),
@@ -217,7 +217,7 @@ def _elsewhere(
     return Plan(
         kind=kind,
         title=first.metadata.get("ss_output_name") or found.checkpoints[0].name,
-        out=request.output.out or Path("runs", f"{subject.loras[0].resolve().stem}-{subject.kind}"),
+        out=request.folder,
         renderer=there.renderer,
         settings=there.settings,
         cells=grid.cells(there.cases, checkpoints, subject.strengths),

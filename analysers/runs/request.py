@@ -220,6 +220,16 @@ class StudyRequest:
     output: Output = field(default_factory=Output)
     format: int = FORMAT
 
+    @property
+    def folder(self) -> Path:
+        """The run folder: the one that is asked for, else by the name of what is tested."""
+        tested = self.subject
+        if tested.images is not None:
+            name = tested.images.resolve().name
+        else:
+            name = tested.loras[0].resolve().stem
+        return self.output.out or Path("runs", f"{name}-{tested.kind}")
+
     @staticmethod
     def of(kind: Kind, **given: Any) -> StudyRequest:
         """The request with these fields, whichever group they belong to; None leaves a default.

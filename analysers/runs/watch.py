@@ -47,13 +47,8 @@ def from_kept(request: StudyRequest, keeper: Keeper) -> StudyRequest:
     return replace(
         request,
         subject=replace(request.subject, loras=(keeper.folder,)),
-        output=replace(request.output, out=run_folder(request, keeper.source)),
+        output=replace(request.output, out=request.folder),
     )
-
-
-def run_folder(request: StudyRequest, source: Path) -> Path:
-    """Where the study of this training's folder lies."""
-    return request.output.out or Path("runs", f"{source.resolve().stem}-{request.subject.kind}")
 
 
 def watch(
