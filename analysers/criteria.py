@@ -84,10 +84,9 @@ def choose(
     likeness = next((one.name for one in found if one.name.partition(":")[0] == LIKENESS), "")
 
     def most(candidate: Candidate) -> tuple[float, ...]:
-        metrics = summaries[at[candidate]].metrics
-        effect = 1.0 - metrics["ssim"].mean if "ssim" in metrics else math.nan
-        like = metrics[likeness].mean if likeness else 0.0
-        return (like, *amount(candidate, kind, effect))
+        summary = summaries[at[candidate]]
+        like = summary.metrics[likeness].mean if likeness else 0.0
+        return (like, *amount(candidate, kind, summary.effect))
 
     pick = max((c for c in at if c in everywhere), key=most)
     if pick == verdict.recommended:

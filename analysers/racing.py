@@ -112,7 +112,7 @@ def settled(
     if not running:
         return done
     ahead = _forecast(scores, asked, running[0].candidate, cases, stopped)
-    reach = {s.candidate: _amount(s, asked.kind) for s in running}
+    reach = {s.candidate: amount(s.candidate, asked.kind, s.effect) for s in running}
     enough = max(
         (
             s.candidate
@@ -221,8 +221,3 @@ class _Trend(NamedTuple):
         sure = np.where(self.mean <= limit, math.inf, -math.inf)
         z = np.divide(limit - self.mean, self.moves, out=sure, where=self.moves > 0)
         return np.where(self.freedom >= 2, stdtr(np.maximum(self.freedom, 1), z), math.nan)
-
-
-def _amount(summary: Summary, kind: Kind) -> tuple[float, float, int]:
-    ssim = summary.metrics.get("ssim")
-    return amount(summary.candidate, kind, math.nan if ssim is None else 1 - ssim.mean)

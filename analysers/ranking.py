@@ -413,7 +413,7 @@ def _ranges(
     setting, of what is recommended, else of the best."""
     pick = verdict.pick
     assert pick is not None
-    effect = _effects(summaries)
+    effect = [s.effect for s in summaries]
     plateau, zone = _zone(summaries, kind, pick, effect, noise_floor)
     safe = [
         i
@@ -469,7 +469,7 @@ def _recommend(
     if not pool:
         return None, ("all_broken",)
     why = []
-    effect = _effects(summaries)
+    effect = [s.effect for s in summaries]
     clean = [i for i in pool if summaries[i].state == "clean"]
     if len(pool) == 1:
         pick = pool[0]
@@ -516,11 +516,6 @@ def _confidence(
     if len(pool) == 1 and pick == place.best and share >= 0.75:
         return "moderate" if few else "high" if share >= 0.95 else "good"
     return "low" if few or summaries[pick].state != "clean" else "moderate"
-
-
-def _effects(summaries: Sequence[Summary]) -> list[float]:
-    """1 - SSIM per candidate; NaN where SSIM was not measured."""
-    return [1.0 - s.metrics.get("ssim", Interval(math.nan)).mean for s in summaries]
 
 
 def _same_side(candidate: Candidate, pick: Candidate) -> bool:

@@ -122,6 +122,11 @@ class Summary:
     missing: int = 0
     unscored: int = 0
 
+    @property
+    def effect(self) -> float:
+        """How far the picture moved, 1 - SSIM to the control; NaN where it was not measured."""
+        return 1.0 - self.metrics.get("ssim", Interval(math.nan)).mean
+
 
 @dataclass(frozen=True)
 class Sentence:

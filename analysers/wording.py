@@ -471,7 +471,7 @@ def _frontier(told: _Told) -> list[Sentence]:
 def _effect(told: _Told) -> list[Sentence]:
     kind, verdict, pick = told.kind, told.verdict, told.pick
     said = []
-    effect = {s.candidate: 1.0 - s.metrics["ssim"].mean for s in told.walk if "ssim" in s.metrics}
+    effect = {s.candidate: s.effect for s in told.walk}
     own = effect.get(pick.candidate, math.nan)
     if math.isfinite(own):
         preposition = "at" if kind == "strength" else "for"

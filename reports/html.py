@@ -491,7 +491,6 @@ def _data(
 
 def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> dict[str, Any]:
     mean = summary.metrics.get(study.rank_by, Interval(math.nan)).mean if summary else math.nan
-    ssim = summary.metrics.get("ssim", Interval(math.nan)).mean if summary else math.nan
     return {
         "heading": candidate.heading(study.kind),
         "checkpoint": candidate.checkpoint,
@@ -503,7 +502,7 @@ def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> d
         "place": candidate.place,
         "rank": summary.rank if summary else None,
         "mean": _finite(mean),
-        "effect": _finite(1 - ssim),
+        "effect": _finite(summary.effect if summary else math.nan),
         "recommended": candidate == study.verdict.pick,
         "tied": bool(summary and (summary.contender or summary.best) and not summary.beyond),
         "clean": bool(summary and summary.safe),

@@ -82,11 +82,7 @@ def between(
     """The candidates of the line that are to be looked at next; none when no gap is left."""
     place = {candidate: i for i, candidate in enumerate(line)}
     known = sorted(place[s.candidate] for s in summaries if s.candidate in place)
-    effect = {
-        place[s.candidate]: 1 - s.metrics["ssim"].mean
-        for s in summaries
-        if s.candidate in place and "ssim" in s.metrics
-    }
+    effect = {place[s.candidate]: s.effect for s in summaries if s.candidate in place}
     gaps = []
     for upper in (verdict.breakdown, verdict.plateau):
         if upper in place:
