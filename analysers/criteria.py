@@ -13,12 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from analysers.likeness import LIKENESS
 from analysers.metrics.metric import Declaration, declared
 from analysers.scores import Tables, amount
 from analysers.statistics import Array, Bounds, row_means
 from analysers.study import Candidate, Criterion, Kind, Summary, Verdict
-
-LIKENESS = "reference_likeness"
 
 Intervals = Callable[[Array], Bounds]
 
