@@ -57,7 +57,7 @@ def find_references(folder: Path, field: str = "references") -> References:
         )
     if len(found) > MOST:
         raise UserError(f"{folder} holds {len(found)} pictures; name {MOST} at most.", field=field)
-    kept = {path: text for path, text in captions.items() if path in set(found)}
+    kept = {path: captions[path] for path in found if path in captions}
     return References(tuple(found), kept, tuple(warnings))
 
 
