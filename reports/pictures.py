@@ -27,6 +27,8 @@ from reports.tables import about, one_line
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
+    from analysers.metrics.ssim import ControlMaps
+
 THUMBNAIL_EDGE = 384
 LARGE_EDGE = 768
 ANNOUNCE_ABOVE = 50_000_000
@@ -185,12 +187,16 @@ def write_maps(study: Study, table: Table, folder: Path) -> dict[tuple[str, str]
     what is new.
     """
     pairs = _pairs_to_map(study, table)
-    names = {}
+    images: dict[str, list[str]] = {}
+    for image, control in pairs:
+        images.setdefault(control, []).append(image)
+    written: dict[tuple[str, str], str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair, name in zip(pairs, pool.map(lambda p: _write_map(p, folder), pairs), strict=True):
-            if name:
-                names[pair] = name
-    return names
+        for found in pool.map(
+            lambda control: _write_maps(control, images[control], folder), images
+        ):
+            written |= found
+    return {pair: written[pair] for pair in pairs if pair in written}
 
 
 def _pairs_to_map(study: Study, table: Table) -> list[tuple[str, str]]:
@@ -205,41 +211,66 @@ def _pairs_to_map(study: Study, table: Table) -> list[tuple[str, str]]:
     return list(found) if len(found) <= MOST_MAPS else list(found)[:SOME_MAPS]
 
 
-def _write_map(pair: tuple[str, str], folder: Path) -> str | None:
+def _write_maps(control: str, images: Sequence[str], folder: Path) -> dict[tuple[str, str], str]:
+    """The maps of all pictures with one control, whose own part is computed once, if at all."""
     import numpy as np
     from PIL import Image
 
     from analysers.metrics.ssim import ControlMaps
 
-    try:
-        data = [open_file(locate(path, folder)) for path in pair]
-        with data[0], data[1]:
-            texts = [file.read() for file in data]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(t).digest() for t in texts)).hexdigest()
-        name = f"{MAPS}/{digest[:20]}.webp"
-        if (folder / name).is_file():
-            return name
-        pictures = []
-        for text in texts:
-            with Image.open(io.BytesIO(text)) as picture:
-                if picture.width * picture.height > _MOST_PIXELS:
-                    return None
-                pictures.append(picture.convert("RGB"))
-        image, control = pictures
-        if image.size != control.size:
-            image = image.resize(control.size, Image.Resampling.LANCZOS)
-        changed = 1 - ControlMaps.of(np.asarray(control)).map(np.asarray(image))
-        grey = Image.fromarray(np.clip(255 * changed, 0, 255).astype(np.uint8))
-        frame = Image.new("L", control.size)  # the window fits nowhere on the outer five pixels
-        frame.paste(grey, (5, 5))
-        frame.thumbnail((MAP_EDGE, MAP_EDGE))
-        buffer = io.BytesIO()
-        frame.save(buffer, "WEBP", quality=80, method=2)
-        (folder / MAPS).mkdir(exist_ok=True)
-        write_atomically(folder / name, buffer.getvalue())
-        return name
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+    told: bytes | None = None
+    held: Image.Image | None = None
+    maps: ControlMaps | None = None
+    names = {}
+    for image in images:
+        try:
+            told = told or _content(control, folder)
+            data = _content(image, folder)
+            digests = (hashlib.sha256(content).digest() for content in (data, told))
+            name = f"{MAPS}/{hashlib.sha256(b''.join(digests)).hexdigest()[:20]}.webp"
+            if not (folder / name).is_file():
+                picture = _rgb(data)
+                held = held or _rgb(told)
+                maps = maps or ControlMaps.of(np.asarray(held))
+                (folder / MAPS).mkdir(exist_ok=True)
+                write_atomically(folder / name, _map(picture, held, maps))
+            names[image, control] = name
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+    return names
+
+
+def _content(path: str, folder: Path) -> bytes:
+    with open_file(locate(path, folder)) as file:
+        return file.read()
+
+
+def _rgb(content: bytes) -> Image.Image:
+    """The decoded picture. Raises ValueError for one that is too large."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as picture:
+        if picture.width * picture.height > _MOST_PIXELS:
+            raise ValueError("too many pixels")
+        decoded: Image.Image = picture.convert("RGB")
+        return decoded
+
+
+def _map(image: Image.Image, control: Image.Image, maps: ControlMaps) -> bytes:
+    """The map of a picture against its control as a WebP file."""
+    import numpy as np
+    from PIL import Image
+
+    if image.size != control.size:
+        image = image.resize(control.size, Image.Resampling.LANCZOS)
+    changed = 1 - maps.map(np.asarray(image))
+    grey = Image.fromarray(np.clip(255 * changed, 0, 255).astype(np.uint8))
+    frame = Image.new("L", control.size)  # the window fits nowhere on the outer five pixels
+    frame.paste(grey, (5, 5))
+    frame.thumbnail((MAP_EDGE, MAP_EDGE))
+    buffer = io.BytesIO()
+    frame.save(buffer, "WEBP", quality=80, method=2)
+    return buffer.getvalue()
 
 
 def write_contact_sheet(
