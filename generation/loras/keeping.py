@@ -45,7 +45,7 @@ class Taken:
 class Keeper:
     """Keeps the checkpoints of `source` in `folder`, by the same names below it.
 
-    `settled` is in seconds; `now` and `sleep` are the clock. Raises UserError if the record in
+    `settled` is in seconds, `now` the clock. Raises UserError if the record in
     `folder` is not one of ours.
     """
 
