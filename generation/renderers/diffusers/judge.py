@@ -79,17 +79,8 @@ def errors(engine: Engine, z: torch.Tensor, asked: Sequence[tuple[str, int]]) ->
         noisy, times, truth = (
             torch.cat([noised[level][part] for _, level in group]) for part in range(3)
         )
-        texts = [engine.texts(text) for text, _ in group]
-        told = predict(
-            engine.pipe,
-            noisy.to(engine.denoiser.dtype),
-            times,
-            {
-                name: torch.cat([text[name] for text in texts]).to(engine.device)
-                for name in texts[0]
-                if not name.startswith("negative_")
-            },
-        )
+        texts = _texts(engine, [text for text, _ in group])
+        told = predict(engine.pipe, noisy.to(engine.denoiser.dtype), times, texts)
         found += ((told.float() - truth) ** 2).mean((1, 2, 3)).tolist()
     if not np.isfinite(found).all():
         raise ArithmeticError("the model's numbers overflowed; try another dtype")
@@ -113,7 +104,6 @@ def features(engine: Engine, z: torch.Tensor) -> npt.NDArray[np.float32]:
             field="references",
         )
     noisy, time, _ = _noised(engine, z, 0, FEATURES_AT, FEATURES_SHARE)
-    text = engine.texts("")
     seen: list[torch.Tensor] = []
 
     def keep(_block: Any, _given: Any, told: Any) -> None:
@@ -122,16 +112,7 @@ def features(engine: Engine, z: torch.Tensor) -> npt.NDArray[np.float32]:
 
     hook = block.register_forward_hook(keep)
     try:
-        predict(
-            engine.pipe,
-            noisy.to(engine.denoiser.dtype),
-            time,
-            {
-                name: part.to(engine.device)
-                for name, part in text.items()
-                if not name.startswith("negative_")
-            },
-        )
+        predict(engine.pipe, noisy.to(engine.denoiser.dtype), time, _texts(engine, [""]))
     finally:
         hook.remove()
     found = seen[0][0].float()
@@ -139,6 +120,16 @@ def features(engine: Engine, z: torch.Tensor) -> npt.NDArray[np.float32]:
         raise ArithmeticError("the model's numbers overflowed; try another dtype")
     positions = found.flatten(1).T if found.ndim == 3 else found
     return np.ascontiguousarray(positions.cpu().numpy())
+
+
+def _texts(engine: Engine, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The prompts' embeddings in one batch, where the denoiser takes them; no negative ones."""
+    each = [engine.texts(prompt) for prompt in prompts]
+    return {
+        name: torch.cat([text[name] for text in each]).to(engine.device)
+        for name in each[0]
+        if not name.startswith("negative_")
+    }
 
 
 def _middle(denoiser: Any) -> Any:
