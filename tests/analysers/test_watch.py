@@ -130,9 +130,10 @@ def test_a_kill_loses_nothing_and_nothing_is_rendered_twice(tmp_path: Path) -> N
         process.communicate()
     (train / name(1)).unlink()
     before = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
-    last = (out / "study.json").stat().st_mtime_ns  # the killed process may have judged both
+    report = out / "report.html"  # published once the answer is there
+    last = report.stat().st_mtime_ns
     with watching(train, out) as process:
-        until(lambda: (out / "study.json").stat().st_mtime_ns > last)
+        until(lambda: report.stat().st_mtime_ns > last)
         until(lambda: judged(out) == {name(1), name(2)})
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
