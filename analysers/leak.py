@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,22 @@ UNRELATED = (
 )
 """Prompts that hardly any LoRA is trained on."""
 
-BARE, OTHER = "bare", "unrelated"
-"""What a probe's case is called after its twin's name, and before an unrelated prompt's number."""
+BARE, CLASS, OTHER = "bare", "class", "unrelated"
+"""What a probe's case is called after its twin's name (both, where the prompt without the trigger
+names the class already), and before an unrelated prompt's number."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A candidate's mean effect with the trigger, and shares of it without the trigger (paired by
-    prompt and seed) and on unrelated prompts.
+    """A candidate's mean effect with the trigger, and shares of it without the trigger, with the
+    class word in its place (both paired by prompt and seed) and on unrelated prompts.
     """
 
     candidate: Candidate
     effect: float
     without: Interval
     unrelated: Interval
+    beside: Interval = field(default_factory=lambda: Interval(math.nan))
 
 
 def leaks(scores: Sequence[Score], probes: Sequence[Score]) -> list[Leak]:
@@ -51,30 +53,31 @@ def leaks(scores: Sequence[Score], probes: Sequence[Score]) -> list[Leak]:
     for candidate in dict.fromkeys(s.candidate for s in scores if s.candidate is not None):
         if candidate.strength == 0:
             continue
-        twins, apart = [], []
+        twins: dict[str, list[tuple[float, float]]] = {BARE: [], CLASS: []}
+        apart = []
         for probe in probes:
             if probe.candidate != candidate or (candidate, probe.case) not in known:
                 continue
             effect = known[candidate, probe.case]
-            twin = (candidate, probe.case.removesuffix(f"_{BARE}"))
             if probe.case.startswith(OTHER):
                 apart.append(effect)
-            elif twin in known:
-                twins.append((effect, known[twin]))
-        if not twins:
-            continue
-        without, own = np.array(twins).T
-        mean = float(own.mean())
+                continue
+            named = [word for word in (CLASS, BARE) if f"_{word}" in probe.case]
+            twin = (candidate, probe.case.partition(f"_{named[-1]}")[0])
+            for word in named if twin in known else ():
+                twins[word].append((effect, known[twin]))
+        mean = float(np.mean([own for _, own in twins[BARE]])) if twins[BARE] else 0.0
         if not mean > 0:
             continue
-        found.append(Leak(candidate, mean, _share(without, own), _share_of(np.array(apart), mean)))
+        without, beside = (_share(twins[word]) for word in (BARE, CLASS))
+        found.append(Leak(candidate, mean, without, _share_of(np.array(apart), mean), beside))
     return found
 
 
-def record(found: Sequence[Leak], kind: Kind) -> dict[str, Any]:
+def record(found: Sequence[Leak], kind: Kind, class_word: str = "") -> dict[str, Any]:
     """The leak section of a study's evidence."""
     return {
-        "sentence": _sentence(found, kind),
+        "sentence": _sentence(found, kind, class_word),
         "rows": [
             {
                 "setting": leak.candidate.heading(kind),
@@ -85,6 +88,15 @@ def record(found: Sequence[Leak], kind: Kind) -> dict[str, Any]:
                 "unrelated": leak.unrelated.mean,
                 "unrelated low": leak.unrelated.low,
                 "unrelated high": leak.unrelated.high,
+                **(
+                    {
+                        "class word": leak.beside.mean,
+                        "class low": leak.beside.low,
+                        "class high": leak.beside.high,
+                    }
+                    if class_word
+                    else {}
+                ),
                 "candidate": asdict(leak.candidate),
             }
             for leak in found
@@ -92,21 +104,31 @@ def record(found: Sequence[Leak], kind: Kind) -> dict[str, Any]:
     }
 
 
-def _sentence(found: Sequence[Leak], kind: Kind) -> str:
+def _sentence(found: Sequence[Leak], kind: Kind, class_word: str) -> str:
     if not found:
         return "No picture without the trigger word could be compared."
     text = "The share of its effect that the LoRA has without its trigger word: "
-    least, most = (end(found, key=lambda leak: leak.without.mean) for end in (min, max))
+    text += _range([(leak.without.mean, leak.candidate) for leak in found], kind)
+    beside = [(leak.beside.mean, leak.candidate) for leak in found if leak.beside.mean >= 0]
+    if class_word and beside:
+        text += f'; with "{class_word}" instead: {_range(beside, kind)}'
+    return f"{text}."
+
+
+def _range(shares: Sequence[tuple[float, Candidate]], kind: Kind) -> str:
+    """ "12 % (epoch 1) to 40 % (epoch 9)"."""
+    least, most = (end(shares, key=lambda one: one[0]) for end in (min, max))
     if least is most:
-        return f"{text}{100 * least.without.mean:.0f} %."
-    return (
-        f"{text}{100 * least.without.mean:.0f} % ({least.candidate.heading(kind)}) to "
-        f"{100 * most.without.mean:.0f} % ({most.candidate.heading(kind)})."
-    )
+        return f"{100 * least[0]:.0f} %"
+    return " to ".join(f"{100 * s:.0f} % ({c.heading(kind)})" for s, c in (least, most))
 
 
-def _share(without: Any, own: Any) -> Interval:
-    """The ratio of the means with its interval: that of the paired residuals, by the mean."""
+def _share(pairs: Sequence[tuple[float, float]]) -> Interval:
+    """The ratio of the means of (effect, effect with the trigger) with its interval: that of the
+    paired residuals, by the mean."""
+    if not pairs:
+        return Interval(math.nan)
+    without, own = np.array(pairs).T
     ratio, mean = float(without.mean() / own.mean()), float(own.mean())
     return _around(ratio, without - ratio * own, mean)
 

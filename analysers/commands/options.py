@@ -126,6 +126,8 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Such pictures that were not trained on: tells what is known by heart."),
         click.option("--leak-test", is_flag=True,
                      help="Also render without the trigger word: does the LoRA act uncalled?"),
+        click.option("--class-word", default="", metavar="WORD",
+                     help="Also with this instead, such as woman: is the class changed as well?"),
         click.option("--trigger", default="", metavar="WORDS",
                      help="The trigger word [default: what the LoRA's metadata say]."),
         click.option("--rank-by", default="brisque", show_default=True, metavar="NAME"),

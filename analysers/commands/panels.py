@@ -17,7 +17,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Rendering on a server": ("renderer", "urls", "workflow", "sets"),
     "Pictures that exist already": ("images", "control", "controls"),
     "Judging": (
-        "metrics", "references", "held_out", "leak_test", "trigger", "rank_by", "margin",
+        "metrics", "references", "held_out", "leak_test", "class_word", "trigger", "rank_by", "margin",
         "tie_tolerance", "votes",
     ),
     "Run folder, report, sharing": (

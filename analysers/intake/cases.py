@@ -31,9 +31,16 @@ def case_key(found: Found, triggers: Sequence[str]) -> Key:
 def without_triggers(prompt: str, triggers: Sequence[str]) -> str:
     """The prompt, tidied, without the trigger words."""
     for trigger in triggers:
-        if trigger.strip():
-            prompt = re.sub(rf"(?<!\w){re.escape(trigger.strip())}(?!\w)", " ", prompt, flags=re.I)
+        prompt = replace_trigger(prompt, trigger, " ")
     return tidy(prompt)
+
+
+def replace_trigger(prompt: str, trigger: str, word: str) -> str:
+    """The prompt with `word` wherever it holds the trigger as a word of its own, in any case."""
+    if not trigger.strip():
+        return prompt
+    pattern = rf"(?<!\w){re.escape(trigger.strip())}(?!\w)"
+    return re.sub(pattern, lambda _: word, prompt, flags=re.I)
 
 
 def case_names(pictures: Sequence[Found], triggers: Sequence[str]) -> dict[Path, str]:

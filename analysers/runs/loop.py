@@ -127,7 +127,9 @@ class Run(Generic[C]):
         if source.probes and not self.control.stopped():
             self._measure(source.probes)
             probes = [self._scores[cell] for cell in source.probes if cell in self._scores]
-            found["leak"] = leak.record(leak.leaks(rows, probes), source.kind)
+            found["leak"] = leak.record(
+                leak.leaks(rows, probes), source.kind, self.judging.class_word
+            )
         if self._references.pictures:
             among = among_themselves(
                 self._references,

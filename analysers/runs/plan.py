@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sample_data
-from analysers.intake.cases import without_triggers
+from analysers.intake.cases import replace_trigger, without_triggers
 from analysers.intake.references import find_references
-from analysers.leak import BARE, OTHER, UNRELATED
+from analysers.leak import BARE, CLASS, OTHER, UNRELATED
 from analysers.runs.request import DEMO_MODEL, Rendering, StudyRequest, Subject
 from analysers.study import Kind
 from generation import plan as grid
@@ -159,8 +159,9 @@ def _probes(
     checkpoints: Sequence[Checkpoint],
     infos: Iterable[LoraInfo],
 ) -> tuple[Cell, ...]:
-    """The cells of a leak test: each prompt once more without its trigger words, and prompts that
-    have nothing to do with the LoRA. Raises UserError where no prompt holds a trigger word."""
+    """The cells of a leak test: each prompt once more without its trigger words, with the class
+    word in their place where one is given, and prompts that have nothing to do with the LoRA.
+    Raises UserError where no prompt holds a trigger word, or the class word does."""
     if not request.judging.leak_test:
         return ()
     said = request.prompts.trigger
@@ -177,12 +178,34 @@ def _probes(
             f"prompts hold by {named('trigger')}.",
             field="leak_test",
         )
+    word = request.judging.class_word
+    if word and without_triggers(word, triggers) != tidy(word):
+        raise UserError(
+            f"it holds the trigger word ({word!r}); name what the trained thing is one of, such as "
+            "woman.",
+            field="class_word",
+        )
+    if word:
+        bare = [probe for case in bare for probe in _with_class(case, cases, triggers, word)]
     first = cases[0]
     other = [
         Case(text, first.seed, first.negative, f"{OTHER}{n}_s{first.seed}_{BARE}")
         for n, text in enumerate(UNRELATED)
     ]
     return grid.cells((*bare, *other), checkpoints, request.subject.strengths)
+
+
+def _with_class(
+    bare: Case, cases: Sequence[Case], triggers: Sequence[str], word: str
+) -> tuple[Case, ...]:
+    """The case without trigger words and that with the class word: one where it names the class."""
+    if without_triggers(bare.prompt, (word,)) != bare.prompt:
+        return (replace(bare, name=f"{bare.name}_{CLASS}"),)
+    name = bare.name.removesuffix(f"_{BARE}")
+    called = next(case.prompt for case in cases if case.name == name)
+    woken = next(one for one in triggers if replace_trigger(called, one, word) != called)
+    called = without_triggers(replace_trigger(called, woken, word), triggers)
+    return bare, replace(bare, prompt=called, name=f"{name}_{CLASS}")
 
 
 def _cluster(address: str, device: str) -> RayCluster | None:

@@ -143,7 +143,8 @@ class Judging:
     are looked at first, then those between (`analysers.runs.refine`).
 
     `references` is a folder with what was trained on, `held_out` one with pictures of the same kind
-    that were not. With `leak_test` every candidate is also tried without its trigger word.
+    that were not. With `leak_test` every candidate is also tried without its trigger word, and with
+    `class_word` in its place.
 
     `workers` is the number of measuring processes; 0 measures in this process. None chooses: one a
     core, less one; none beside rendering on the CPU, whose cores wait for each other in every
@@ -160,6 +161,7 @@ class Judging:
     references: Path | None = None
     held_out: Path | None = None
     leak_test: bool = False
+    class_word: str = ""
     workers: int | None = None
 
     @property
@@ -193,6 +195,8 @@ class Judging:
                 f"give the pictures that were trained on as well ({named('references')}).",
                 field="held_out",
             )
+        if self.class_word and not self.leak_test:
+            raise UserError(f"it is asked in a leak test; add {named('leak_test')}.", "class_word")
         if declared(self.rank_by).better is None:
             raise UserError(
                 f"{self.rank_by} describes a picture and cannot rank it.", field="rank_by"
@@ -489,6 +493,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
             "block_weights",
             "negative",
             "trigger",
+            "class_word",
             "model",
             "sampler",
             "device",

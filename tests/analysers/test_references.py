@@ -96,6 +96,29 @@ def test_a_leak_is_paired_by_case() -> None:
     assert not leak.leaks(scores, [])
 
 
+def test_a_class_word_stands_in_the_triggers_place(tmp_path: Path) -> None:
+    """Where the prompt without the trigger names the class already, one picture tells both."""
+    lines = ["photo of sks woman, smiling", "photo of SKS at sea", "photo of a tree"]
+    asked = {"trigger": "sks", "leak_test": True, "class_word": "woman", "out": tmp_path}
+    plan = plan_study(StudyRequest.demo("strength", prompts=lines, strengths="0.5", **asked))
+    texts = {c.case.name: c.case.prompt for c in plan.probes if "unrelated" not in c.case.name}
+    assert texts == {
+        "p00_s1_bare_class": "photo of woman, smiling",
+        "p01_s1_bare": "photo of at sea",
+        "p01_s1_class": "photo of woman at sea",
+    }
+    candidate = Candidate(strength=Decimal(1))
+    ssims = {"p00_s1": 0.5, "p01_s1": 0.7}
+    own = [Score(candidate, name, "", 1, "", "", {"ssim": v}) for name, v in ssims.items()]
+    beside = {"p00_s1_bare_class": 0.9, "p01_s1_bare": 0.9, "p01_s1_class": 0.7}
+    probes = [Score(candidate, name, "", 1, "", "", {"ssim": v}) for name, v in beside.items()]
+    (found,) = leak.leaks(own, probes)
+    assert found.without.mean == pytest.approx(0.2 / 0.8)
+    assert found.beside.mean == pytest.approx(0.4 / 0.8)
+    said = leak.record([found], "strength", "woman")["sentence"]
+    assert said.endswith('word: 25 %; with "woman" instead: 50 %.')
+
+
 def test_captions_are_read_as_trainers_write_them(tmp_path: Path) -> None:
     kohya = tmp_path / "10_dog"
     kohya.mkdir()
@@ -128,6 +151,8 @@ def test_too_few_references_are_one_sentence(tmp_path: Path, count: int) -> None
     ("given", "said"),
     [
         ({"leak_test": True, "trigger": "sks"}, "none of the prompts"),
+        ({"leak_test": True, "class_word": "a PSTR style, woman"}, "holds the trigger word"),
+        ({"class_word": "woman"}, "add .*leak.test"),
         ({"held_out": "x"}, "trained on as well"),
         ({"references": "none/such"}, "is no folder"),
     ],
