@@ -1,16 +1,16 @@
 """What training pictures say of the candidates: how like them they are, learnt or by heart.
 
 A cosine or an SSIM means little by itself. So likeness is told as a share of the way from the
-pictures without the LoRA (0) to the training pictures among each other (1), and a picture is called
-a copy where it is nearer to a training picture than these are to each other, and than any picture
-without the LoRA is.
+pictures without the LoRA (0) to held-out pictures, or else to the training pictures among each
+other (1), and a picture is called a copy where it is nearer to a training picture than these are to
+each other, than held-out pictures are, and than any picture without the LoRA is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,54 +20,76 @@ from analysers.scores import tabulate
 from analysers.statistics import Array, intervals, row_means
 from analysers.study import Candidate, Interval, Kind, Score
 
-LIKENESS, HELD_OUT, COPYING = "reference_likeness", "held_out_likeness", "copying"
+LIKENESS, COPYING, HELD_OUT = "reference_likeness", "copying", "held_out_copying"
 
 LEAST_COPY = 0.6
 """SSIM of small pictures (`analysers.metrics.copying`) below which nothing is called a copy: what
 sixteen unlike posters had among each other at most. Two or three references say too little."""
 
-ENOUGH = 8
-"""References and held-out pictures together from which the gap is told."""
-
 
 @dataclass(frozen=True)
 class Resemblance:
-    """A candidate's likeness as a share of the way, and how much of it held-out pictures lack."""
+    """A candidate's likeness, as a share of the way."""
 
     candidate: Candidate
     share: Interval
-    gap: Interval = field(default_factory=lambda: Interval(math.nan))
 
 
 def resemblance(
-    scores: Sequence[Score], kind: Kind, among: Sequence[float], *, gap: bool = False
+    scores: Sequence[Score], kind: Kind, ideal: Sequence[float]
 ) -> tuple[float, float, list[Resemblance]]:
-    """Floor (the controls' mean), ceiling (the references' among each other), and each candidate.
+    """Floor (the controls' mean), ceiling (that of `ideal`), and each candidate.
 
-    `among` holds the references' own values. Intervals are of paired differences from the controls.
-    With `gap`, that between likeness to references and to held-out pictures, in the same share,
-    beyond the controls' own. No candidates where the ceiling is not above the floor.
+    `ideal` are the values of what is as like the references as can be: held-out pictures, or the
+    references among each other. Intervals are of paired differences from the controls. No
+    candidates where the ceiling is not above the floor.
     """
     tables = tabulate(scores, kind)
-    ceiling = float(np.mean(among)) if len(among) else math.nan
+    ceiling = float(np.mean(ideal)) if len(ideal) else math.nan
     floor = _mean(s.values.get(LIKENESS) for s in scores if s.candidate is None)
     span = ceiling - floor
     if LIKENESS not in tables.values or not span > 0:
         return floor, ceiling, []
 
-    def gained(name: str) -> Array:
-        return (tables.values[name] - tables.control[name]) / span
+    gained = (tables.values[LIKENESS] - tables.control[LIKENESS]) / span
+    shares = _intervals(gained, tables.prompts)
+    rows = [Resemblance(*row) for row in zip(tables.candidates, shares, strict=True)]
+    return floor, ceiling, rows
 
-    own = gained(LIKENESS)
-    shares = _intervals(own, tables.prompts)
-    gaps = [Interval(math.nan)] * len(tables.candidates)
-    if gap and HELD_OUT in tables.values:
-        gaps = _intervals(own - gained(HELD_OUT), tables.prompts)
-    return (
-        floor,
-        ceiling,
-        [Resemblance(*row) for row in zip(tables.candidates, shares, gaps, strict=True)],
-    )
+
+def gaps(scores: Sequence[Score], kind: Kind) -> list[tuple[Candidate, Interval]]:
+    """How much nearer each candidate comes to its nearest reference than to its nearest held-out
+    picture, in SSIM, beyond the controls' own; none where either was not measured.
+
+    A mean over all references would not do: it hardly moves where each picture repeats one of them.
+    """
+    tables = tabulate(scores, kind)
+    if not {COPYING, HELD_OUT} <= tables.values.keys():
+        return []
+    seen, kept = (tables.values[name] - tables.control[name] for name in (COPYING, HELD_OUT))
+    return list(zip(tables.candidates, _intervals(seen - kept, tables.prompts), strict=True))
+
+
+def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> dict[str, Any]:
+    """The section "by_heart" of a study's evidence."""
+    order = sorted(found, key=lambda one: (one[0].place, one[0].strength or 0))
+    surely = [candidate.heading(kind) for candidate, gap in order if gap.low > 0]
+    said = listed(surely) if surely else "no candidate"
+    return {
+        "sentence": "By how much the nearest training picture is nearer (SSIM) than the nearest "
+        "held-out one, beyond what the base model's own pictures are: above 0, training pictures "
+        f"are known by heart. Surely so: {said}.",
+        "rows": [
+            {
+                "setting": candidate.heading(kind),
+                "gap": gap.mean,
+                "low": gap.low,
+                "high": gap.high,
+                "candidate": asdict(candidate),
+            }
+            for candidate, gap in order
+        ],
+    }
 
 
 def copies(scores: Sequence[Score], among: Sequence[float]) -> tuple[float, list[Score]]:
@@ -98,21 +120,20 @@ def told_copies(rows: Sequence[Mapping[str, Any]], kind: Kind) -> str:
     return f"{text[:1].upper()}{text[1:]}: look at them side by side." if text else ""
 
 
-def record(found: tuple[float, float, list[Resemblance]], kind: Kind) -> dict[str, Any]:
-    """The likeness section of a study's evidence."""
+def record(
+    found: tuple[float, float, list[Resemblance]], kind: Kind, *, held_out: bool = False
+) -> dict[str, Any]:
+    """The likeness section of a study's evidence; the ceiling is that of `held_out` pictures, if
+    there are any."""
     floor, ceiling, rows = found
-    gaps = any(math.isfinite(row.gap.mean) for row in rows)
-    sentence = (
-        "Likeness to the training pictures: 0 is as without the LoRA, 1 as the training pictures "
-        "are among each other."
-    )
+    which = "held-out pictures are" if held_out else "the training pictures are among each other"
+    sentence = f"Likeness to the training pictures: 0 is as without the LoRA, 1 as {which}."
     if not rows:
+        alike = "Held-out pictures" if held_out else "Others of the training pictures"
         sentence = (
-            "The training pictures are not more alike than the pictures without the LoRA are like "
-            "them, so likeness says nothing here."
+            f"{alike} are not more like the training pictures than pictures without the LoRA are, "
+            "so likeness says nothing here."
         )
-    if gaps:
-        sentence += " The gap is likeness that held-out pictures lack: learnt by heart."
     return {
         "sentence": sentence,
         "floor": floor,
@@ -123,11 +144,6 @@ def record(found: tuple[float, float, list[Resemblance]], kind: Kind) -> dict[st
                 "likeness": row.share.mean,
                 "low": row.share.low,
                 "high": row.share.high,
-                **(
-                    {"gap": row.gap.mean, "gap low": row.gap.low, "gap high": row.gap.high}
-                    if gaps
-                    else {}
-                ),
                 "candidate": asdict(row.candidate),
             }
             for row in rows

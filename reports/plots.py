@@ -100,6 +100,8 @@ def draw_all(study: Study) -> list[Plot]:
         signs = [m for m in SIGNS if any(m in s.metrics for s in summaries)]
         if signs:
             plots.append(cooking_signs(study, summaries, signs))
+    if study.kind != "plane" and (told := likeness(study)):
+        plots.append(told)
     weights = study.evidence.get("weights")
     if isinstance(weights, Mapping):
         found = weight_dynamics(weights)
@@ -575,6 +577,67 @@ def equal_effect(study: Study) -> list[tuple[str, str]]:
 def _rows(weights: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     rows = weights.get("rows")
     return [r for r in rows if isinstance(r, Mapping)] if isinstance(rows, (list, tuple)) else []
+
+
+def likeness(study: Study) -> Plot | None:
+    """Likeness to the training pictures, and how much of them is known by heart, a panel each."""
+    heads = [s.candidate.heading(study.kind) for s in ordered(study)]
+    panels = [
+        (title, level, found)
+        for name, key, title, level in (
+            ("likeness", "likeness", "likeness to training pictures", 1.0),
+            ("by_heart", "gap", "known by heart (SSIM)", 0.0),
+        )
+        if len(found := _told(study.evidence.get(name), key)) > 1
+    ]
+    heads = [head for head in heads if any(head in found for _, _, found in panels)]
+    if not heads:
+        return None
+    nothing = Interval(math.nan)
+    xs = [float(i) for i in range(len(heads))]
+    with _style():
+        figure = _figure(WIDE, 3.0)
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (title, level, found) in zip(grid, panels, strict=True):
+            _band(axis, xs, [found.get(head, nothing) for head in heads])
+            axis.axhline(level, color=SECOND, lw=1.2, ls=(0, (5, 3)), zorder=1)
+            axis.set_ylabel(title)
+            _ticks(axis, xs, heads, most=12 // len(panels))
+        svg = _svg(figure, "likeness")
+    columns = ["setting"]
+    for title, _, _ in panels:
+        columns += [title, "low", "high"]
+    return Plot(
+        "likeness",
+        "Likeness to the training pictures",
+        "Mean over the cases with its 95 % interval. Likeness: 0 is as without the LoRA, the "
+        "dashed line is what it could be. Known by heart: above the dashed line the nearest "
+        "training picture is nearer than the nearest held-out one.",
+        svg,
+        tuple(columns),
+        tuple(
+            (
+                head,
+                *(
+                    _text(value)
+                    for _, _, found in panels
+                    for one in [found.get(head, nothing)]
+                    for value in (one.mean, one.low, one.high)
+                ),
+            )
+            for head in heads
+        ),
+    )
+
+
+def _told(section: object, key: str) -> dict[str, Interval]:
+    """By heading, the intervals that a section of the evidence holds."""
+    rows = _rows(section) if isinstance(section, Mapping) else []
+    return {
+        str(row.get("setting")): Interval(*(float(row[k]) for k in (key, "low", "high")))
+        for row in rows
+        if all(_is_number(row.get(k)) for k in (key, "low", "high"))
+    }
 
 
 def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:

@@ -17,8 +17,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Rendering on a server": ("renderer", "urls", "workflow", "sets"),
     "Pictures that exist already": ("images", "control", "controls"),
     "Judging": (
-        "metrics", "references", "held_out", "leak_test", "class_word", "trigger", "rank_by", "margin",
-        "tie_tolerance", "votes",
+        "metrics", "references", "held_out", "leak_test", "class_word", "trigger", "rank_by",
+        "margin", "tie_tolerance", "votes",
     ),
     "Run folder, report, sharing": (
         "out", "allow_non_empty", "resume", "report_only", "single_file", "share", "write_weight",

@@ -2,8 +2,11 @@
 
 Luma averaged down to 64 x 64; the middle 48 x 48 of the picture is laid where it correlates best
 with the reference or its mirror image, and both are compared there by SSIM (`nearest`). How near is
-near is for the references to say: `analysers.references` holds the value against what they have
-among each other, and against the pictures without the LoRA.
+near is for the references to say: `analysers.likeness` holds the value against what they have
+among each other, and against the pictures without the LoRA. Where training pictures are nearer than
+pictures of the same kind that were kept back, they are known by heart (Meehan, Chaudhuri, Dasgupta
+2020, "A Non-Parametric Test to Detect Data-Copying in Generative Models",
+https://arxiv.org/abs/2004.05675, who compare nearest neighbours so).
 """
 
 from __future__ import annotations
@@ -94,7 +97,29 @@ class Copying(Declared):
     )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [
-            nearest(small(sample.image), each(sample.references, small, "small")).value
-            for sample in samples
-        ]
+        return [_nearness(sample, sample.references) for sample in samples]
+
+
+@dataclass(frozen=True)
+class HeldOutCopying(Declared):
+    """The same of the pictures that were not trained on: how near pictures of that kind come."""
+
+    declaration = Declaration(
+        "held_out_copying",
+        label="likeness to the nearest held-out picture",
+        unit="SSIM",
+        about="how near a picture of the kind comes unlearnt",
+        needs=frozenset({"held_out"}),
+        bounds=(-1.0, 1.0),
+    )
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [_nearness(sample, sample.held_out) for sample in samples]
+
+
+def _nearness(sample: Sample, pictures: Sequence[Pixels]) -> float:
+    return nearest(sample.once(_small), each(pictures, small, "small")).value
+
+
+def _small(sample: Sample) -> Pixels:
+    return small(sample.image)

@@ -195,6 +195,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "reference_likeness": _lazy("analysers.metrics.references:ReferenceLikeness"),
     "held_out_likeness": _lazy("analysers.metrics.references:HeldOutLikeness"),
     "copying": _lazy("analysers.metrics.copying:Copying"),
+    "held_out_copying": _lazy("analysers.metrics.copying:HeldOutCopying"),
     "colour_difference": _lazy("analysers.metrics.colour:ColourDifference"),
     "largest_difference": _lazy("analysers.metrics.colour:LargestDifference"),
     "dark_share": _lazy("analysers.metrics.signs:DarkShare"),

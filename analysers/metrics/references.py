@@ -5,7 +5,7 @@ any training for it (Tang et al. 2023, "Emergent Correspondence from Image Diffu
 https://arxiv.org/abs/2306.03881). The mean cosine between a picture and all references is what
 DreamBooth takes of CLIP's and DINO's features (Ruiz et al. 2023, https://arxiv.org/abs/2208.12242,
 "CLIP-I" and "DINO"). A cosine alone says little: reports show it between that of the controls and
-that of the references among each other (`analysers.references`).
+that of the references among each other (`analysers.likeness`).
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class ReferenceLikeness(Declared):
 
 @dataclass(frozen=True)
 class HeldOutLikeness(ReferenceLikeness):
-    """The same to pictures that were not trained on. Likeness to the references alone is not
-    likeness to what they show: the gap between both is what was learnt by heart.
+    """The same to pictures that were not trained on. Means over all pictures hardly tell what was
+    learnt by heart: `analysers.metrics.copying` does.
     """
 
     @property

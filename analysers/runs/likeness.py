@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from analysers import likeness
 from analysers.intake.references import References
-from analysers.likeness import COPYING, ENOUGH, HELD_OUT, LIKENESS
+from analysers.likeness import COPYING, HELD_OUT, LIKENESS
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.copying import Near, nearest, small
 from analysers.metrics.luma import Pixels
@@ -33,59 +33,74 @@ SIDE = 192
 
 def with_references(judging: Judging, rendering: bool) -> Judging:
     """With the metrics that references allow; those that ask the base model where it is at hand."""
-    more: tuple[str, ...] = (COPYING,)
+    held = judging.held_out is not None
+    more = (COPYING, *((HELD_OUT,) if held else ()))
     if rendering:
-        more += (LIKENESS, HELD_OUT) if judging.held_out is not None else (LIKENESS,)
+        more += (LIKENESS, "held_out_likeness") if held else (LIKENESS,)
     return replace(judging, metrics=tuple(dict.fromkeys((*judging.metrics, *more))))
 
 
-def among_themselves(
+@dataclass(frozen=True)
+class Known:
+    """Values by metric: the references' among each other, and held-out pictures' to them."""
+
+    among: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    apart: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def known_values(
     references: References,
+    held_out: References,
     like: Measured | None,
     judging: Judging,
     cache: Path,
     renderer: Callable[[], Any] | None,
-) -> Mapping[str, list[float]]:
-    """Each metric's values of the references, every one held against all others, brought to the
-    size of the pictures.
+) -> Known:
+    """What is known without any candidate: every reference is held against all others, every
+    held-out picture against all references, brought to the size of the pictures.
     """
     if like is None:
-        return {}
-    size = read_image(like.task.image).shape[:2]
+        return Known()
+    high, wide = read_image(like.task.image).shape[:2]
     names = [name for name in judging.all_metrics if name in (COPYING, LIKENESS)]
-    tasks = (
-        Task(
-            path,
-            references=tuple(other for other in references.pictures if other != path),
-            fit=(size[0], size[1]),
+
+    def values(paths: Sequence[Path]) -> dict[str, list[float]]:
+        tasks = (
+            Task(
+                path,
+                references=tuple(other for other in references.pictures if other != path),
+                fit=(high, wide),
+            )
+            for path in paths
         )
-        for path in references.pictures
-    )
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for result in measure(tasks, names, InProcess(), cache, renderer):
-        for name in names:
-            value = result.values.get(name, math.nan)
-            if math.isfinite(value):
-                found[name].append(value)
-    return found
+        found: dict[str, list[float]] = {name: [] for name in names}
+        for result in measure(tasks, names, InProcess(), cache, renderer):
+            for name in names:
+                value = result.values.get(name, math.nan)
+                if math.isfinite(value):
+                    found[name].append(value)
+        return found
+
+    return Known(values(references.pictures), values(held_out.pictures))
 
 
 def likeness_evidence(
     scores: Sequence[Score],
     kind: Kind,
-    among: Mapping[str, Sequence[float]],
+    known: Known,
     references: References,
-    held_out: References,
     out: Path,
 ) -> dict[str, Any]:
-    """The sections "likeness" and "copies"."""
+    """The sections "likeness", "by_heart" and "copies"."""
     found: dict[str, Any] = {}
-    if among.get(LIKENESS):
-        enough = len(references.pictures) + len(held_out.pictures) >= ENOUGH
-        gap = bool(held_out.pictures) and enough
-        told = likeness.resemblance(scores, kind, among[LIKENESS], gap=gap)
-        found["likeness"] = likeness.record(told, kind)
-    limit, rows = likeness.copies(scores, among.get(COPYING, ()))
+    apart = known.apart.get(LIKENESS, ())
+    if ideal := apart or known.among.get(LIKENESS, ()):
+        told = likeness.resemblance(scores, kind, ideal)
+        found["likeness"] = likeness.record(told, kind, held_out=bool(apart))
+    if gaps := likeness.gaps(scores, kind):
+        found["by_heart"] = likeness.record_gaps(gaps, kind)
+    uncopied = (*known.among.get(COPYING, ()), *known.apart.get(COPYING, ()))
+    limit, rows = likeness.copies(scores, uncopied)
     looks = [small(read_image(path)) for path in references.pictures] if rows else []
     pictures = [
         _copy(row, looks, references, out, number < SHOWN) for number, row in enumerate(rows)

@@ -20,7 +20,7 @@ from analysers.runs.chooser import Chooser, FullGrid
 from analysers.runs.conclude import decide, write
 from analysers.runs.control import Control, CtrlC
 from analysers.runs.events import Event, Observer
-from analysers.runs.likeness import among_themselves, likeness_evidence, with_references
+from analysers.runs.likeness import known_values, likeness_evidence, with_references
 from analysers.runs.plan import Plan
 from analysers.runs.race import Race
 from analysers.runs.refine import Refine
@@ -131,16 +131,15 @@ class Run(Generic[C]):
                 leak.leaks(rows, probes), source.kind, self.judging.class_word
             )
         if self._references.pictures:
-            among = among_themselves(
+            known = known_values(
                 self._references,
+                self._held_out,
                 next((one for one in self._measured.values() if one.pixels), None),
                 self.judging,
                 source.out / "measured.jsonl",
                 self._engine,
             )
-            found |= likeness_evidence(
-                rows, source.kind, among, self._references, self._held_out, source.out
-            )
+            found |= likeness_evidence(rows, source.kind, known, self._references, source.out)
         return found
 
     @property

@@ -12,7 +12,7 @@ from PIL import Image
 import sample_data
 from analysers import leak, likeness
 from analysers.intake.references import find_references
-from analysers.runs.likeness import likeness_evidence
+from analysers.runs.likeness import Known, likeness_evidence
 from analysers.runs.loop import run_study
 from analysers.runs.plan import plan_study
 from analysers.runs.request import StudyRequest
@@ -45,12 +45,14 @@ def test_likeness_is_a_share_of_the_way_from_floor_to_ceiling() -> None:
 def test_the_gap_is_what_held_out_pictures_lack_beyond_the_controls() -> None:
     scores = rows(
         lambda s, case: {
-            "reference_likeness": 0.25 + 0.1 * s + 0.01 * case,
-            "held_out_likeness": 0.2 + 0.05 * s + 0.01 * case,
+            "copying": 0.25 + 0.1 * s + 0.01 * case,
+            "held_out_copying": 0.2 + (0.05 if s > 1 else 0.1) * s + 0.01 * case,
         }
     )
-    _, _, found = likeness.resemblance(scores, "strength", [0.785], gap=True)
-    assert [r.gap.mean for r in found] == pytest.approx([0.1, 0.2, 0.3])
+    found = likeness.gaps(scores, "strength")
+    assert [gap.mean for _, gap in found] == pytest.approx([0.0, 0.1, 0.15])
+    assert likeness.record_gaps(found, "strength")["sentence"].endswith("Surely so: 2.0 and 3.0.")
+    assert not likeness.gaps(rows(lambda s, case: {"copying": 0.5}), "strength")
 
 
 def test_references_no_more_alike_than_controls_say_nothing() -> None:
@@ -192,9 +194,9 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
     (folder / "copied.txt").write_text("an apple")
     scores = [s for s in study.scores if s.candidate is not None]
     near = [Score(**{**vars(s), "values": {**s.values, "copying": 0.99}}) for s in scores]
-    found = likeness_evidence(
-        near, "strength", {}, find_references(folder), find_references(folder), tmp_path / "run"
-    )["copies"]
+    found = likeness_evidence(near, "strength", Known(), find_references(folder), tmp_path / "run")[
+        "copies"
+    ]
     (copy,) = found["pictures"]
     assert (copy["reference"], copy["caption"], copy["mirrored"]) == (
         "copied.png",
