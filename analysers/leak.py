@@ -1,13 +1,14 @@
 """Does the LoRA act where nobody called it? Effects without the trigger word beside those with it.
 
 The effect is 1 - SSIM to the picture of the same prompt and seed without the LoRA, so that what the
-trigger word itself does to the base model's picture is no part of it.
+trigger word itself does to the base model's picture is no part of it. SSIM falls by much where
+shapes move a little; how far the colours moved is told beside it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,7 +33,8 @@ names the class already), and before an unrelated prompt's number."""
 @dataclass(frozen=True)
 class Leak:
     """A candidate's mean effect with the trigger, and shares of it without the trigger, with the
-    class word in its place (both paired by prompt and seed) and on unrelated prompts.
+    class word in its place (both paired by prompt and seed) and on unrelated prompts. `colours` is
+    the share without the trigger of the colour difference.
     """
 
     candidate: Candidate
@@ -40,37 +42,51 @@ class Leak:
     without: Interval
     unrelated: Interval
     beside: Interval = field(default_factory=lambda: Interval(math.nan))
+    colours: Interval = field(default_factory=lambda: Interval(math.nan))
 
 
 def leaks(scores: Sequence[Score], probes: Sequence[Score]) -> list[Leak]:
     """What the probes say, per candidate in order of the rows; a case's name tells its twin."""
-    known = {
-        (s.candidate, s.case): 1.0 - s.values["ssim"]
-        for s in (*scores, *probes)
-        if s.candidate is not None and math.isfinite(s.values.get("ssim", math.nan))
-    }
+    rows = [s for s in (*scores, *probes) if s.candidate is not None]
+    effects = {(s.candidate, s.case): 1.0 - s.values.get("ssim", math.nan) for s in rows}
+    moved = {(s.candidate, s.case): s.values.get("colour_difference", math.nan) for s in rows}
     found = []
     for candidate in dict.fromkeys(s.candidate for s in scores if s.candidate is not None):
         if candidate.strength == 0:
             continue
-        twins: dict[str, list[tuple[float, float]]] = {BARE: [], CLASS: []}
-        apart = []
-        for probe in probes:
-            if probe.candidate != candidate or (candidate, probe.case) not in known:
-                continue
-            effect = known[candidate, probe.case]
-            if probe.case.startswith(OTHER):
-                apart.append(effect)
-                continue
-            named = [word for word in (CLASS, BARE) if f"_{word}" in probe.case]
-            twin = (candidate, probe.case.partition(f"_{named[-1]}")[0])
-            for word in named if twin in known else ():
-                twins[word].append((effect, known[twin]))
+        cases = [s.case for s in probes if s.candidate == candidate]
+        twins = {word: _twins(effects, candidate, cases, word) for word in (BARE, CLASS)}
+        apart = [effects[candidate, case] for case in cases if case.startswith(OTHER)]
         mean = float(np.mean([own for _, own in twins[BARE]])) if twins[BARE] else 0.0
         if not mean > 0:
             continue
-        without, beside = (_share(twins[word]) for word in (BARE, CLASS))
-        found.append(Leak(candidate, mean, without, _share_of(np.array(apart), mean), beside))
+        found.append(
+            Leak(
+                candidate,
+                mean,
+                _share(twins[BARE]),
+                _share_of(np.array([effect for effect in apart if math.isfinite(effect)]), mean),
+                _share(twins[CLASS]),
+                _share(_twins(moved, candidate, cases, BARE)),
+            )
+        )
+    return found
+
+
+def _twins(
+    values: Mapping[tuple[Candidate | None, str], float],
+    candidate: Candidate,
+    cases: Sequence[str],
+    word: str,
+) -> list[tuple[float, float]]:
+    """(value of the probe, value with the trigger) of every probe of this word that has both."""
+    found = []
+    for case in cases:
+        if f"_{word}" in case and not case.startswith(OTHER):
+            twin = case.removesuffix(f"_{CLASS}").removesuffix(f"_{BARE}")
+            pair = values[candidate, case], values.get((candidate, twin), math.nan)
+            if np.isfinite(pair).all():
+                found.append(pair)
     return found
 
 
@@ -88,6 +104,9 @@ def record(found: Sequence[Leak], kind: Kind, class_word: str = "") -> dict[str,
                 "unrelated": leak.unrelated.mean,
                 "unrelated low": leak.unrelated.low,
                 "unrelated high": leak.unrelated.high,
+                "colours without trigger": leak.colours.mean,
+                "colours low": leak.colours.low,
+                "colours high": leak.colours.high,
                 **(
                     {
                         "class word": leak.beside.mean,
@@ -109,6 +128,9 @@ def _sentence(found: Sequence[Leak], kind: Kind, class_word: str) -> str:
         return "No picture without the trigger word could be compared."
     text = "The share of its effect that the LoRA has without its trigger word: "
     text += _range([(leak.without.mean, leak.candidate) for leak in found], kind)
+    colours = [(leak.colours.mean, leak.candidate) for leak in found if leak.colours.mean >= 0]
+    if colours:
+        text += f"; of the change of colours {_range(colours, kind)}"
     beside = [(leak.beside.mean, leak.candidate) for leak in found if leak.beside.mean >= 0]
     if class_word and beside:
         text += f'; with "{class_word}" instead: {_range(beside, kind)}'
@@ -129,7 +151,10 @@ def _share(pairs: Sequence[tuple[float, float]]) -> Interval:
     if not pairs:
         return Interval(math.nan)
     without, own = np.array(pairs).T
-    ratio, mean = float(without.mean() / own.mean()), float(own.mean())
+    mean = float(own.mean())
+    if not mean > 0:
+        return Interval(math.nan)
+    ratio = float(without.mean()) / mean
     return _around(ratio, without - ratio * own, mean)
 
 

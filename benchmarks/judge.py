@@ -3,6 +3,7 @@
     python benchmarks/judge.py labels STRENGTHS EPOCHS
     python benchmarks/judge.py ladders
     python benchmarks/judge.py copies STRENGTHS EPOCHS REFERENCES
+    python benchmarks/judge.py kinds RUN ...
 
 `labels`: the two demo runs' pictures that results/labels-demo.csv labels, the area under the ROC
 curve of each metric, and by setting the share labelled as lost. `ladders`: twelve pictures of the
@@ -10,7 +11,8 @@ base model judged by their own prompt, by that with another subject's word in fr
 by another; and blended step by step with another picture or with noise. With the embedded model on
 the CPU; appended to results/judge.md. `copies`: how much of a reference, moved and mirrored, must
 shine through a run's picture until it is called a copy, and how many of the runs' own are.
-REFERENCES is a folder of pictures, such as `seen` of train_small.py.
+REFERENCES is a folder of pictures, such as `seen` of train_small.py. `kinds`: what finished runs of
+LoRAs of a known kind (train_small.py) say of likeness, learning by heart, copies and leak.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import argparse
 import csv
 import platform
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import date
 from pathlib import Path
 
@@ -221,15 +223,55 @@ def copies(folders: list[Path]) -> list[str]:
     return text
 
 
+def kinds(runs: list[Path]) -> list[str]:
+    text = []
+    for run in runs:
+        study = load_study(run)
+        evidence = study.evidence
+        copied = Counter(
+            one["candidate"]["label"] for one in evidence.get("copies", {}).get("pictures", ())
+        )
+        painted = Counter(s.candidate.label for s in study.scores if s.candidate is not None)
+        rows: dict[str, dict[str, str]] = defaultdict(dict)
+        for section, keys in (
+            ("likeness", (("likeness", "low", "high"),)),
+            ("by_heart", (("gap", "low", "high"),)),
+            ("leak", LEAKS),
+        ):
+            for row in evidence.get(section, {}).get("rows", ()):
+                name = row["candidate"]["label"]
+                for key, low, high in keys:
+                    if key in row:
+                        told = f"{row[key]:.2f} ({row[low]:.2f} to {row[high]:.2f})"
+                        rows[name][key] = told
+                if "copies" in evidence:
+                    rows[name]["copies"] = f"{copied[name]} of {painted[name]}"
+        heads = list(dict.fromkeys(key for row in rows.values() for key in row))
+        text += [f"{run.name}:", "", f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+        for name, row in rows.items():
+            text.append(f"| {name} | {' | '.join(row.get(head, '') for head in heads)} |")
+        text.append("")
+    return text[:-1]
+
+
+LEAKS = (
+    ("without trigger", "low", "high"),
+    ("colours without trigger", "colours low", "colours high"),
+    ("class word", "class low", "class high"),
+    ("unrelated", "unrelated low", "unrelated high"),
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["labels", "ladders", "copies"])
+    parser.add_argument("what", choices=["labels", "ladders", "copies", "kinds"])
     parser.add_argument("runs", type=Path, nargs="*")
     options = parser.parse_args()
     text = {
         "labels": lambda: labels(options.runs),
         "ladders": ladders,
         "copies": lambda: copies(options.runs),
+        "kinds": lambda: kinds(options.runs),
     }[options.what]()
     head = f"## {options.what}, {date.today()}, {platform.machine()} CPU, one thread\n"
     with (RESULTS / "judge.md").open("a") as file:

@@ -1,14 +1,14 @@
 """LoRAs of a known kind, trained on the embedded model, to try likeness, copying and leak on.
 
-    python benchmarks/train_small.py memorise OUT --steps 240 --save 40 --rate 3e-3
-    python benchmarks/train_small.py trigger OUT --steps 120 --save 60
-    python benchmarks/train_small.py plain OUT --steps 60 --save 60
+    python benchmarks/train_small.py memorise OUT --steps 960 --save 120 --rate 3e-3
+    python benchmarks/train_small.py trigger OUT --steps 720 --save 80 --text 2
+    python benchmarks/train_small.py plain OUT --steps 80 --save 40
 
 The training pictures are the model's own, printed as posters (`poster` of sample_data/build):
 `OUT/seen` is trained on, `OUT/unseen` holds pictures of the same prompts with other seeds; captions
 lie beside them. "memorise" sees six pictures until it knows them by heart. "trigger" has the
 trigger in its captions, and unprinted pictures without it beside them (regularisation), so that it
-learns to act with the trigger only; "plain" learns the posters from captions without a trigger.
+should learn to act with the trigger only; "plain" learns the posters from captions without a trigger.
 Minutes on one core; peft is needed.
 """
 

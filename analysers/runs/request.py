@@ -284,6 +284,8 @@ class StudyRequest:
             "strengths": demo["strengths"],
             "seeds": demo["seeds"],
             "prompts": sample_data.PATH / "prompts.txt",
+            "references": sample_data.PATH / "references",
+            "held_out": sample_data.PATH / "held_out",
             "out": Path("runs", f"demo-{kind}"),
         }
         return StudyRequest.of(kind, **{**usual, **{k: v for k, v in given.items() if v}})

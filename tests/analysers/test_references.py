@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from analysers.intake.references import find_references
 from analysers.runs.likeness import Known, likeness_evidence
 from analysers.runs.loop import run_study
 from analysers.runs.plan import plan_study
-from analysers.runs.request import StudyRequest
+from analysers.runs.request import Judging, StudyRequest
 from analysers.study import Candidate, Score, to_json
 from generation.errors import UserError
+
+LORAS = Path(__file__).parents[1] / "loras"
 
 
 def rows(values: Callable[[int, int], dict[str, float]], strengths: int = 3) -> list[Score]:
@@ -155,7 +159,6 @@ def test_too_few_references_are_one_sentence(tmp_path: Path, count: int) -> None
         ({"leak_test": True, "trigger": "sks"}, "none of the prompts"),
         ({"leak_test": True, "class_word": "a PSTR style, woman"}, "holds the trigger word"),
         ({"class_word": "woman"}, "add .*leak.test"),
-        ({"held_out": "x"}, "trained on as well"),
         ({"references": "none/such"}, "is no folder"),
     ],
 )
@@ -164,6 +167,49 @@ def test_what_cannot_be_tried_is_said_before_rendering(
 ) -> None:
     with pytest.raises(UserError, match=said):
         plan_study(StudyRequest.demo("strength", out=tmp_path, **given))
+
+
+def test_held_out_pictures_need_references() -> None:
+    with pytest.raises(UserError, match="trained on as well"):
+        Judging(held_out=LORAS / "unseen")
+
+
+def test_a_lora_that_knows_its_pictures_by_heart_is_told(tmp_path: Path) -> None:
+    """Six pictures were trained on until any seed paints them; the sample LoRA never saw them."""
+    learnt, other = tmp_path / "learnt-000001.safetensors", tmp_path / "learnt-000002.safetensors"
+    copy(sample_data.PATH / "lora" / "pstr-000006.safetensors", learnt)
+    copy(LORAS / "memorised.safetensors", other)
+    lines = (sample_data.PATH / "prompts.txt").read_text().splitlines()[:6]
+    request = StudyRequest.demo(
+        "epochs", loras=(tmp_path,), prompts=lines, seeds="3", steps=8, out=tmp_path / "run",
+        references=LORAS / "seen", held_out=LORAS / "unseen",
+    )  # fmt: skip
+    evidence = run_study(plan_study(request), request).evidence
+    innocent, by_heart = evidence["by_heart"]["rows"]
+    assert innocent["low"] < 0.05 < by_heart["low"] < by_heart["gap"] < 0.6
+    assert {one["candidate"]["place"] for one in evidence["copies"]["pictures"]} == {1}
+    assert len({one["reference"] for one in evidence["copies"]["pictures"]}) >= 4
+    faint, alike = evidence["likeness"]["rows"]
+    assert faint["likeness"] < alike["likeness"] < 1.3
+
+
+def test_a_lora_with_a_trigger_is_told_from_one_that_acts_always(tmp_path: Path) -> None:
+    copy(sample_data.PATH / "lora" / "pstr-000006.safetensors", tmp_path / "a-000001.safetensors")
+    copy(LORAS / "triggered.safetensors", tmp_path / "a-000002.safetensors")
+    lines = (sample_data.PATH / "prompts.txt").read_text().splitlines()[1:6]
+    request = StudyRequest.demo(
+        "epochs", loras=(tmp_path,), prompts=lines, steps=8, out=tmp_path / "run",
+        leak_test=True, trigger="pstr style",
+    )  # fmt: skip
+    judging = replace(request.judging, references=None, held_out=None)
+    request = replace(request, judging=judging)
+    rows = run_study(plan_study(request), request).evidence["leak"]["rows"]
+    called, always = (
+        next(row for row in rows if row["candidate"]["checkpoint"] == f"{name}.safetensors")
+        for name in ("a-000002", "a-000001")
+    )
+    assert called["high"] < always["low"]
+    assert called["colours high"] < 0.7 < always["colours low"]
 
 
 def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
@@ -197,13 +243,13 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
     found = likeness_evidence(near, "strength", Known(), find_references(folder), tmp_path / "run")[
         "copies"
     ]
-    (copy,) = found["pictures"]
-    assert (copy["reference"], copy["caption"], copy["mirrored"]) == (
+    (one,) = found["pictures"]
+    assert (one["reference"], one["caption"], one["mirrored"]) == (
         "copied.png",
         "an apple",
         True,
     )
-    assert copy["value"] > 0.95 and copy["side_by_side"].startswith("data:image/jpeg;base64,")
+    assert one["value"] > 0.95 and one["side_by_side"].startswith("data:image/jpeg;base64,")
     assert found["sentence"] == "0.5 repeats 1 training picture: look at them side by side."
 
 
