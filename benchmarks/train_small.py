@@ -8,7 +8,7 @@ The training pictures are the model's own, printed as posters (`poster` of sampl
 `OUT/seen` is trained on, `OUT/unseen` holds pictures of the same prompts with other seeds; captions
 lie beside them. "memorise" sees six pictures until it knows them by heart. "trigger" has the
 trigger in its captions, and unprinted pictures without it beside them (regularisation), so that it
-should learn to act with the trigger only; "plain" learns the posters from captions without a trigger.
+should learn to act with the trigger only; "plain" learns the posters from captions without one.
 Minutes on one core; peft is needed.
 """
 
