@@ -20,7 +20,7 @@ from analysers.intake.controls import match_controls, zero_as_control
 from analysers.intake.found import Found, as_control, facts_of, order, scan
 from analysers.intake.studies import axis_of
 from generation.errors import UserError, named
-from generation.pictures.pixels import read_size, read_text
+from generation.pictures.pixels import read_image, read_size, read_text
 from generation.pictures.readers.grids import cut_grid
 from generation.pictures.readers.names import LOOKED_FOR, parse_name
 from generation.pictures.readers.picture import (
@@ -268,14 +268,19 @@ def _without_duplicates(
     pictures: Sequence[Found], triggers: Sequence[str], rejected: list[Rejected]
 ) -> list[Found]:
     """Of several pictures with the same setting and case keep one: the latest of a trainer's
-    samples, else the first by name."""
+    samples, else the first by name; one that cannot be read takes no other's place."""
     kept: list[Found] = []
     seen: dict[Key, Path] = {}
+    keys: dict[Path, Key] = {}
+    for found in pictures:
+        place = (case_key(found, triggers), found.strength, found.place)
+        keys[found.path] = (*place, _lora(found).name, found.background)
+    often = Counter(keys.values())
+    damaged = {path for path, key in keys.items() if often[key] > 1 and not _readable(path)}
     # Those that tell a hash first: a picture without one repeats any with its LoRA's name.
     first = sorted(pictures, key=lambda one: one.name.stamp, reverse=True)
-    for found in sorted(first, key=lambda one: one.lora is None or not one.lora.hash):
-        lora = found.lora or LoraUse(found.name.lora)
-        key = (case_key(found, triggers), found.strength, found.place, lora.name, found.background)
+    for found in sorted(first, key=lambda one: (one.path in damaged, not _lora(one).hash)):
+        key, lora = keys[found.path], _lora(found)
         same = seen.get((*key, lora.hash[:12]))
         if same is not None:
             rejected.append(Rejected(found.path, f"shows the same setting and case as {same.name}"))
@@ -284,6 +289,18 @@ def _without_duplicates(
         for digest in {lora.hash[:12], ""}:
             seen.setdefault((*key, digest), found.path)
     return sorted(kept, key=lambda one: one.path)
+
+
+def _lora(found: Found) -> LoraUse:
+    return found.lora or LoraUse(found.name.lora)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        read_image(path)
+    except UserError:
+        return False
+    return True
 
 
 def _warn_explicit(

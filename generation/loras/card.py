@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def write_recommended_weight(lora_path: Path, weight: Decimal | float) -> Path:
             f"{lora_path} does not exist; name the LoRA file to recommend a weight for."
         )
     path = lora_path.with_suffix(".json")
+    if path.is_symlink():  # which stays one
+        path = Path(os.path.realpath(path))
     card: object = {}
     try:
         if path.exists():

@@ -183,6 +183,15 @@ def test_grids_and_duplicates_are_listed(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("damaged", ["strength_0.5.png", "strength_0.50.png", "strength_.5.png"])
+def test_a_damaged_picture_takes_no_others_place(tmp_path: Path, damaged: str) -> None:
+    make(tmp_path, "strength_0.5.png", "strength_0.50.png", "strength_.5.png", "control.png")
+    (tmp_path / damaged).write_text("no picture")
+    found = find_pictures(tmp_path, axis="strength")
+    assert len(found.pairs) == 1 and found.pairs[0].picture.path.name != damaged
+    assert damaged in {one.path.name for one in found.rejected}
+
+
 def test_metadata_wins_over_names(tmp_path: Path) -> None:
     make(tmp_path, "strength_0.5.png", text=infotext("a castle <lora:my:0.8>"))
     make(tmp_path, "control.png", text=infotext("a castle"))
@@ -380,6 +389,17 @@ def test_recommended_weight(tmp_path: Path) -> None:
         "preferred weight": 0.8,
     }
     assert sorted(p.name for p in tmp_path.iterdir()) == ["my.v2.json", "my.v2.safetensors"]
+
+
+def test_a_card_kept_elsewhere_is_written_there(tmp_path: Path) -> None:
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "my.safetensors").write_bytes(b"")
+    kept = tmp_path / "cards" / "my.json"
+    kept.write_text('{"notes": "mine"}')
+    (tmp_path / "my.json").symlink_to(kept)
+    write_recommended_weight(tmp_path / "my.safetensors", 0.8)
+    assert (tmp_path / "my.json").is_symlink()
+    assert json.loads(kept.read_text()) == {"notes": "mine", "preferred weight": 0.8}
 
 
 @pytest.mark.parametrize("content", ["{broken", "[1]", "[" * 100_000, "\xff"])

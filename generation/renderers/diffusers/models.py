@@ -86,7 +86,8 @@ def find_model(
     if path.is_file():
         return _single_file(name, path, config, prediction_type)
     if path.suffix in {".safetensors", ".ckpt", ".pt"}:
-        raise UserError(f"{name} does not exist; check the path.", field="model")
+        wrong = "is no file; name one." if path.exists() else "does not exist; check the path."
+        raise UserError(f"{name} {wrong}", field="model")
     if config is not None:
         raise UserError(f"{named('model_config')} is for single checkpoints, and {name} is none.")
     if path.is_dir():
