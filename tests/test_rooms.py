@@ -19,6 +19,7 @@ FLOORS = (
     ("analysers.metrics",),
     ("analysers", "analysers.intake"),
     ("analysers.runs", "reports"),
+    ("analysers.serve",),
     ("analysers.commands", "sample_data.build"),
 )
 """From the ground up: a room imports from its own modules and from floors below."""

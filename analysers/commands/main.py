@@ -117,6 +117,8 @@ def _run(
     keep_best: Path | None = None,
 ) -> int:
     """What the typed command asks for; the exit code."""
+    if options["serve"]:
+        return _serve(kind, options)
     printing = Printing.of(options)
     if options["metrics"].strip() == "list":
         click.echo(metric_list())
@@ -142,6 +144,17 @@ def _run(
     if (watch or keep_best) and not printing.dry_run:
         return _follow(asked, observers, printing, watch, patience, keep_best)
     return _render(asked, observers, printing)
+
+
+def _serve(kind: Kind, options: Mapping[str, Any]) -> int:
+    """The live page, until Ctrl-C."""
+    from analysers.serve.server import Server
+
+    runs = options["out"] or Path("runs")
+    server = Server(kind, options["loras"], runs, options["host"], options["port"])
+    click.echo(f"Open {server.address}\nCtrl-C ends it; a study under way can be continued.")
+    server.run()
+    return DONE
 
 
 def _follow(

@@ -146,6 +146,13 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Measuring processes [default: one a core, less one; none while the "
                           "CPU renders]."),
         click.option("--demo", is_flag=True, help="The embedded model and LoRA; no network."),
+        click.option("--serve", is_flag=True,
+                     help="Open a page on this machine to plan, start and watch studies; the LORAs "
+                          "are the folders that it may browse."),
+        click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+                     help="Where the page of --serve listens."),
+        click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N",
+                     help="Its port [default: a free one]."),
         click.option("--dry-run", is_flag=True,
                      help="Say what would be rendered and how long it would take."),
         click.option("--resume/--no-resume", default=True,

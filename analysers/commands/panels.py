@@ -23,6 +23,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Run folder, report, sharing": (
         "out", "allow_non_empty", "resume", "report_only", "single_file", "share", "write_weight",
     ),
+    "Live page": ("serve", "host", "port"),
     "Speed and memory": ("device", "dtype", "batch_size", "compiled", "low_vram", "workers",
                          "cluster"),
     "What is told": ("dry_run", "as_json", "quiet", "debug", "version"),

@@ -122,7 +122,7 @@ def plan_study(request: StudyRequest) -> Plan:
         infos, refused, fixed, base, structure, subject.allow, request.rendering.clip_skip
     )
     _refuse_what_it_has_not(request, base)
-    lines = request.prompts.prompts or _default_prompts(first)
+    lines = request.prompts.prompts or default_prompts(first)
     settings = _settings(request, base, structure, lines, first.resolution, fixed)
     cases = grid.cases(lines, request.prompts.seeds, request.prompts.negative)
     texts = [text for case in cases for text in (case.prompt, case.negative)]
@@ -234,7 +234,7 @@ def _elsewhere(
         request,
         usable,
         first,
-        lambda: _default_prompts(first),
+        lambda: default_prompts(first),
         lambda name: _agreed(lines, name),
     )
     return Plan(
@@ -435,7 +435,7 @@ def _fixed(path: Path) -> Checkpoint:
     return Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
 
 
-def _default_prompts(info: LoraInfo) -> tuple[PromptLine, ...]:
+def default_prompts(info: LoraInfo) -> tuple[PromptLine, ...]:
     """Six prompts around the trigger word that the training metadata tells."""
     if not info.trigger_words:
         raise UserError(
