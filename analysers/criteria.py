@@ -13,13 +13,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from analysers.likeness import LIKENESS
+from analysers.likeness import COPYING, HELD_OUT, LIKENESS, nearer
 from analysers.metrics.metric import Declaration, declared
 from analysers.scores import Tables, amount
 from analysers.statistics import Array, Bounds, row_means
 from analysers.study import Candidate, Criterion, Kind, Summary, Verdict
 
 Intervals = Callable[[Array], Bounds]
+
+BY_HEART = 0.05
+"""SSIM by which training pictures may be nearer than held-out ones: no more than 0.03 were found of
+a LoRA that never saw them, 0.08 where the first two pictures were repeated (docs/metrics.md)."""
 
 
 def criteria(
@@ -35,22 +39,30 @@ def criteria(
 
     A metric with a direction and a margin has one: surely no worse than the control by more than
     the margin. Of likeness to references it is the plateau: not surely less than the most alike of
-    the candidates whose quality is in range.
+    the candidates whose quality is in range and that do not know training pictures by heart. That
+    is out of range too, where held-out pictures tell: what is surely nearer to training pictures,
+    and by more than `BY_HEART` (`likeness.nearer`).
     """
     using = [i for i, s in enumerate(summaries) if s.candidate.strength != 0]
     safe = [i for i in using if summaries[i].safe]
     good = [i for i in safe if not marked[i]] or safe
     found = []
+    alike = good
+    if {COPYING, HELD_OUT} <= tables.values.keys():
+        known = intervals(nearer(tables))
+        inside = [i for i in using if not (known.low[i] > 0 and known.mean[i] > BY_HEART)]
+        found.append(Criterion(COPYING, tuple(summaries[i].candidate for i in inside)))
+        alike = [i for i in good if i in inside]
     for name in sorted(tables.values):
         declaration = declared(name)
         if name == rank_by or declaration.better is None or not _judges(declaration):
             continue
         worth = _worth(declaration, tables.values[name])
         if name.partition(":")[0] == LIKENESS:
-            if not good:
+            if not alike:
                 continue
             level = row_means(worth)
-            first = max(good, key=lambda i: level[i] if math.isfinite(level[i]) else -math.inf)
+            first = max(alike, key=lambda i: level[i] if math.isfinite(level[i]) else -math.inf)
             behind = intervals(worth - worth[first])
             inside = [i for i in using if i == first or not behind.high[i] < 0]
         else:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from analysers.phrases import listed
-from analysers.scores import tabulate
+from analysers.scores import Tables, tabulate
 from analysers.statistics import Array, intervals, row_means
 from analysers.study import Candidate, Interval, Kind, Score
 
@@ -66,8 +66,15 @@ def gaps(scores: Sequence[Score], kind: Kind) -> list[tuple[Candidate, Interval]
     tables = tabulate(scores, kind)
     if not {COPYING, HELD_OUT} <= tables.values.keys():
         return []
+    found = _intervals(nearer(tables), tables.prompts)
+    return list(zip(tables.candidates, found, strict=True))
+
+
+def nearer(tables: Tables) -> Array:
+    """How much nearer, beyond the control's, each picture is to its nearest reference, (candidates,
+    cases)."""
     seen, kept = (tables.values[name] - tables.control[name] for name in (COPYING, HELD_OUT))
-    return list(zip(tables.candidates, _intervals(seen - kept, tables.prompts), strict=True))
+    return seen - kept
 
 
 def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,17 @@ from analysers.runs.evidence import trust as trust_evidence
 from analysers.runs.request import Judging
 from analysers.runs.source import relative
 from analysers.statistics import ERROR
-from analysers.study import FORMAT, Candidate, Kind, Score, Study, from_json, to_json
+from analysers.study import (
+    FORMAT,
+    Candidate,
+    Kind,
+    Score,
+    Sentence,
+    Study,
+    from_json,
+    to_json,
+)
+from analysers.wording import say
 from generation.errors import UserError
 from generation.files import read_utf8
 from generation.folder import write_result
@@ -105,6 +115,7 @@ def decide(
         likeness=alike,
         warnings=(*doubts, *found, *warnings),
     )
+    beside = _beside(verdict.pick, evidence, kind)
     return Study(
         kind=kind,
         title=title,
@@ -113,12 +124,41 @@ def decide(
         metrics=judging.all_metrics,
         scores=tuple(scores),
         summaries=summaries,
-        verdict=verdict,
+        verdict=replace(verdict, sentences=(*verdict.sentences, *beside)),
         tie_tolerance=judging.tie_tolerance,
         margin=ranking.margin_of(judging.rank_by, judging.margin),
         evidence=evidence,
         run=run,
     )
+
+
+def _beside(pick: Candidate | None, evidence: Mapping[str, Any], kind: Kind) -> Iterator[Sentence]:
+    """What training pictures and the leak test say of the recommended, or else the first."""
+    if pick is None:
+        return
+    own = {
+        name: row
+        for name in ("likeness", "by_heart", "leak")
+        for row in evidence.get(name, {}).get("rows", ())
+        if row["candidate"] == asdict(pick)
+    }
+    heading = pick.heading(kind)
+    if "likeness" in own:
+        row = own["likeness"]
+        text = f"Likeness of {heading} to the training pictures: {row['likeness']:.2f} (95 % "
+        text += f"interval {row['low']:.2f} to {row['high']:.2f}), from 0 without the LoRA to 1 as "
+        text += "it could be"
+        if "by_heart" in own:
+            known = own["by_heart"]["low"] > 0
+            text += f"; it {'knows' if known else 'does not surely know'} them by heart"
+        values = {name: row[name] for name in ("likeness", "low", "high")}
+        yield say("why", "likeness", f"{text}.", [pick], **values)
+    if "leak" in own:
+        row = own["leak"]
+        share, low, high = (100 * row[name] for name in ("without trigger", "low", "high"))
+        text = f"Without its trigger word {heading} keeps {share:.0f} % of its effect (95 % "
+        text += f"interval {low:.0f} to {high:.0f})."
+        yield say("why", "leak", text, [pick], share=row["without trigger"])
 
 
 def _race(choice: ChoiceRecord) -> dict[str, Any]:

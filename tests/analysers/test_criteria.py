@@ -68,6 +68,16 @@ def test_the_most_likeness_wins_where_references_are_known() -> None:
     assert inside(found, "reference_likeness") == ["0.6"]
 
 
+def test_what_is_known_by_heart_is_out_of_range() -> None:
+    """Held-out pictures come no nearer at 0.8 and 1.0, training pictures do."""
+    near = {"copying": (0.4, 0.4, 0.42, 0.42, 0.5, 0.7), "held_out_copying": (0.4,) * 6}
+    found = answer(reference_likeness=(0.2, 0.3, 0.4, 0.45, 0.6, 0.9), **near)
+    assert inside(found, "copying") == ["0.2", "0.4", "0.6"]
+    assert inside(found, "reference_likeness") == ["0.6", "0.8", "1.0"]
+    assert strength(found) == "0.6" and found.why == ("most_likeness", "criteria")
+    assert "copying" not in {one.name for one in answer(copying=near["copying"]).criteria}
+
+
 def test_where_ranges_do_not_meet_the_trade_off_is_shown() -> None:
     found = answer(
         adherence=(0.97, 0.97, 0.9, 0.6, 0.5, 0.1),

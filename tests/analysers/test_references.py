@@ -184,7 +184,14 @@ def test_a_lora_that_knows_its_pictures_by_heart_is_told(tmp_path: Path) -> None
         "epochs", loras=(tmp_path,), prompts=lines, seeds="3", steps=8, out=tmp_path / "run",
         references=LORAS / "seen", held_out=LORAS / "unseen",
     )  # fmt: skip
-    evidence = run_study(plan_study(request), request).evidence
+    study = run_study(plan_study(request), request)
+    evidence = study.evidence
+    (told,) = (s for s in study.verdict.sentences if s.code == "likeness")
+    (pick,) = told.candidates
+    assert told.text.endswith("; it knows them by heart.") == (pick.place == 1)
+    inside = {one.name: one.inside for one in study.verdict.criteria}
+    assert [one.place for one in inside["copying"]] == [0]
+    assert study.verdict.recommended in (None, *inside["copying"])
     innocent, by_heart = evidence["by_heart"]["rows"]
     assert innocent["low"] < 0.05 < by_heart["low"] < by_heart["gap"] < 0.6
     assert {one["candidate"]["place"] for one in evidence["copies"]["pictures"]} == {1}
