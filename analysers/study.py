@@ -21,6 +21,9 @@ from generation.cells import strength_text
 
 FORMAT = 2
 
+NOT_RENDERED = "not rendered"
+"""Why a picture is missing that a run was asked for and had not come to."""
+
 _NAMES_OF_1 = {
     "rms_contrast": "rms_contrast_ratio",
     "colourfulness": "colourfulness_ratio",

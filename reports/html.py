@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared
 from analysers.phrases import GLOSSARY
-from analysers.study import Candidate, Interval, Score, Study, Summary
+from analysers.study import NOT_RENDERED, Candidate, Interval, Score, Study, Summary
 from generation.cells import strength_text
 from generation.folder import write_result
 from reports import pictures, plots
@@ -178,7 +178,9 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
     best = study.verdict.pick
     index = {c: i for i, c in enumerate(table.candidates)}
     width, height = _size(table, folder)
-    failed = [s for s in study.scores if s.status != "ok" or s.reason]
+    failed = [
+        s for s in study.scores if (s.status != "ok" or s.reason) and s.reason != NOT_RENDERED
+    ]
     shown: list[str] = [m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by]
     if any("colour_difference" in s.metrics for s in study.summaries):
         shown.append("colour_difference")
@@ -195,7 +197,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
             "epochs": "Which checkpoint?",
             "plane": "Which checkpoint, at which strength?",
         }[study.kind],
-        headline=study.verdict.headline,
+        headline=_headline(study),
         reason="".join(study.verdict.texts("answer")[1:2]),
         sentences=(*study.verdict.texts("answer")[2:], *study.verdict.arguments),
         warnings=study.verdict.warnings,
@@ -318,6 +320,14 @@ def _counts(table: pictures.Table) -> str:
         f"{settings} setting{'s' * (settings != 1)} × {cases} case{'s' * (cases != 1)}, "
         f"{made} picture{'s' * (made != 1)}"
     )
+
+
+def _headline(study: Study) -> str:
+    """The answer, and of a run that goes on by how many pictures."""
+    share = study.evidence.get("so_far")
+    if not isinstance(share, Mapping):
+        return study.verdict.headline
+    return f"So far, by {share['pictures']} of {share['of']} pictures: {study.verdict.headline}"
 
 
 def _chips(study: Study) -> list[Chip]:
@@ -523,7 +533,7 @@ def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
         # Votes have a place of their own; of the weights the curves show the rest.
         if name == "weights" and isinstance(value, Mapping):
             value = {part: value[part] for part in ("reason", "sentence") if part in value}
-        if name == "votes" or not value:
+        if name in ("votes", "so_far") or not value:
             continue
         sentence = ""
         if isinstance(value, Mapping):

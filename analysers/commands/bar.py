@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from analysers.runs.events import Event
+    from analysers.study import Score
 
 
 class Bar:
@@ -45,8 +48,11 @@ class Bar:
         elif isinstance(event, events.Ended):
             self.finish()
         elif isinstance(event, events.SoFar):
-            pictures, told = len(event.study.scores), event.study.verdict.headline
-            click.echo(f"After {pictures} pictures: {told}", err=True)
+            pictures, verdict = len(event.study.scores), event.study.verdict
+            sure = "" if verdict.confidence == "none" else f" ({verdict.confidence} confidence)"
+            click.echo(f"After {pictures} pictures{sure}: {verdict.headline}", err=True)
+            if told := _ahead(event.study.scores, event.more):
+                click.echo(f"  {told}", err=True)
 
     def start(self, label: str, total: int) -> None:
         """Show that nothing is done yet."""
@@ -95,6 +101,23 @@ class Bar:
         pace = self._timed / (now - self._since)
         left = (self._total - self._done) / pace
         return f"{rate(pace)}, {duration(left)} to go" if left else rate(pace)
+
+
+def _ahead(seen: Sequence[Score], more: Sequence[Score]) -> str:
+    """What the next block adds: settings, or cases, and by how much these narrow the intervals."""
+    known = {row.candidate for row in seen}
+    new = {row.candidate for row in more} - known
+    if new:
+        return f"Next: {len(more)} pictures, of {len(new)} more setting{'s' * (len(new) != 1)}."
+    before, cases = ({row.case for row in rows} for rows in (seen, more))
+    added, running = len(cases - before), len({row.candidate for row in more} - {None})
+    if not before or not added or not running:
+        return ""
+    narrower = 1 - math.sqrt(len(before) / (len(before) + added))
+    return (
+        f"Next: {len(more)} pictures, {added} more case{'s' * (added != 1)} of {running} "
+        f"setting{'s' * (running != 1)}; their intervals will be about {narrower:.0%} narrower."
+    )
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analysers.commands.bar import Bar
+from analysers.commands.early import EarlyReport
 from analysers.commands.options import (
     DONE,
     FOLDER,
@@ -138,7 +139,8 @@ def _run(
         with open_run_folder(printing.report_only):  # a run may have just ended there
             return finish(load_study(printing.report_only), printing.report_only, printing)
     asked = request(kind, options)
-    observers = () if printing.silent else (Bar(),)
+    early = EarlyReport(printing.named)
+    observers: tuple[Observer, ...] = (early,) if printing.silent else (Bar(), early)
     if asked.subject.images:
         return _judge_pictures(asked, observers, printing)
     if (watch or keep_best) and not printing.dry_run:

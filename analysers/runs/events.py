@@ -15,12 +15,16 @@ from analysers.study import Kind, Score, Study
 
 @dataclass(frozen=True)
 class Planned:
-    """A study begins: what it is called, where its folder is, how many pictures it may have."""
+    """A study begins: what it is called, where its folder is, how many pictures it may have.
+
+    `so_far` is the answer from what is scored when it is asked; ValueError before anything is.
+    """
 
     kind: Kind
     title: str
     out: Path
     pictures: int
+    so_far: Callable[[], Study]
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class SoFar:
-    """What would be answered now, before the chooser asks for more."""
+    """What would be answered now, before the chooser asks for `more`."""
 
     study: Study
+    more: tuple[Score, ...] = ()
 
 
 @dataclass(frozen=True)

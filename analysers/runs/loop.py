@@ -27,14 +27,12 @@ from analysers.runs.refine import Refine
 from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
-from analysers.study import Score, Study
+from analysers.study import NOT_RENDERED, Score, Study
 from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
 
 C = TypeVar("C")
-
-NOT_RENDERED = "not rendered"
 
 
 class Run(Generic[C]):
@@ -94,13 +92,14 @@ class Run(Generic[C]):
     def _go(self) -> Study:
         source = self.source
         begin = perf_counter()
-        self._tell(events.Planned(source.kind, source.title, source.out, len(source.cells)))
+        pictures = len(source.cells)
+        self._tell(events.Planned(source.kind, source.title, source.out, pictures, self.so_far))
         while not self.control.stopped():
             cells = [c for c in self._chooser.ask(dict(self._scores)) if c not in self._scores]
             if not cells:
                 break
             if self._scores and self._observers:
-                self._tell(events.SoFar(self.so_far()))
+                self._tell(events.SoFar(self.so_far(), tuple(map(source.row, cells))))
             self._score(cells)
         if self.control.interrupted:
             raise KeyboardInterrupt
@@ -117,7 +116,9 @@ class Run(Generic[C]):
         with self._lock:
             if not self._measured:
                 raise ValueError("nothing is scored yet")
-        return self._decide({}, {**self._head, "versions": versions()})
+            scored = sum(cell in self._scores for cell in self.source.cells)
+        share = {"pictures": scored, "of": len(self.source.cells)}
+        return self._decide({"so_far": share}, {**self._head, "versions": versions()})
 
     def _beside(self) -> dict[str, Any]:
         """What references and pictures without the trigger word say; asked once, at the end."""

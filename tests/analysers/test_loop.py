@@ -19,6 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import LATER, LORA, Toy, toy_plan
 
+from analysers.commands.early import FIRST as EARLY_FIRST
+from analysers.commands.early import SHARE as EARLY_SHARE
+from analysers.commands.early import EarlyReport
 from analysers.racing import Asked
 from analysers.runs import events
 from analysers.runs.chooser import Chooser, FullGrid
@@ -26,12 +29,12 @@ from analysers.runs.conclude import load_study
 from analysers.runs.conformance import chooser_conforms
 from analysers.runs.control import Control
 from analysers.runs.found import find_studies
-from analysers.runs.loop import NOT_RENDERED, Run, run_study
+from analysers.runs.loop import Run, run_study
 from analysers.runs.race import Race
 from analysers.runs.refine import Refine, coarse, halfway
 from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
-from analysers.study import Candidate, Score, Study
+from analysers.study import NOT_RENDERED, Candidate, Score, Study
 from generation.cells import Cell, Picture
 from generation.errors import UserError
 from generation.executors import never
@@ -287,6 +290,54 @@ def test_the_answer_so_far_can_be_had_at_any_time(tmp_path: Path) -> None:
     study = run.go()
     assert found[-1].verdict.best == study.verdict.best
     assert [sum(s.status == "ok" for s in early.scores) for early in found] == list(range(1, 13))
+    assert [early.evidence["so_far"]["pictures"] for early in found] == list(range(1, 13))
+    assert "so_far" not in study.evidence
+
+
+def test_the_report_is_rewritten_as_a_run_goes_on(tmp_path: Path) -> None:
+    """From the first picture on: with controls alone, with some settings, with all."""
+    now, pages = [0.0], []
+    early = EarlyReport(clock=lambda: now[0])
+
+    def observe(event: events.Event) -> None:
+        now[0] += 30
+        early(event)
+        if isinstance(event, events.Measured):
+            pages.append((tmp_path / "report.html").read_text())
+
+    run_study(toy_plan(tmp_path), HERE, observers=[observe])
+    for number, page in enumerate(pages, 1):
+        assert f"So far, by {number} of 12 pictures: " in page
+        assert page.rstrip().endswith("</html>")
+        assert "with a remark" not in page, "what is still to come did not fail"
+    assert "So far" not in pages[-1].replace("So far, by 12 of 12", "")
+    assert not list(tmp_path.glob("*.tmp*"))
+
+
+def test_an_early_report_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
+    now, written = [0.0], []
+
+    def slow(study: Study, folder: Path, **_: Any) -> None:
+        now[0] += 3
+        written.append(now[0])
+
+    early = EarlyReport(clock=lambda: now[0], write=slow)
+
+    def observe(event: events.Event) -> None:
+        now[0] += 15
+        early(event)
+
+    run_study(toy_plan(tmp_path, count=12), HERE, observers=[observe])
+    assert written and len(written) * 3 <= EARLY_SHARE * now[0] + 3
+    assert written[0] >= EARLY_FIRST
+
+
+def test_a_full_disk_costs_the_early_report_and_not_the_run(tmp_path: Path) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise UserError("cannot write report.html (No space left on device).", "out")
+
+    early = EarlyReport(clock=iter(range(0, 10**6, 100)).__next__, write=full)
+    assert len(run_study(toy_plan(tmp_path), HERE, observers=[early]).scores) == 12
 
 
 def test_a_pause_holds_rendering_and_a_stop_keeps_what_is_there(tmp_path: Path) -> None:
