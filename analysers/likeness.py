@@ -26,6 +26,9 @@ LEAST_COPY = 0.6
 """SSIM of small pictures (`analysers.metrics.copying`) below which nothing is called a copy: what
 sixteen unlike posters had among each other at most. Two or three references say too little."""
 
+SAME = 0.9
+"""SSIM from which on two pictures are one, saved again, mirrored or moved."""
+
 
 @dataclass(frozen=True)
 class Resemblance:
@@ -100,16 +103,29 @@ def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> dict
 
 
 def copies(scores: Sequence[Score], among: Sequence[float]) -> tuple[float, list[Score]]:
-    """The limit above which a picture is a copy, and the rows that are, the nearest first."""
+    """The limit above which a picture is a copy, and the rows that are, the nearest first.
+
+    `among` are the values of pictures that copy nothing; those of one picture twice say nothing.
+    """
     bare = [s.values[COPYING] for s in scores if s.candidate is None and COPYING in s.values]
-    known = [value for value in (*among, *bare) if math.isfinite(value)]
-    limit = max([LEAST_COPY, *known])
+    unlike = [value for value in among if value < SAME]
+    limit = max([LEAST_COPY, *unlike, *(value for value in bare if math.isfinite(value))])
     found = [
         s
         for s in scores
         if s.candidate is not None and s.values.get(COPYING, -1.0) > limit and s.status != "failed"
     ]
     return limit, sorted(found, key=lambda s: (-s.values[COPYING], s.image))
+
+
+def told_twice(among: Sequence[float], apart: Sequence[float]) -> str:
+    """What is said of training pictures that are there twice, and of held-out ones among them."""
+    twice, known = (sum(value >= SAME for value in values) for values in (among, apart))
+    said = f"{twice} training pictures are nearly the same as another. " if twice else ""
+    if known:
+        said += f"{known} of the held-out pictures are nearly the same as a training picture, so "
+        said += "what is known by heart is told too low. "
+    return said.strip()
 
 
 def told_copies(rows: Sequence[Mapping[str, Any]], kind: Kind) -> str:

@@ -29,9 +29,11 @@ def case_key(found: Found, triggers: Sequence[str]) -> Key:
 
 
 def without_triggers(prompt: str, triggers: Sequence[str]) -> str:
-    """The prompt, tidied, without the trigger words."""
+    """The prompt, tidied, without the trigger words and the brackets that held nothing else."""
     for trigger in triggers:
-        prompt = replace_trigger(prompt, trigger, " ")
+        bare = replace_trigger(prompt, trigger, " ")
+        while bare != prompt:
+            prompt, bare = bare, _EMPTY.sub(" ", bare)
     return tidy(prompt)
 
 
@@ -39,8 +41,12 @@ def replace_trigger(prompt: str, trigger: str, word: str) -> str:
     """The prompt with `word` wherever it holds the trigger as a word of its own, in any case."""
     if not trigger.strip():
         return prompt
-    pattern = rf"(?<!\w){re.escape(trigger.strip())}(?!\w)"
-    return re.sub(pattern, lambda _: word, prompt, flags=re.I)
+    spelled = r"\s+".join(map(re.escape, trigger.split()))
+    return re.sub(rf"(?<!\w){spelled}(?!\w)", lambda _: word, prompt, flags=re.I)
+
+
+_EMPTY = re.compile(r"\(\s*(?::\s*[-+.\d]+\s*)?\)|\[\s*\]")
+"""Brackets of attention around nothing: "( :1.3)"."""
 
 
 def case_names(pictures: Sequence[Found], triggers: Sequence[str]) -> dict[Path, str]:

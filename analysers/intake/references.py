@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from generation.errors import UserError
-from generation.files import read_utf8
+from generation.files import open_file, read_utf8
 from generation.pictures.pixels import SUFFIXES, read_size
 
 MOST = 2000
@@ -59,6 +60,28 @@ def find_references(folder: Path, field: str = "references") -> References:
         raise UserError(f"{folder} holds {len(found)} pictures; name {MOST} at most.", field=field)
     kept = {path: captions[path] for path in found if path in captions}
     return References(tuple(found), kept, tuple(warnings))
+
+
+def find_both(references: Path | None, held_out: Path | None) -> tuple[References, References]:
+    """Training pictures and such that were kept back. Raises UserError where one is both."""
+    seen = References() if references is None else find_references(references)
+    if references is None or held_out is None:
+        return seen, References()
+    kept = find_references(held_out, "held_out")
+    known = {_digest(path) for path in seen.pictures}
+    both = [path.name for path in kept.pictures if _digest(path) in known]
+    if both:
+        raise UserError(
+            f"{len(both)} of the pictures in {held_out} lie among the training pictures in "
+            f"{references} as well (such as {both[0]}); name pictures that were not trained on.",
+            field="held_out",
+        )
+    return seen, kept
+
+
+def _digest(path: Path) -> bytes:
+    with open_file(path) as file:
+        return hashlib.sha256(file.read()).digest()
 
 
 def _pictures(folder: Path) -> Iterator[Path]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Declaration, Declared, Sample
-from analysers.metrics.references import each
+from analysers.metrics.references import each, fitted
 from analysers.metrics.ssim import ssim
 
 SIDE, CORE = 64, 48
@@ -89,6 +89,7 @@ class Copying(Declared):
 
     declaration = Declaration(
         "copying",
+        version=2,
         label="likeness to the nearest reference",
         unit="SSIM",
         about="does it repeat a training picture",
@@ -118,8 +119,12 @@ class HeldOutCopying(Declared):
 
 
 def _nearness(sample: Sample, pictures: Sequence[Pixels]) -> float:
-    return nearest(sample.once(_small), each(pictures, small, "small")).value
+    return nearest_to(sample.image, pictures).value
 
 
-def _small(sample: Sample) -> Pixels:
-    return small(sample.image)
+def nearest_to(picture: Pixels, references: Sequence[Pixels]) -> Near:
+    """`nearest` of pictures of any size: references are cut to the picture's shape, as trainers
+    do."""
+    high, wide = picture.shape[:2]
+    looks = each(references, lambda other: small(fitted(other, high, wide)), ("small", high, wide))
+    return nearest(small(picture), looks)

@@ -16,9 +16,9 @@ from analysers import likeness
 from analysers.intake.references import References
 from analysers.likeness import COPYING, HELD_OUT, LIKENESS
 from analysers.measure import Measured, Task, measure
-from analysers.metrics.copying import Near, nearest, small
+from analysers.metrics.copying import Near, nearest_to
 from analysers.metrics.luma import Pixels
-from analysers.metrics.references import fitted
+from analysers.metrics.references import Pictures, fitted
 from analysers.runs.request import Judging
 from analysers.study import Kind, Score
 from generation.executors import InProcess
@@ -99,9 +99,10 @@ def likeness_evidence(
         found["likeness"] = likeness.record(told, kind, held_out=bool(apart))
     if gaps := likeness.gaps(scores, kind):
         found["by_heart"] = likeness.record_gaps(gaps, kind)
+    twice = likeness.told_twice(known.among.get(COPYING, ()), known.apart.get(COPYING, ()))
     uncopied = (*known.among.get(COPYING, ()), *known.apart.get(COPYING, ()))
     limit, rows = likeness.copies(scores, uncopied)
-    looks = [small(read_image(path)) for path in references.pictures] if rows else []
+    looks = Pictures(references.pictures)
     pictures = [
         _copy(row, looks, references, out, number < SHOWN) for number, row in enumerate(rows)
     ]
@@ -109,8 +110,10 @@ def likeness_evidence(
         [{**one, "candidate": row.candidate} for row, one in zip(rows, pictures, strict=True)], kind
     )
     found["copies"] = {
-        "sentence": sentence
-        or "No picture is nearer to a training picture than these are to each other.",
+        "sentence": (
+            sentence or "No picture is nearer to a training picture than these are to each other."
+        )
+        + (f" {twice}" if twice else ""),
         "limit": limit,
         "pictures": pictures,
     }
@@ -118,10 +121,10 @@ def likeness_evidence(
 
 
 def _copy(
-    row: Score, looks: Sequence[Pixels], references: References, out: Path, shown: bool
+    row: Score, looks: Pictures, references: References, out: Path, shown: bool
 ) -> dict[str, Any]:
     picture = read_image(out / row.image)
-    near = nearest(small(picture), looks)
+    near = nearest_to(picture, looks)
     path = references.pictures[near.number]
     assert row.candidate is not None
     return {

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from analysers import leak
-from analysers.intake.references import References, find_references
+from analysers.intake.references import find_both
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.metric import declared
 from analysers.racing import Asked
@@ -59,12 +59,8 @@ class Run(Generic[C]):
         self.judging = Judging()
         if request is not None:
             self.judging = request.judging if isinstance(request, StudyRequest) else request
-        self._references = References()
-        self._held_out = References()
-        if self.judging.references is not None:
-            self._references = find_references(self.judging.references)
-            if self.judging.held_out is not None:
-                self._held_out = find_references(self.judging.held_out, "held_out")
+        self._references, self._held_out = find_both(self.judging.references, self.judging.held_out)
+        if self._references.pictures:
             self.judging = with_references(self.judging, source.rendering)
         self.control = control or Control()
         self._chooser = chooser or FullGrid(source.cells)

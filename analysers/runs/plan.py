@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sample_data
 from analysers.intake.cases import replace_trigger, without_triggers
-from analysers.intake.references import find_references
+from analysers.intake.references import find_both
 from analysers.leak import BARE, CLASS, OTHER, UNRELATED
 from analysers.runs.request import DEMO_MODEL, Rendering, StudyRequest, Subject
 from analysers.study import Kind
@@ -98,12 +98,7 @@ def plan_study(request: StudyRequest) -> Plan:
     subject, rendering = request.subject, request.rendering
     if not subject.loras:
         raise UserError("name a LoRA file, or a folder of checkpoints.", field="loras")
-    for folder, name in (
-        (request.judging.references, "references"),
-        (request.judging.held_out, "held_out"),
-    ):
-        if folder is not None:
-            find_references(folder, name)
+    find_both(request.judging.references, request.judging.held_out)
     found = find_checkpoints(subject.loras, name=subject.name, ema=subject.ema)
     checkpoints = (*found.checkpoints, *(checkpoint for checkpoint, _ in found.unreadable))
     check_allowed(subject.allow)

@@ -67,3 +67,15 @@ def test_references_in_files_are_read_once(tmp_path: Path) -> None:
         == found
         == Copying()([Sample(s.image, references=tuple(pictures)) for s in asked])
     )
+
+
+@pytest.mark.parametrize(("high", "wide"), [(256, 256), (320, 256), (256, 384)])
+def test_a_reference_of_another_shape_is_cut_as_trainers_do(high: int, wide: int) -> None:
+    from skimage import data
+
+    reference = data.rocket()  # 427 x 640
+    picture = fitted(reference, high, wide)
+    assert Copying()([Sample(picture, references=(reference,))])[0] > 0.95
+    assert Copying()([Sample(picture[:, ::-1], references=(reference,))])[0] > 0.95
+    if wide / high < 1.4:
+        assert nearest(small(picture), [small(reference)]).value < 0.9

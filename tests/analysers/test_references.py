@@ -13,7 +13,8 @@ from PIL import Image
 
 import sample_data
 from analysers import leak, likeness
-from analysers.intake.references import find_references
+from analysers.intake.cases import without_triggers
+from analysers.intake.references import find_both, find_references
 from analysers.runs.likeness import Known, likeness_evidence
 from analysers.runs.loop import run_study
 from analysers.runs.plan import plan_study
@@ -78,6 +79,57 @@ def test_a_copy_is_nearer_than_references_and_controls_are(
     assert [s.image for s in found[1]] == ["2/2.png"]
     none = rows(lambda s, case: {"copying": limit})
     assert not likeness.copies(none, among)[1]
+
+
+def test_pictures_that_are_there_twice_do_not_hide_copies() -> None:
+    scores = rows(lambda s, case: {"copying": 0.95 if case == s == 2 else 0.2})
+    assert len(likeness.copies(scores, [0.99, 0.99, 0.3])[1]) == 1
+    said = likeness.told_twice([0.99, 0.99, 0.3], [0.2, 1.0])
+    assert said.startswith("2 training pictures are nearly the same") and "1 of the held" in said
+    assert not likeness.told_twice([0.3], [0.5])
+
+
+def test_held_out_pictures_were_not_trained_on(tmp_path: Path) -> None:
+    """The same folder, one inside the other, one file copied under another name."""
+    for number, colour in enumerate(("red", "blue", "green")):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / f"{number}.png")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    copy(LORAS / "unseen" / "00.jpg", kept)
+    copy(LORAS / "unseen" / "01.jpg", kept)
+    with pytest.raises(UserError, match="5 of the pictures"):
+        find_both(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"2 of the pictures.*00.jpg.*not trained on"):
+        find_both(tmp_path, kept)
+    other = tmp_path.parent / f"{tmp_path.name}-other"
+    other.mkdir()
+    copy(kept / "00.jpg", other / "a.jpg")
+    copy(LORAS / "unseen" / "02.jpg", other)
+    with pytest.raises(UserError, match=r"1 of the pictures.*a.jpg"):
+        find_both(kept, other)
+    assert len(find_both(LORAS / "seen", LORAS / "unseen")[1].pictures) == 6
+
+
+@pytest.mark.parametrize(
+    ("prompt", "bare"),
+    [
+        ("a photo of (sks:1.3) on a beach", "a photo of on a beach"),
+        ("((sks)) woman", "woman"),
+        ("[sks], woman", "woman"),
+        ("(sks woman:1.2)", "( woman:1.2)"),
+        ("SKS, woman", "woman"),
+        ("skś woman", "skś woman"),
+        ("desks and sks_2", "desks and sks_2"),
+        ("() of its own", "() of its own"),
+    ],
+)
+def test_a_trigger_leaves_no_empty_brackets(prompt: str, bare: str) -> None:
+    assert without_triggers(prompt, ("sks",)) == bare
+
+
+def test_a_trigger_of_two_words_is_found_over_any_space() -> None:
+    assert without_triggers("a dog, pstr  style", ("pstr style",)) == "a dog"
+    assert without_triggers("a dog, pstr\tStyle", (" pstr  style ",)) == "a dog"
 
 
 def test_a_leak_is_paired_by_case() -> None:
