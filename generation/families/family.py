@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 Layers = Mapping[str, tuple[int, ...]]
@@ -105,6 +106,13 @@ class Rendering:
     few: Mapping[str, Any] = field(default_factory=dict)
     distilled: Callable[[Config, Config, Config], bool] | None = None
     guided_by: tuple[str, ...] = ()
+
+
+flow_rendering = partial(
+    Rendering, flow=True, clip_skip=False, sampler="euler", half="bfloat16", chunked=False
+)
+"""As FLUX.1 and what came after it are rendered: trained in bfloat16, whose range activations need,
+with text encoders that read sentences."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from generation.families.family import (
     BlockLists,
     Family,
     Layers,
-    Rendering,
     blocks,
+    flow_rendering,
     linear,
     renamed,
     stack,
@@ -190,7 +190,7 @@ FLUX = Family(
     aliases=lora_names,
     # Flux keeps T5 as its second encoder, and files call it the third.
     encoders={"te": CLIP_L, "te2": T5_XXL, "te3": T5_XXL},
-    rendering=Rendering(
+    rendering=flow_rendering(
         "FluxPipeline",
         "transformer",
         16,
@@ -217,13 +217,8 @@ FLUX = Family(
             r"(vector_in|time_text_embed\.text_embedder)\.",
             r"(txt_in|context_embedder)\.weight",
         ),
-        flow=True,
         negative=False,
-        clip_skip=False,
         encoders=("te", "te2"),
-        sampler="euler",
-        half="bfloat16",  # trained in it; its activations overflow float16
-        chunked=False,
         encode=encode,
         unpack=unpack,
         predict=predict,

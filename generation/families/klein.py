@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from generation.families.family import BlockLists, Family, Rendering, blocks
+from generation.families.family import BlockLists, Family, blocks, flow_rendering
 from generation.families.flux2 import layers, names
 
 
@@ -56,7 +56,7 @@ KLEIN = Family(
     ),
     stated=r"klein",
     aliases=names,
-    rendering=Rendering(
+    rendering=flow_rendering(
         "Flux2KleinPipeline",
         "transformer",
         16,
@@ -73,12 +73,7 @@ KLEIN = Family(
         model="Flux2Transformer2DModel",
         # FLUX.2 dev reads a guidance scale, Klein does not.
         marks=(r"double_stream_modulation_img\.", r"\A(?![\s\S]*guidance_(?:in|embedder)\.)"),
-        flow=True,
-        clip_skip=False,
         steps=50,
-        sampler="euler",
-        half="bfloat16",
-        chunked=False,
         encode=encode,
         pack=pack,
         predict=predict,

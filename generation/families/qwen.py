@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from generation.families.family import BlockLists, Family, Layers, Rendering, blocks, linear, stack
+from generation.families.family import (
+    BlockLists,
+    Family,
+    Layers,
+    blocks,
+    flow_rendering,
+    linear,
+    stack,
+)
 
 
 def _layers(width: int, count: int) -> Layers:
@@ -74,7 +82,7 @@ QWEN = Family(
     words="Qwen-Image",
     models=(_layers(3072, _BLOCKS),),
     stated=r"qwen",
-    rendering=Rendering(
+    rendering=flow_rendering(
         "QwenImagePipeline",
         "transformer",
         16,
@@ -87,12 +95,7 @@ QWEN = Family(
         model="QwenImageTransformer2DModel",
         marks=(r"transformer_blocks\.0\.img_mod\.1\.", r"txt_norm\."),
         side=1328,
-        flow=True,
-        clip_skip=False,
         steps=50,
-        sampler="euler",
-        half="bfloat16",
-        chunked=False,
         encode=encode,
         call=call,
         unpack=unpack,

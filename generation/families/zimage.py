@@ -11,8 +11,8 @@ from generation.families.family import (
     Config,
     Family,
     Layers,
-    Rendering,
     blocks,
+    flow_rendering,
     linear,
     renamed,
     stack,
@@ -112,7 +112,7 @@ ZIMAGE = Family(
     models=(_layers(),),
     stated=r"z[._ -]?image",
     aliases=names,
-    rendering=Rendering(
+    rendering=flow_rendering(
         "ZImagePipeline",
         "transformer",
         16,
@@ -131,12 +131,7 @@ ZIMAGE = Family(
         ),
         model="ZImageTransformer2DModel",
         marks=(r"cap_pad_token", r"noise_refiner\.0\."),
-        flow=True,
-        clip_skip=False,
         steps=50,
-        sampler="euler",
-        half="bfloat16",
-        chunked=False,
         encode=encode,
         call=call,
         unguided=0.0,  # its formula adds guidance_scale (with - without) to what it tells with text
