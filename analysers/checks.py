@@ -27,6 +27,12 @@ ROUNDING = 2
 SAME_COLOUR = 0.5
 """Mean CIEDE2000 up to which two renders count as one picture; 1 is just noticeable."""
 
+SMALL = 0.02
+"""1 - SSIM below which hardly anything of a picture's brightness has changed."""
+
+SEEN_COLOUR = 5.0
+"""Mean CIEDE2000 that anybody sees at a glance."""
+
 UNRELATED = 0.35
 """SSIM that pictures of different prompts or seeds seldom exceed (docs/statistics.md), used where
 the SSIM between the study's own controls is not given."""
@@ -63,6 +69,7 @@ def check(
     of different cases, where it was measured."""
     return (
         *no_effect(scores, kind=kind, pixels=pixels),
+        *colour_alone(scores, kind=kind),
         *foreign_controls(scores, kind=kind, unrelated=unrelated),
         *zero_strength(scores, floor=floor),
         *undefined_pictures(scores),
@@ -125,6 +132,28 @@ def no_effect(
         f"{listed([c.heading(kind) for c in those])} {verb}{'s' if len(those) == 1 else ''} {what}"
         for those, verb, what in said
         if those
+    )
+
+
+def colour_alone(scores: Sequence[Score], *, kind: Kind) -> tuple[str, ...]:
+    """A LoRA that moves colours and no luma has an effect that 1 - SSIM does not tell."""
+    rows: dict[Candidate, list[Score]] = {}
+    for row in _candidate_rows(scores):
+        if row.candidate and row.candidate.strength != 0 and math.isfinite(_ssim(row)):
+            rows.setdefault(row.candidate, []).append(row)
+    colours = {
+        candidate: median(map(_colour, found))
+        for candidate, found in rows.items()
+        if median(map(_ssim, found)) > 1.0 - SMALL
+    }
+    seen = [c for c in colours if colours[c] > SEEN_COLOUR]
+    if not seen:
+        return ()
+    names = listed([c.heading(kind) for c in sorted(seen, key=lambda c: preference(c, kind))])
+    most = number(max(colours[c] for c in seen))
+    return (
+        f"At {names} the colours change (CIEDE2000 {most}) and the brightness, which is all that "
+        "SSIM sees, does not: the effect is larger than 1 - SSIM tells.",
     )
 
 

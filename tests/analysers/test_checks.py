@@ -103,6 +103,15 @@ def test_rounding_is_told_from_nothing_and_from_an_effect():
     assert checks.no_effect(unknown, kind="strength") == (), "SSIM alone claims nothing"
 
 
+def test_colours_that_ssim_does_not_see_are_told():
+    rows = [moved(row(s, c, 0.999), 60.0, 20 * float(s)) for s in STRENGTHS for c in range(6)]
+    (warning,) = checks.colour_alone(rows, kind="strength")
+    assert warning.startswith("At 0.4 and 0.8 the colours change (CIEDE2000 16.0)")
+    assert warning in checks.check(rows, kind="strength")
+    content = [moved(row(s, c, 0.8), 60.0, 20.0) for s in STRENGTHS for c in range(6)]
+    assert checks.colour_alone(content, kind="strength") == ()
+
+
 def test_strength_zero_must_have_the_controls_colours():
     rows = [*healthy(), *(moved(row("0.0", c, 1.0), 60.0, 7.3) for c in range(6))]
     (warning,) = checks.zero_strength(rows)
