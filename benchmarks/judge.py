@@ -228,10 +228,10 @@ def kinds(runs: list[Path]) -> list[str]:
     for run in runs:
         study = load_study(run)
         evidence = study.evidence
-        copied = Counter(
-            one["candidate"]["label"] for one in evidence.get("copies", {}).get("pictures", ())
-        )
-        painted = Counter(s.candidate.label for s in study.scores if s.candidate is not None)
+        repeated = {one["image"] for one in evidence.get("copies", {}).get("pictures", ())}
+        rendered = [s for s in study.scores if s.candidate is not None]
+        painted = Counter(s.candidate.heading(study.kind) for s in rendered)
+        copied = Counter(s.candidate.heading(study.kind) for s in rendered if s.image in repeated)
         rows: dict[str, dict[str, str]] = defaultdict(dict)
         for section, keys in (
             ("likeness", (("likeness", "low", "high"),)),
@@ -239,7 +239,7 @@ def kinds(runs: list[Path]) -> list[str]:
             ("leak", LEAKS),
         ):
             for row in evidence.get(section, {}).get("rows", ()):
-                name = row["candidate"]["label"]
+                name = row["setting"]
                 for key, low, high in keys:
                     if key in row:
                         told = f"{row[key]:.2f} ({row[low]:.2f} to {row[high]:.2f})"
