@@ -25,6 +25,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from analysers.runs.conclude import load_study
+from analysers.runs.loop import NOT_RENDERED
 from analysers.runs.plan import plan_study
 from analysers.runs.request import StudyRequest
 from analysers.serve import form
@@ -49,6 +50,10 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = Path(html.__file__).parent / "templates" / "report.css"
 _VOTES = "votes.json"
 _SANDBOX = {"content-security-policy": "frame-ancestors 'none'"}  # the report brings its own
+
+
+class NotYet(UserError):
+    """There is no answer before a picture is scored."""
 
 
 class Live:
@@ -78,6 +83,7 @@ class Live:
                 Route("/", self.home),
                 Route("/live.css", self.style),
                 Route("/live.js", self.script),
+                Route("/favicon.ico", self.icon),
                 Route("/folder", self.folder),
                 Route("/proposals", self.proposals),
                 Route("/demo", self.demo),
@@ -115,6 +121,9 @@ class Live:
 
     async def script(self, request: Request) -> Response:
         return Response((_TEMPLATES / "live.js").read_text("utf-8"), media_type="text/javascript")
+
+    async def icon(self, request: Request) -> Response:
+        return Response(status_code=204)
 
     async def folder(self, request: Request) -> Response:
         found = await run_in_threadpool(self.folders.listing, request.query_params.get("path", ""))
@@ -178,7 +187,7 @@ class Live:
             try:
                 study = course.so_far()
             except ValueError:
-                raise UserError("Nothing is scored yet.") from None
+                raise NotYet("Nothing is scored yet.") from None
         else:
             folder = self._folder(request)
             study = load_study(folder)
@@ -195,12 +204,19 @@ class Live:
             name=folder.name,
             live=course is not None,
             finished=(folder / "study.json").is_file(),
-            known=(folder / ASKED).is_file(),
+            known=(folder / ASKED).is_file() and not (folder / ASKED).is_symlink(),
         )
 
     async def answer(self, request: Request) -> Response:
-        """The answer by now, to be put into a page."""
-        study, folder = await run_in_threadpool(self._study, request)
+        """The answer by now, to be put into a page; nothing before a setting can be ranked."""
+        course = self._course(request)
+        going = course is not None and course.going
+        try:
+            study, folder = await run_in_threadpool(self._study, request)
+        except NotYet:
+            return Response(status_code=204)
+        if going and study.verdict.best is None:
+            return Response(status_code=204)
         hero = await run_in_threadpool(plots.hero, study)
         return self._page(
             "answer.html.j2",
@@ -208,6 +224,7 @@ class Live:
             reason="".join(study.verdict.texts("answer")[1:2]),
             people=votes.people(study),
             hero=hero,
+            unfinished=any(score.reason == NOT_RENDERED for score in study.scores),
         )
 
     async def report(self, request: Request) -> Response:

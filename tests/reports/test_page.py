@@ -1,167 +1,23 @@
-"""The report in a real headless Chromium: every control, every key, no error, nothing off the disk.
-
-Needs Chromium with its driver, and axe-core (`npm install --no-save axe-core`, or its path in
-AXE_CORE). Without them the tests are skipped on a developer's machine and fail where CI is set.
-"""
+"""The report in a real headless Chromium: each control and key, no error, nothing off the disk."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from driving import Page
 from PIL import Image
 
 from analysers.metrics.ssim import ssim
 from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
 from reports import html, votes
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _missing(what: str) -> Any:
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
-
-
-class Page:
-    """A browser tab with the few gestures that the tests need."""
-
-    def __init__(self, driver: Any, downloads: Path) -> None:
-        self.driver = driver
-        self.downloads = downloads
-
-    def open(self, path: Path, *, width: int = 1280, height: int = 860, **media: str) -> Page:
-        features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
-        )
-        self.driver.get(path.as_uri())
-        self.wait("document.documentElement.dataset.ready === 'yes'")
-        return self
-
-    def js(self, code: str, *arguments: Any) -> Any:
-        return self.driver.execute_script("return " + code, *arguments)
-
-    def wait(self, condition: str, seconds: float = 10) -> None:
-        end = time.monotonic() + seconds
-        while not self.js(f"Boolean({condition})"):
-            assert time.monotonic() < end, f"never became true: {condition}"
-            time.sleep(0.02)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def click(self, selector: str) -> None:
-        self.js(
-            "document.querySelector(arguments[0])"
-            ".scrollIntoView({behavior: 'instant', block: 'center'})",
-            selector,
-        )
-        self.find(selector).click()
-
-    def choose(self, selector: str, value: str) -> None:
-        from selenium.webdriver.support.ui import Select
-
-        Select(self.find(selector)).select_by_value(value)
-
-    def press(self, *keys: str) -> None:
-        from selenium.webdriver import ActionChains
-
-        for key in keys:
-            *held, last = key
-            chain = ActionChains(self.driver)
-            for modifier in held:
-                chain.key_down(modifier)
-            chain.send_keys(last)
-            for modifier in held:
-                chain.key_up(modifier)
-            chain.perform()
-
-    def texts(self, selector: str) -> list[str]:
-        return self.js(
-            "[...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
-        )
-
-    def columns(self) -> list[str]:
-        return self.texts("#grid .track .colhead .text")
-
-    def shot(self, selector: str) -> np.ndarray:
-        picture = Image.open(io.BytesIO(self.find(selector).screenshot_as_png))
-        return np.asarray(picture.convert("RGB"))
-
-    def problems(self) -> list[str]:
-        """Console errors, and requests for anything but files, data and blobs."""
-        found = [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
-        requests = {}
-        for entry in self.driver.get_log("performance"):
-            message = json.loads(entry["message"])["message"]
-            parameters = message["params"]
-            if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
-                url = parameters.get("url") or parameters["request"]["url"]
-                if not url.startswith(("file:", "data:", "blob:")):
-                    requests[parameters["requestId"]] = "request: " + url
-            elif parameters.get("blockedReason") == "csp":  # announced, but never sent
-                requests.pop(parameters["requestId"], None)
-        return found + list(requests.values())
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    webdriver = None
-    try:
-        from selenium import webdriver  # type: ignore[no-redef]
-    except ImportError:
-        _missing("selenium is missing: pip install selenium")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    chromedriver = shutil.which("chromedriver")
-    if not chromium or not chromedriver:
-        _missing("Chromium and its driver are missing: apt-get install chromium chromium-driver")
-    downloads = tmp_path_factory.mktemp("downloads")
-    options = webdriver.ChromeOptions()  # type: ignore[union-attr]
-    options.binary_location = str(chromium)
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(  # type: ignore[union-attr]
-        options=options,
-        service=webdriver.ChromeService(chromedriver),  # type: ignore[union-attr]
-    )
-    driver.execute_cdp_cmd(
-        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
-    )
-    yield Page(driver, downloads)
-    driver.quit()
-
-
-@pytest.fixture
-def page(browser: Page) -> Iterator[Page]:
-    browser.driver.get("about:blank")
-    browser.problems()
-    yield browser
-    assert browser.problems() == []
 
 
 @pytest.fixture(scope="session")
@@ -841,27 +697,13 @@ def test_the_policy_stops_what_the_page_did_not_bring(page: Page, report: Path) 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page: Page, report: Path, plane: Path, scheme: str) -> None:
-    places = (os.environ.get("AXE_CORE"), ROOT / "node_modules" / "axe-core" / "axe.min.js")
-    axe = next((Path(p) for p in places if p and Path(p).is_file()), None)
-    if axe is None:
-        _missing("axe-core is missing: npm install --no-save axe-core, or set AXE_CORE")
-    source = axe.read_text(encoding="utf-8")  # type: ignore[union-attr]
     found = []
     for path, width in ((report, 1280), (report, 390), (plane, 1280)):
         page.open(path, width=width, prefers_color_scheme=scheme)
-        page.driver.execute_script(source)
         for selector in (None, "#why summary", ".open", "#ab-start"):
             if selector:
                 page.click(selector)
-            result = page.driver.execute_async_script(
-                "const done = arguments[0]; axe.run(document).then(done, (e) => done(String(e)));"
-            )
-            assert isinstance(result, dict), result
-            found += [
-                (v["id"], v["impact"], v["nodes"][0]["html"][:200], v["nodes"][0]["failureSummary"])
-                for v in result["violations"]
-                if v["impact"] in ("serious", "critical")
-            ]
+            found += page.serious()
             page.js("document.querySelectorAll('dialog[open]').forEach((d) => d.close())")
     assert found == []
 

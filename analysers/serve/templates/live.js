@@ -27,7 +27,7 @@ async function ask(address, body) {
     throw { field: "", sentence: "The program does not answer." };
   }
   const text = await answer.text();
-  if (answer.ok) return answer.headers.get("content-type").includes("json") ? JSON.parse(text) : text;
+  if (answer.ok) return answer.headers.get("content-type")?.includes("json") ? JSON.parse(text) : text;
   let told;
   try { told = JSON.parse(text); } catch { told = { field: "", sentence: text.trim() }; }
   throw told;
@@ -228,8 +228,10 @@ function run() {
   byId("votes").addEventListener("change", async (event) => {
     const [file] = event.target.files;
     if (!file) return;
+    const text = await file.text();
+    event.target.value = ""; // so that the same file, mended, can be given again
     try {
-      byId("voted").textContent = (await ask("votes", await file.text())).sentence;
+      byId("voted").textContent = (await ask("votes", text)).sentence;
       answer();
     } catch (told) {
       byId("voted").textContent = told.sentence || String(told);
@@ -243,9 +245,15 @@ function run() {
     const begin = performance.now();
     try {
       const text = await ask("answer");
-      byId("answer").innerHTML = text; // escaped by the program; the policy lets no script in
-      byId("report").hidden = false;
-    } catch { /* nothing is scored yet */ }
+      if (text) byId("answer").innerHTML = text; // escaped by the program; the policy lets no script in
+      if (text) byId("report").hidden = false;
+      if (!live && box.querySelector("[data-unfinished]")) {
+        byId("state").textContent = "stopped";
+        byId("continue").hidden = !box.dataset.known;
+      }
+    } catch (told) {
+      byId("run-error").textContent = told.sentence || String(told);
+    }
     asked = performance.now();
     pause = Math.max(3000, 10 * (asked - begin));
   };
@@ -253,13 +261,14 @@ function run() {
     if (!timer) timer = setTimeout(answer, Math.max(0, pause - (performance.now() - asked)));
   };
 
+  // cases from left to right, settings downwards, in bands as wide as the page
   const canvas = byId("map");
-  let size = 8, colours = {};
+  let size = 20, band = 1, colours = [];
   const lay = () => {
-    const width = canvas.parentElement.clientWidth;
-    size = Math.max(1, Math.min(22, Math.floor(width / Math.max(1, columns.length)), Math.floor(4000 / Math.max(1, rows.length))));
-    canvas.width = columns.length * size;
-    canvas.height = rows.length * size;
+    size = cells.length <= 600 ? 20 : cells.length <= 3000 ? 12 : 7;
+    band = Math.max(1, Math.min(rows.length, Math.floor(canvas.parentElement.clientWidth / size)));
+    canvas.width = band * size;
+    canvas.height = (Math.ceil(rows.length / band) * (columns.length + 1) - 1) * size;
     const style = getComputedStyle(document.documentElement);
     colours = ["--rule", "--second", "--accent", "--breaks"].map((name) => style.getPropertyValue(name));
     dirty = new Set(cells.keys());
@@ -268,9 +277,10 @@ function run() {
   const paint = () => {
     waiting = false;
     const drawing = canvas.getContext("2d");
-    const gap = size > 3 ? 2 : 0;
+    const gap = size > 8 ? 2 : 1;
     for (const at of dirty) {
-      const x = (at % columns.length) * size, y = Math.floor(at / columns.length) * size;
+      const row = Math.floor(at / columns.length);
+      const x = (row % band) * size, y = (Math.floor(row / band) * (columns.length + 1) + at % columns.length) * size;
       drawing.fillStyle = colours[cells[at]];
       drawing.fillRect(x, y, size - gap, size - gap);
     }

@@ -1,0 +1,238 @@
+"""The live page in a real browser, with the embedded model rendering for real."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import Page
+from serving import LORA, TINY, Site
+
+from analysers.runs.conclude import load_study
+from analysers.study import Study
+from reports import votes
+
+SLOW = {**TINY, "steps": "60", "run": "slow", "prompts": "a fox\na castle\na boat\na lamp"}
+
+
+@pytest.fixture
+def live(page: Page, site: Site) -> Page:
+    """The form, opened by the address that the terminal shows."""
+    page.own = site.base
+    page.driver.delete_all_cookies()
+    return page.open(site.server.address, height=1000)
+
+
+def write(page: Page, **fields: str) -> None:
+    for name, value in fields.items():
+        box = page.find(f"#{name}")
+        box.clear()
+        box.send_keys(value)
+
+
+def fill(page: Page, form: dict[str, str]) -> None:
+    page.js("(document.getElementById('more').open = true)")
+    write(page, **{name: value for name, value in form.items() if name != "kind"})
+
+
+def state(page: Page, wanted: str, seconds: float = 60) -> None:
+    page.wait(f"document.getElementById('state').className === 'state {wanted}'", seconds)
+
+
+def ballot(study: Study) -> dict[str, Any]:
+    """Nine votes for the first setting against the second, as the report exports them."""
+    settings = [
+        {"heading": one.heading(study.kind), "checkpoint": one.checkpoint, "epoch": one.epoch,
+         "step": one.step, "strength": str(one.strength)}
+        for one in (summary.candidate for summary in study.summaries)
+    ]  # fmt: skip
+    clicks = [{"a": 0, "b": 1, "choice": "a"}] * 9
+    return {"kind": votes.KIND, "format": 1, "settings": settings, "votes": clicks}
+
+
+def rendered(site: Site, run: str) -> list[Path]:
+    return sorted((site.root / "runs" / run / "images").rglob("*.png"))
+
+
+def test_from_the_form_to_the_answer(live: Page, site: Site, tmp_path: Path) -> None:
+    assert live.driver.current_url == f"{site.base}/"
+    live.click("#browse")
+    live.wait("document.querySelector('#entries .name')")
+    live.press(["\ue007"])  # Enter: into the folder, where the first button has the focus
+    live.wait("document.querySelectorAll('#entries .name').length === 2")
+    live.press(["\ue004"], ["\ue007"])  # Tab, Enter
+    live.wait("document.getElementById('take')")
+    assert live.js("document.getElementById('loras').value") == site.lora
+    assert live.js("document.activeElement.id") == "loras"
+    live.click("#take")
+    proposed = live.js("document.getElementById('prompts').value").splitlines()
+    assert len(proposed) == 6 and all(line.startswith("pstr style, ") for line in proposed)
+
+    fill(live, {**TINY, "steps": "many"})
+    live.click("#plan")
+    live.wait("document.getElementById('steps-error').textContent")
+    assert "give a whole number" in live.find("#steps-error").text
+    assert live.js("document.activeElement.id") == "steps"
+    write(live, steps=TINY["steps"])
+    live.press(["\ue007"])
+    live.wait("document.getElementById('start')", 60)
+    plan = live.find("#planned").text
+    assert "6 pictures and 2 controls" in plan and "two measured renders" in plan
+    assert "2 steps" in plan and "64×64" in plan and "a castle at sunset" in plan
+    assert not (site.root / "runs" / "tiny").exists(), "a plan writes nothing"
+
+    live.click("#start")
+    live.wait("document.body.dataset.page === 'run'", 60)
+    state(live, "finished")
+    live.wait("document.querySelector('#answer h1')")
+    study = load_study(site.root / "runs" / "tiny")
+    assert live.texts("#answer h1") == [study.verdict.headline]
+    assert len(rendered(site, "tiny")) == 8
+    live.wait("document.querySelectorAll('.shot img').length === 8")
+    live.wait("[...document.querySelectorAll('.shot img')].every((i) => i.naturalWidth > 0)")
+    assert live.js("document.getElementById('map').getAttribute('aria-label')") == (
+        "2 cases by 4 settings: 8 of 8 rendered, 8 scored, 0 failed"
+    )
+    before = live.texts(".shot figcaption b")
+    live.driver.refresh()
+    state(live, "finished")
+    live.wait("document.querySelectorAll('.shot img').length === 8")
+    assert live.texts(".shot figcaption b") == before
+
+    (tmp_path / "votes.json").write_text(json.dumps({"kind": "no votes"}))
+    live.find("#votes").send_keys(str(tmp_path / "votes.json"))
+    live.wait("document.getElementById('voted').textContent")
+    assert "the file: these are not votes" in live.find("#voted").text
+    assert not (site.root / "runs" / "tiny" / "votes.json").exists()
+    live.problems()  # the browser notes the refused file (422) as an error
+    (tmp_path / "votes.json").write_text(json.dumps(ballot(study)))
+    live.find("#votes").send_keys(str(tmp_path / "votes.json"))
+    live.wait("document.querySelector('#answer .people')")
+    assert live.find("#answer .people").text == live.find("#voted").text != ""
+    assert (site.root / "runs" / "tiny" / "votes.json").is_file()
+
+    live.click("#report")
+    live.wait("document.documentElement.dataset.ready === 'yes' && document.querySelector('#grid')")
+    assert live.texts("h1") == [study.verdict.headline]
+    live.wait("[...document.querySelectorAll('.showcase img')].every((i) => i.naturalWidth > 0)")
+
+
+def test_exports(site: Site) -> None:
+    assert site.post("/start", {**TINY, "loras": site.lora}).json() == {"run": "tiny"}
+    site.wait()
+    for name, begins in (("scores.csv", b"checkpoint,"), ("summary.csv", b"rank,"),
+                         ("summary.md", b""), ("report.html", b"<!doctype html>"),
+                         ("contact_sheet.png", b"\x89PNG"), ("sweep.webp", b"RIFF")):  # fmt: skip
+        answer = site.get(f"/runs/tiny/export/{name}")
+        assert answer.status_code == 200 and answer.content.startswith(begins) and answer.content
+        assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+    assert site.get("/runs/tiny/export/study.json").status_code == 404
+    single = site.get("/runs/tiny/export/report.html").text
+    assert 'src="data:image/webp' in single and 'src="images/' not in single
+
+
+def test_pause_resume_stop_go_on(live: Page, site: Site) -> None:
+    site.post("/start", {**SLOW, "loras": site.lora})
+    live.open(f"{site.base}/runs/slow/")
+    live.wait("document.querySelector('.shot')", 60)
+    live.click("#pause")
+    state(live, "paused")
+    time.sleep(1)
+    there = rendered(site, "slow")
+    time.sleep(1.5)
+    assert rendered(site, "slow") == there and 0 < len(there) < 16
+    told = site.post("/start", {**TINY, "loras": site.lora})
+    assert told.status_code == 422 and "slow goes on" in told.json()["sentence"]
+    live.click("#resume")
+    state(live, "running")
+    live.click("#stop")
+    state(live, "stopped")
+    kept = {path: path.stat().st_mtime_ns for path in rendered(site, "slow")}
+    assert len(kept) < 16
+    assert load_study(site.root / "runs" / "slow").verdict.headline
+    live.click("#continue")
+    state(live, "finished", 120)
+    assert len(rendered(site, "slow")) == 16
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+
+
+def test_the_run_folder_is_the_state(live: Page, site: Site) -> None:
+    site.post("/start", {**SLOW, "loras": site.lora})
+    live.open(f"{site.base}/runs/slow/")
+    live.wait("document.querySelector('.shot')", 60)
+    site.end()
+    kept = {path: path.stat().st_mtime_ns for path in rendered(site, "slow")}
+    assert 0 < len(kept) < 16
+    live.wait("!document.getElementById('lost').hidden")
+    live.problems()  # the connection that ended
+    site.begin()
+    live.own = site.base
+    live.open(site.server.address)
+    assert live.texts(".runs a") == ["slow"]
+    live.click(".runs a")
+    live.wait("document.body.dataset.page === 'run'")
+    live.wait("!document.getElementById('continue').hidden")
+    assert live.find("#state").text == "stopped"
+    live.click("#continue")
+    state(live, "finished", 120)
+    assert len(rendered(site, "slow")) == 16
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+
+
+def test_hidden_tabs_hold_no_connection(live: Page, site: Site) -> None:
+    site.post("/start", {**TINY, "loras": site.lora})
+    tabs = [live.driver.current_window_handle]
+    try:
+        for _ in range(8):
+            live.driver.switch_to.new_window("tab")
+            tabs.append(live.driver.current_window_handle)
+            live.open(f"{site.base}/runs/tiny/")
+            state(live, "finished")
+    finally:
+        for tab in tabs[1:]:
+            live.driver.switch_to.window(tab)
+            live.driver.close()
+        live.driver.switch_to.window(tabs[0])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_axe_finds_nothing_serious_and_nothing_overflows(
+    live: Page, site: Site, scheme: str, width: int
+) -> None:
+    found: list[Any] = []
+
+    def look() -> None:
+        found.extend(live.serious())
+        assert live.js("document.documentElement.scrollWidth") <= width
+
+    look_at = {"width": width, "prefers_color_scheme": scheme}
+    live.open(site.base + "/", **look_at)  # type: ignore[arg-type]
+    fill(live, {**TINY, "loras": site.lora})
+    live.click("#browse")
+    live.wait("document.querySelector('#entries .name')")
+    look()
+    live.click("#plan")
+    live.wait("document.getElementById('start')", 60)
+    look()
+    write(live, steps="0")
+    live.click("#plan")
+    live.wait("document.getElementById('steps-error').textContent")
+    look()
+    live.problems()  # the browser notes the refused plan (422) as an error
+    site.post("/start", {**TINY, "loras": site.lora})
+    live.open(f"{site.base}/runs/tiny/", **look_at)  # type: ignore[arg-type]
+    look()
+    state(live, "finished")
+    live.wait("document.querySelector('#answer h1')")
+    look()
+    assert found == []
+
+
+def test_the_lora_is_named(site: Site) -> None:
+    found = site.get("/proposals", params={"path": site.lora}).json()
+    assert found["words"] == ["pstr style"] and LORA.startswith("pstr")
+    assert site.get("/demo?kind=epochs").json()["loras"].endswith("lora")
