@@ -25,13 +25,12 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from analysers.runs.conclude import load_study
-from analysers.runs.loop import NOT_RENDERED
 from analysers.runs.plan import plan_study
 from analysers.runs.request import StudyRequest
 from analysers.serve import form
 from analysers.serve.course import ASKED, Course, Log
 from analysers.serve.folders import Folders, NotThere
-from analysers.study import Kind, Study
+from analysers.study import NOT_RENDERED, Kind, Study
 from generation.errors import UserError
 from generation.files import read_utf8
 from generation.folder import open_run_folder, write_result
