@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from analysers.statistics import intervals
-from analysers.study import Candidate, Interval, Kind, Score
+from analysers.study import Candidate, Interval, Kind, Score, Told, row_of
 
 UNRELATED = (
     "a mountain lake in the morning",
@@ -90,37 +90,21 @@ def _twins(
     return found
 
 
-def record(found: Sequence[Leak], kind: Kind, class_word: str = "") -> dict[str, Any]:
+def record(found: Sequence[Leak], kind: Kind, class_word: str = "") -> Told:
     """The leak section of a study's evidence."""
-    return {
-        "sentence": _sentence(found, kind, class_word),
-        "rows": [
-            {
-                "setting": leak.candidate.heading(kind),
-                "effect": leak.effect,
-                "without trigger": leak.without.mean,
-                "low": leak.without.low,
-                "high": leak.without.high,
-                "unrelated": leak.unrelated.mean,
-                "unrelated low": leak.unrelated.low,
-                "unrelated high": leak.unrelated.high,
-                "colours without trigger": leak.colours.mean,
-                "colours low": leak.colours.low,
-                "colours high": leak.colours.high,
-                **(
-                    {
-                        "class word": leak.beside.mean,
-                        "class low": leak.beside.low,
-                        "class high": leak.beside.high,
-                    }
-                    if class_word
-                    else {}
-                ),
-                "candidate": asdict(leak.candidate),
-            }
-            for leak in found
-        ],
+    names = {
+        "without": ("without trigger", "low", "high"),
+        "unrelated": ("unrelated", "unrelated low", "unrelated high"),
+        "colours": ("colours without trigger", "colours low", "colours high"),
+        **({"beside": ("class word", "class low", "class high")} if class_word else {}),
     }
+    rows = []
+    for leak in found:
+        values = {"effect": leak.effect}
+        for field_name, columns in names.items():
+            values |= zip(columns, astuple(getattr(leak, field_name)), strict=True)
+        rows.append(row_of(leak.candidate, kind, values))
+    return Told(_sentence(found, kind, class_word), tuple(rows))
 
 
 def _sentence(found: Sequence[Leak], kind: Kind, class_word: str) -> str:

@@ -9,8 +9,8 @@ each other, than held-out pictures are, and than any picture without the LoRA is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from analysers.phrases import listed
 from analysers.scores import Tables, tabulate
 from analysers.statistics import Array, intervals, row_means
-from analysers.study import Candidate, Interval, Kind, Score
+from analysers.study import Candidate, Copy, Interval, Kind, Likeness, Score, Told, row_of
 
 LIKENESS, COPYING, HELD_OUT = "reference_likeness", "copying", "held_out_copying"
 
@@ -80,26 +80,20 @@ def nearer(tables: Tables) -> Array:
     return seen - kept
 
 
-def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> dict[str, Any]:
+def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> Told:
     """The section "by_heart" of a study's evidence."""
     order = sorted(found, key=lambda one: (one[0].place, one[0].strength or 0))
     surely = [candidate.heading(kind) for candidate, gap in order if gap.low > 0]
     said = listed(surely) if surely else "no candidate"
-    return {
-        "sentence": "By how much the nearest training picture is nearer (SSIM) than the nearest "
-        "held-out one, beyond what the base model's own pictures are: above 0, training pictures "
-        f"are known by heart. Surely so: {said}.",
-        "rows": [
-            {
-                "setting": candidate.heading(kind),
-                "gap": gap.mean,
-                "low": gap.low,
-                "high": gap.high,
-                "candidate": asdict(candidate),
-            }
+    return Told(
+        "By how much the nearest training picture is nearer (SSIM) than the nearest held-out one, "
+        "beyond what the base model's own pictures are: above 0, training pictures are known by "
+        f"heart. Surely so: {said}.",
+        tuple(
+            row_of(candidate, kind, {"gap": gap.mean, "low": gap.low, "high": gap.high})
             for candidate, gap in order
-        ],
-    }
+        ),
+    )
 
 
 def copies(scores: Sequence[Score], among: Sequence[float]) -> tuple[float, list[Score]]:
@@ -128,11 +122,11 @@ def told_twice(among: Sequence[float], apart: Sequence[float]) -> str:
     return said.strip()
 
 
-def told_copies(rows: Sequence[Mapping[str, Any]], kind: Kind) -> str:
+def told_copies(rows: Sequence[Copy], kind: Kind) -> str:
     """ "Epoch 8 repeats 2 training pictures; epoch 9 repeats 3." """
     repeated: dict[Candidate, set[str]] = {}
     for row in rows:
-        repeated.setdefault(row["candidate"], set()).add(row["reference"])
+        repeated.setdefault(row.candidate, set()).add(row.reference)
     order = sorted(repeated, key=lambda c: (c.place, c.strength or 0))
     said = [
         f"{candidate.heading(kind)} repeats {len(repeated[candidate])} training "
@@ -145,7 +139,7 @@ def told_copies(rows: Sequence[Mapping[str, Any]], kind: Kind) -> str:
 
 def record(
     found: tuple[float, float, list[Resemblance]], kind: Kind, *, held_out: bool = False
-) -> dict[str, Any]:
+) -> Likeness:
     """The likeness section of a study's evidence; the ceiling is that of `held_out` pictures, if
     there are any."""
     floor, ceiling, rows = found
@@ -157,21 +151,16 @@ def record(
             f"{alike} are not more like the training pictures than pictures without the LoRA are, "
             "so likeness says nothing here."
         )
-    return {
-        "sentence": sentence,
-        "floor": floor,
-        "ceiling": ceiling,
-        "rows": [
-            {
-                "setting": row.candidate.heading(kind),
-                "likeness": row.share.mean,
-                "low": row.share.low,
-                "high": row.share.high,
-                "candidate": asdict(row.candidate),
-            }
-            for row in rows
-        ],
-    }
+    told = [(one.candidate, one.share) for one in rows]
+    return Likeness(
+        sentence,
+        floor,
+        ceiling,
+        tuple(
+            row_of(candidate, kind, {"likeness": of.mean, "low": of.low, "high": of.high})
+            for candidate, of in told
+        ),
+    )
 
 
 def _mean(values: Any) -> float:

@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -241,8 +241,7 @@ def decide_again(study: Study) -> Study:
     likeness: dict[Candidate | None, float] = {
         s.candidate: s.metrics[LIKENESS].mean for s in study.summaries if LIKENESS in s.metrics
     }
-    trust, noise = (_section(study.evidence, name) for name in ("trust", "noise"))
-    floor = _section(noise, "floor")
+    trust = study.evidence.trust
     summaries, verdict = decide(
         study.scores,
         kind=study.kind,
@@ -250,24 +249,14 @@ def decide_again(study: Study) -> Study:
         better=study.better,
         tie_tolerance=study.tie_tolerance,
         margin=study.margin,
-        noise_floor={k: float(v) for k, v in floor.items() if isinstance(v, (int, float))},
+        noise_floor=study.evidence.floor,
         likeness=likeness,
         warnings=(
             "This study was made by an earlier version: the answer was found anew in its scores.",
-            *(
-                [str(trust["sentence"])]
-                if trust.get("trusted") is False and "sentence" in trust
-                else []
-            ),
+            *([trust.sentence] if trust and not trust.trusted else []),
         ),
     )
     return replace(study, summaries=summaries, verdict=verdict, format=FORMAT)
-
-
-def _section(evidence: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of free-form evidence, {} where it is no object."""
-    found = evidence.get(name)
-    return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Metric, Sample, declared
 from analysers.phrases import listed, percent
 from analysers.scores import tabulate
-from analysers.study import Kind, Score
+from analysers.study import Kind, KindOfPicture, Ladder, Score, TrustResult
 
 THRESHOLD = 0.5
 """Mean tau below which the metric should not decide alone: photographs reach 0.8 and more, flat
@@ -37,37 +36,6 @@ SAME_TEXTURE = 0.5
 
 LADDERS_VERSION = 1
 """Raised whenever a ladder changes: kept scores of another version are not used."""
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """One way of degrading, in growing steps from 0 (untouched).
-
-    `means` are the metric's means over the controls, one per level; `tau` is the mean over the
-    controls of Kendall's tau-b between the true order and the metric's, from 1 (all in order) to -1
-    (upside down), 0 for a control on which the metric does not move at all. Only a ladder that
-    `decides` enters the verdict.
-    """
-
-    name: str
-    unit: str
-    levels: tuple[float, ...]
-    means: tuple[float, ...]
-    tau: float
-    decides: bool
-
-
-@dataclass(frozen=True)
-class TrustResult:
-    """The verdict on a metric: `tau` is the mean over the ladders that decide, NaN if none could
-    be scored; `sentence` says it in words; `controls` is how many pictures were degraded.
-    """
-
-    trusted: bool
-    sentence: str
-    tau: float
-    controls: int
-    ladders: tuple[Ladder, ...]
 
 
 def ladder_scores(picture: Pixels, metric: Metric) -> tuple[tuple[float, ...], ...]:
@@ -201,19 +169,6 @@ _LADDERS: tuple[
     ("JPEG", "100 - quality", (60.0, 80.0, 90.0, 95.0), compressed, True),
     ("over-saturation", "excess", (0.5, 1.0, 2.0, 4.0), over_saturated, False),
 )
-
-
-@dataclass(frozen=True)
-class KindOfPicture:
-    """A candidate whose pictures are of another kind than its controls: means over the cases."""
-
-    candidate: str
-    dark: float
-    dark_control: float
-    flat: float
-    flat_control: float
-    darker: bool
-    flatter: bool
 
 
 def kinds_of_picture(

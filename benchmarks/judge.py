@@ -228,17 +228,17 @@ def kinds(runs: list[Path]) -> list[str]:
     for run in runs:
         study = load_study(run)
         evidence = study.evidence
-        repeated = {one["image"] for one in evidence.get("copies", {}).get("pictures", ())}
+        repeated = {one.image for one in (evidence.copies.pictures if evidence.copies else ())}
         rendered = [s for s in study.scores if s.candidate is not None]
         painted = Counter(s.candidate.heading(study.kind) for s in rendered)
         copied = Counter(s.candidate.heading(study.kind) for s in rendered if s.image in repeated)
         rows: dict[str, dict[str, str]] = defaultdict(dict)
         for section, keys in (
-            ("likeness", (("likeness", "low", "high"),)),
-            ("by_heart", (("gap", "low", "high"),)),
-            ("leak", LEAKS),
+            (evidence.likeness, (("likeness", "low", "high"),)),
+            (evidence.by_heart, (("gap", "low", "high"),)),
+            (evidence.leak, LEAKS),
         ):
-            for row in evidence.get(section, {}).get("rows", ()):
+            for row in section.rows if section else ():
                 name = row["setting"]
                 for key, low, high in keys:
                     if key in row:

@@ -27,7 +27,17 @@ from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared
 from analysers.phrases import GLOSSARY
-from analysers.study import NOT_RENDERED, Candidate, Interval, Score, Study, Summary
+from analysers.study import (
+    NOT_RENDERED,
+    Candidate,
+    Copy,
+    Evidence,
+    Interval,
+    Score,
+    Study,
+    Summary,
+    plain,
+)
 from generation.cells import strength_text
 from generation.folder import write_result
 from reports import pictures, plots
@@ -324,10 +334,10 @@ def _counts(table: pictures.Table) -> str:
 
 def _headline(study: Study) -> str:
     """The answer, and of a run that goes on by how many pictures."""
-    share = study.evidence.get("so_far")
-    if not isinstance(share, Mapping):
+    share = study.evidence.so_far
+    if share is None:
         return study.verdict.headline
-    return f"So far, by {share['pictures']} of {share['of']} pictures: {study.verdict.headline}"
+    return f"So far, by {share.pictures} of {share.of} pictures: {study.verdict.headline}"
 
 
 def _chips(study: Study) -> list[Chip]:
@@ -526,73 +536,42 @@ def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> d
     }
 
 
-def _evidence(evidence: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+def _evidence(evidence: Evidence) -> list[tuple[str, str, Any]]:
     """The evidence sections as (name, sentence, the rest), without what only a program reads."""
     sections = []
-    for name, value in evidence.items():
+    for name, value in plain(evidence).items():
         # Votes have a place of their own; of the weights the curves show the rest.
-        if name == "weights" and isinstance(value, Mapping):
-            value = {part: value[part] for part in ("reason", "sentence") if part in value}
-        if name in ("votes", "so_far") or not value:
+        if name in ("votes", "so_far"):
             continue
-        sentence = ""
-        if isinstance(value, Mapping):
-            value = {k: v for k, v in value.items() if not _is_digests(v)}
-            for part in ("rows", "pictures"):  # the candidates' headings say enough
-                if isinstance(value.get(part), (list, tuple)):
-                    value[part] = [
-                        _without(row, "candidate", "side_by_side") for row in value[part]
-                    ]
-            sentence = str(value.pop("sentence", "") or value.pop("reason", "") or "")
-            sentence = sentence.replace("(tau ", "(agreement ")  # as earlier versions wrote it
-            floor = value.get("floor")
-            if name == "noise" and isinstance(floor, Mapping):
-                value.pop("pairs", None)
-                value = {**floor, **{k: v for k, v in value.items() if k != "floor"}}
-                sentence = sentence or (
-                    "Controls rendered a second time: by how much two renders of the same picture "
-                    "differ. Smaller differences than these mean nothing."
-                )
-        sections.append((name, sentence, value))
+        if name == "weights":
+            value.pop("rows")
+        if name == "noise":
+            value = value["floor"] and {**value["floor"], "sentence": _NOISE}
+        if not value:
+            continue
+        for part in ("rows", "pictures"):  # the candidates' headings say enough
+            if isinstance(value.get(part), list):
+                value[part] = [_without(row, "candidate", "side_by_side") for row in value[part]]
+        sentence = str(value.pop("sentence", "") or value.pop("reason", ""))
+        sections.append((name, sentence.replace("(tau ", "(agreement "), value))  # as in 0.1.0
     return sections
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A picture beside the training picture that it repeats, both in one `source` (a data URI)."""
-
-    image: str
-    reference: str
-    caption: str
-    source: str
+_NOISE = (
+    "Controls rendered a second time: by how much two renders of the same picture differ. Smaller "
+    "differences than these mean nothing."
+)
 
 
-def _copies(evidence: Mapping[str, Any]) -> list[Copy]:
+def _copies(evidence: Evidence) -> list[Copy]:
     """The copies that are shown; a source that is none of ours is left out."""
-    found = evidence.get("copies")
-    rows = found.get("pictures") if isinstance(found, Mapping) else ()
-    known = [r for r in rows if isinstance(r, Mapping)] if isinstance(rows, (list, tuple)) else []
-    return [
-        Copy(
-            str(row.get("image", "")), str(row.get("reference", "")), str(row.get("caption", "")), s
-        )
-        for row in known
-        if re.fullmatch(
-            r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", s := str(row.get("side_by_side"))
-        )
-    ]
+    ours = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
+    found = evidence.copies.pictures if evidence.copies else ()
+    return [copy for copy in found if ours.fullmatch(copy.side_by_side)]
 
 
 def _without(row: Any, *names: str) -> Any:
     return {k: v for k, v in row.items() if k not in names} if isinstance(row, Mapping) else row
-
-
-def _is_digests(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and bool(value)
-        and all(isinstance(v, str) and re.fullmatch("[0-9a-f]{32,}", v) for v in value)
-    )
 
 
 def _values(score: Score | None, metrics: Sequence[str]) -> list[float | None]:

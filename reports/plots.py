@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared, declared_by_summary
 from analysers.metrics.signs import COOKING
-from analysers.study import Candidate, Interval, Study, Summary
+from analysers.study import Candidate, Interval, Rows, Study, Summary
 from generation.cells import strength_text
 from reports.tables import label, one_line
 
@@ -102,10 +102,9 @@ def draw_all(study: Study) -> list[Plot]:
             plots.append(cooking_signs(study, summaries, signs))
     if study.kind != "plane" and (told := likeness(study)):
         plots.append(told)
-    weights = study.evidence.get("weights")
-    if isinstance(weights, Mapping):
-        found = weight_dynamics(weights)
-        plots += [p for p in (found, weight_blocks(weights)) if p]
+    if weights := study.evidence.weights:
+        found = weight_dynamics(weights.rows)
+        plots += [p for p in (found, weight_blocks(weights.rows)) if p]
     return plots
 
 
@@ -574,21 +573,16 @@ def equal_effect(study: Study) -> list[tuple[str, str]]:
     return found
 
 
-def _rows(weights: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    rows = weights.get("rows")
-    return [r for r in rows if isinstance(r, Mapping)] if isinstance(rows, (list, tuple)) else []
-
-
 def likeness(study: Study) -> Plot | None:
     """Likeness to the training pictures, and how much of them is known by heart, a panel each."""
     heads = [s.candidate.heading(study.kind) for s in ordered(study)]
     panels = [
         (title, level, found)
-        for name, key, title, level in (
-            ("likeness", "likeness", "likeness to training pictures", 1.0),
-            ("by_heart", "gap", "known by heart (SSIM)", 0.0),
+        for section, key, title, level in (
+            (study.evidence.likeness, "likeness", "likeness to training pictures", 1.0),
+            (study.evidence.by_heart, "gap", "known by heart (SSIM)", 0.0),
         )
-        if len(found := _told(study.evidence.get(name), key)) > 1
+        if section and len(found := _told(section.rows, key)) > 1
     ]
     heads = [head for head in heads if any(head in found for _, _, found in panels)]
     if not heads:
@@ -630,9 +624,8 @@ def likeness(study: Study) -> Plot | None:
     )
 
 
-def _told(section: object, key: str) -> dict[str, Interval]:
-    """By heading, the intervals that a section of the evidence holds."""
-    rows = _rows(section) if isinstance(section, Mapping) else []
+def _told(rows: Rows, key: str) -> dict[str, Interval]:
+    """By heading, the intervals that rows of the evidence hold."""
     return {
         str(row.get("setting")): Interval(*(float(row[k]) for k in (key, "low", "high")))
         for row in rows
@@ -640,9 +633,8 @@ def _told(section: object, key: str) -> dict[str, Interval]:
     }
 
 
-def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
+def weight_dynamics(rows: Rows) -> Plot | None:
     """What training did to the LoRA's own numbers, one panel per number, along the checkpoints."""
-    rows = _rows(weights)
     names = [
         key
         for key in dict.fromkeys(k for r in rows for k in r)
@@ -687,12 +679,11 @@ def weight_dynamics(weights: Mapping[str, Any]) -> Plot | None:
     )
 
 
-def weight_blocks(weights: Mapping[str, Any]) -> Plot | None:
+def weight_blocks(rows: Rows) -> Plot | None:
     """Which blocks of the model the update sits in, along the checkpoints."""
     import numpy as np
     from matplotlib import colormaps
 
-    rows = _rows(weights)
     blocks = [k for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("block ")]
     if len(rows) < 2 or len(blocks) < 2:
         return None

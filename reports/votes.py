@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysers.study import Candidate, Interval, Study
+from analysers.records import build
+from analysers.study import Candidate, Interval, Study, Vote, Votes
 from generation.errors import UserError, named
 from generation.files import read_json
 
@@ -23,12 +24,10 @@ KIND = "lora-analysers votes"
 _EVEN = ("tie", "bad")
 
 
-def read_votes(path: Path) -> dict[str, Any]:
-    """The votes of a file that the report exported, fitted, for `Study.evidence["votes"]`.
+def read_votes(path: Path) -> Votes:
+    """The votes of a file that the report exported, fitted; settings without one are left out.
 
-    Returns {"votes": n, "rows": [{heading, checkpoint, epoch, step, strength, wins, losses, ties,
-    ability, low, high}]}; settings without a vote are left out. Raises UserError when the file
-    cannot be read or is something else.
+    Raises UserError when the file cannot be read or is something else.
     """
     path = Path(path)
     try:
@@ -67,21 +66,24 @@ def read_votes(path: Path) -> dict[str, Any]:
         ties, bad = (sum(i in (a, b) and c == word for a, b, c in pairs) for word in _EVEN)
         if wins + losses + ties + bad == 0:
             continue
-        known = ("heading", "checkpoint", "epoch", "step", "strength")
+        names = ("heading", "checkpoint", "epoch", "step", "strength")
+        try:
+            of = build(Vote, {key: setting.get(key) for key in names}, f"setting {i + 1}")
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; export the votes again.") from error
         rows.append(
-            {
-                **{key: setting.get(key) for key in known},
-                "wins": wins,
-                "losses": losses,
-                "ties": ties,
-                "bad": bad,
-                "ability": fitted[i].mean,
-                "low": fitted[i].low,
-                "high": fitted[i].high,
-            }
+            replace(
+                of,
+                wins=wins,
+                losses=losses,
+                ties=ties,
+                bad=bad,
+                ability=fitted[i].mean,
+                low=fitted[i].low,
+                high=fitted[i].high,
+            )
         )
-    rows.sort(key=lambda row: -row["ability"])
-    return {"votes": len(pairs), "rows": rows}
+    return Votes(len(pairs), tuple(sorted(rows, key=lambda row: -row.ability)))
 
 
 def bradley_terry(n: int, votes: Sequence[tuple[int, int, str]]) -> list[Interval]:
@@ -143,30 +145,27 @@ def votes_table(study: Study) -> dict[str, Any] | None:
 
     `tau` is Kendall's tau-b between people's order and the metric's (1: the same order).
     """
-    votes = study.evidence.get("votes")
-    if not isinstance(votes, Mapping) or not isinstance(votes.get("rows"), Sequence):
+    votes = study.evidence.votes
+    if votes is None:
         return None
     by_identity = {identity(s.candidate): s for s in study.summaries}
-    rows, ours, theirs, unknown = [], [], [], 0
-    for row in votes["rows"]:
-        summary = by_identity.get(_row_identity(row)) if _is_row(row) else None
+    rows, ours, theirs = [], [], []
+    for row in votes.rows:
+        summary = by_identity.get(identity(row))
         if summary is None:
-            unknown += 1
             continue
         mean = summary.metrics.get(study.rank_by, Interval(math.nan)).mean
         if math.isfinite(mean):
             ours.append(-mean if study.better == "lower" else mean)
-            theirs.append(float(row["ability"]))
-        share = tuple(_share(row[name]) for name in ("ability", "low", "high"))
-        rows.append({"bad": 0, **row, "heading": summary.candidate.heading(study.kind),
+            theirs.append(row.ability)
+        share = tuple(map(_share, (row.ability, row.low, row.high)))
+        rows.append({**vars(row), "heading": summary.candidate.heading(study.kind),
                      "rank": summary.rank, "metric": mean, "share": share})  # fmt: skip
-    tau = kendall_tau(theirs, ours)
-    count = votes.get("votes")
     return {
-        "votes": count if isinstance(count, int) else len(rows),
+        "votes": votes.votes,
         "rows": rows,
-        "tau": tau,
-        "unknown": unknown,
+        "tau": kendall_tau(theirs, ours),
+        "unknown": len(votes.rows) - len(rows),
     }
 
 
@@ -197,18 +196,18 @@ def _surely(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return bool(one["ability"] - other["ability"] > room)
 
 
-def check_votes(path: Path, study: Study) -> dict[str, Any]:
-    """`read_votes` of votes on this study's settings; UserError for those of another."""
+def with_votes(study: Study, path: Path) -> Study:
+    """The study with people's votes on its settings; UserError for those of another."""
     votes = read_votes(path)
     ours = {identity(s.candidate) for s in study.summaries}
-    strangers = [row for row in votes["rows"] if _row_identity(row) not in ours]
+    strangers = [row for row in votes.rows if identity(row) not in ours]
     if strangers:
         raise UserError(
-            f"{path}: these votes are of another study ({strangers[0]['heading']} of "
-            f"{strangers[0]['checkpoint'] or 'its LoRA'} is not in this one); name the run that "
+            f"{path}: these votes are of another study ({strangers[0].heading} of "
+            f"{strangers[0].checkpoint or 'its LoRA'} is not in this one); name the run that "
             "they were given in."
         )
-    return votes
+    return replace(study, evidence=replace(study.evidence, votes=votes))
 
 
 def run_of(path: Path) -> Path:
@@ -227,26 +226,8 @@ def run_of(path: Path) -> Path:
     )
 
 
-def _is_row(row: Any) -> bool:
-    """Whether it has what `read_votes` puts into a row; study.json may be anybody's."""
-    if not isinstance(row, Mapping):
-        return False
-    numbers = [row.get(name) for name in ("wins", "losses", "ties", "ability", "low", "high")]
-    return all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers)
-
-
-def identity(candidate: Candidate) -> tuple[Any, ...]:
-    return (candidate.checkpoint, candidate.epoch, candidate.step, candidate.strength)
-
-
-def _row_identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    strength = row.get("strength")
-    try:
-        value = None if strength is None else Decimal(str(strength))
-    except InvalidOperation:
-        value = None
-    epoch, step = (n if isinstance(n, int) else None for n in (row.get("epoch"), row.get("step")))
-    return (str(row.get("checkpoint") or ""), epoch, step, value)
+def identity(of: Candidate | Vote) -> tuple[Any, ...]:
+    return (of.checkpoint or "", of.epoch, of.step, of.strength)
 
 
 def _index(value: object, size: int) -> bool:

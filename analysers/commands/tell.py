@@ -112,15 +112,11 @@ def list_prompts(plan: Plan) -> None:
 
 def publish(study: Study, out: Path, printing: Printing) -> Path:
     """Write tables, the report and what is to be shared; return the report's path."""
-    from dataclasses import replace
-
     from generation.folder import write_result
     from reports import html, pictures, tables, votes
 
     if printing.votes:
-        study = replace(
-            study, evidence={**study.evidence, "votes": votes.check_votes(printing.votes, study)}
-        )
+        study = votes.with_votes(study, printing.votes)
     tables.write_tables(study, out)
     report = html.write_report(
         study,
@@ -235,12 +231,12 @@ def rendered(record: Mapping[str, Any]) -> str:
 
 def spared(study: Study) -> str:
     """What a race did not render, "" where nothing was left out."""
-    race = study.evidence.get("race", {})
-    left = race.get("cells", 0) - race.get("asked", 0)
-    if not left:
+    race = study.evidence.race
+    if race is None or race.cells == race.asked:
         return ""
-    why = "the budget ended" if race["over_budget"] else "they could hardly change the answer"
-    return f" {left} of the full grid's {count(race['cells'], 'picture')} were not: {why}."
+    why = "the budget ended" if race.over_budget else "they could hardly change the answer"
+    left, all_of_it = race.cells - race.asked, count(race.cells, "picture")
+    return f" {left} of the full grid's {all_of_it} were not: {why}."
 
 
 def count(number: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ from analysers.statistics import ERROR
 from analysers.study import (
     FORMAT,
     Candidate,
+    Evidence,
     Kind,
+    Left,
     Score,
     Sentence,
+    Stopped,
     Study,
     from_json,
+    plain,
     to_json,
 )
 from analysers.wording import say
@@ -64,7 +68,7 @@ def decide(
     measured: Iterable[Measured],
     judging: Judging,
     out: Path,
-    evidence: Mapping[str, Any],
+    evidence: Evidence,
     run: Mapping[str, Any],
     warnings: Sequence[str],
     choice: ChoiceRecord | None = None,
@@ -74,11 +78,12 @@ def decide(
     from analysers.racing import EARLY
 
     results: list[Measured] = list(measured)
-    evidence = {
-        **evidence,
-        **trust_evidence(results, judging),
-        **kind_of_picture(scores, kind, judging),
-    }
+    evidence = replace(
+        evidence,
+        trust=trust_evidence(results, judging),
+        kind_of_picture=kind_of_picture(scores, kind, judging),
+        race=None if choice is None else _left(choice),
+    )
     thumbnails: dict[Candidate | None, list[Pixels]] = {}
     pixels: dict[str, str] = {}
     by_image = {relative(r.task.image, out): r for r in results}
@@ -89,19 +94,10 @@ def decide(
             pixels[score.image] = result.pixels
     alike = {c: likeness(images) for c, images in thumbnails.items() if len(images) > 1}
     better = declared(judging.rank_by).better or "lower"
-    floor = evidence.get("noise", {}).get("floor", {})
-    trust = evidence.get("trust", {})
-    doubts = [trust["sentence"]] if trust and not trust["trusted"] else []
-    if evidence.get("copies", {}).get("pictures"):
-        doubts.append(evidence["copies"]["sentence"])
-    if "kind_of_picture" in evidence:
-        doubts.append(evidence["kind_of_picture"]["sentence"])
     controls = [by_image[s.image] for s in scores if s.candidate is None and s.image in by_image]
     found = checks.check(
-        scores, kind=kind, floor=floor, pixels=pixels, unrelated=unrelated(controls)
+        scores, kind=kind, floor=evidence.floor, pixels=pixels, unrelated=unrelated(controls)
     )
-    if choice is not None:
-        evidence = {**evidence, "race": _race(choice)}
     summaries, verdict = ranking.decide(
         scores,
         kind=kind,
@@ -111,9 +107,9 @@ def decide(
         better=better,
         tie_tolerance=judging.tie_tolerance,
         margin=judging.margin,
-        noise_floor=floor,
+        noise_floor=evidence.floor,
         likeness=alike,
-        warnings=(*doubts, *found, *warnings),
+        warnings=(*evidence.doubts, *found, *warnings),
     )
     beside = _beside(verdict.pick, evidence, kind)
     return Study(
@@ -132,15 +128,16 @@ def decide(
     )
 
 
-def _beside(pick: Candidate | None, evidence: Mapping[str, Any], kind: Kind) -> Iterator[Sentence]:
+def _beside(pick: Candidate | None, evidence: Evidence, kind: Kind) -> Iterator[Sentence]:
     """What training pictures and the leak test say of the recommended, or else the first."""
     if pick is None:
         return
     own = {
         name: row
         for name in ("likeness", "by_heart", "leak")
-        for row in evidence.get(name, {}).get("rows", ())
-        if row["candidate"] == asdict(pick)
+        if (section := getattr(evidence, name)) is not None
+        for row in section.rows
+        if row["candidate"] == plain(pick)
     }
     heading = pick.heading(kind)
     if "likeness" in own:
@@ -161,19 +158,10 @@ def _beside(pick: Candidate | None, evidence: Mapping[str, Any], kind: Kind) -> 
         yield say("why", "leak", text, [pick], share=row["without trigger"])
 
 
-def _race(choice: ChoiceRecord) -> dict[str, Any]:
+def _left(choice: ChoiceRecord) -> Left:
     """What a race left out, as the study's evidence holds it."""
-    stopped = [
-        {"candidate": asdict(candidate), "cases": cases, "outcome": outcome}
-        for candidate, (cases, outcome) in choice.stopped.items()
-    ]
-    return {
-        "cells": choice.cells,
-        "asked": choice.asked,
-        "looks": list(choice.looks),
-        "stopped": stopped,
-        "over_budget": choice.over_budget,
-    }
+    stopped = [Stopped(one, cases, why) for one, (cases, why) in choice.stopped.items()]
+    return Left(choice.cells, choice.asked, choice.looks, tuple(stopped), choice.over_budget)
 
 
 def write(study: Study, out: Path) -> Path:

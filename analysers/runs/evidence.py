@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Any
 
 from analysers import checks
 from analysers.measure import Measured
@@ -17,7 +15,7 @@ from analysers.ranking import margin_of
 from analysers.records import build
 from analysers.runs.events import Ended, Event, Repeated
 from analysers.runs.request import Judging
-from analysers.study import Kind, Score
+from analysers.study import Kind, KindsOfPicture, Noise, Score, TrustResult, Weights, plain
 from generation.cells import Case, Cell, Checkpoint
 from generation.errors import UserError
 from generation.files import read_json
@@ -38,7 +36,7 @@ NOISE_CASES = 3
 
 def noise_floor(
     cases: Sequence[Case], renderer: Renderer, store: Store, tell: Callable[[Event], object]
-) -> dict[str, Any]:
+) -> Noise | None:
     """Controls rendered again as otherwise as the renderer can: what rounding (or a server's own
     noise) does to the scores.
 
@@ -47,15 +45,13 @@ def noise_floor(
     """
     kept = store.root / "noise.json"
     controls = [Cell(case) for case in cases[:NOISE_CASES]]
-    keys = [store.key(control) for control in controls]
+    keys = tuple(store.key(control) for control in controls)
     if kept.is_file():
         try:
-            record = read_json(kept)
-            if record["keys"] == keys:
-                floor = build(Mapping[str, float], record["floor"], "floor")
-                pairs = build(tuple[tuple[float, ...], ...], record["pairs"], "pairs")
-                return {"keys": keys, "pairs": pairs, "floor": floor}
-        except (OSError, ValueError, KeyError, TypeError):
+            noise: Noise = build(Noise, read_json(kept))
+            if noise.keys == keys:
+                return noise
+        except (OSError, ValueError):
             pass
     from analysers.metrics.brisque import brisque
     from analysers.metrics.ssim import ssim
@@ -63,7 +59,7 @@ def noise_floor(
 
     controls = [control for control in controls if store.path(control).is_file()]
     if not controls:
-        return {}
+        return None
     pairs = []
     tell(Repeated(0, len(controls)))
     try:
@@ -74,39 +70,36 @@ def noise_floor(
                 first = read_image(store.path(picture.cell))
                 pairs.append((ssim(again, first), abs(brisque(again) - brisque(first))))
     except (UserError, MemoryError):
-        return {}
+        return None
     finally:
         tell(Ended())
-    floor = checks.noise_floor(pairs)
-    record = {"keys": keys, "pairs": pairs, "floor": floor}
-    write_result(kept, json.dumps(record, indent=1) + "\n")
-    return record
+    noise = Noise(keys, tuple(pairs), checks.noise_floor(pairs))
+    write_result(kept, json.dumps(plain(noise), indent=1) + "\n")
+    return noise
 
 
-def trust(results: Sequence[Measured], judging: Judging) -> dict[str, Any]:
+def trust(results: Sequence[Measured], judging: Judging) -> TrustResult | None:
     """Whether the ranked metric noticed that the user's own controls were degraded."""
     from analysers.trust import judge
 
     scores = {r.pixels: r.ladders for r in results if r.ladders}
     if not scores:
-        return {}
+        return None
     metric = declared(judging.rank_by)
-    found = judge(list(scores.values()), better=metric.better or "lower", name=metric.label)
-    return {"trust": asdict(found)}
+    return judge(list(scores.values()), better=metric.better or "lower", name=metric.label)
 
 
-def kind_of_picture(scores: Sequence[Score], kind: Kind, judging: Judging) -> dict[str, Any]:
+def kind_of_picture(scores: Sequence[Score], kind: Kind, judging: Judging) -> KindsOfPicture | None:
     """Whether the ranked metric may have taken another kind of picture for damage."""
     from analysers.trust import kinds_of_picture, kinds_sentence
 
     if not judging.ladders:
-        return {}
+        return None
     margin = margin_of(judging.rank_by, judging.margin)
     found = kinds_of_picture(scores, kind=kind, rank_by=judging.rank_by, margin=margin)
     if not found:
-        return {}
-    sentence = kinds_sentence(found, declared(judging.rank_by).label)
-    return {"kind_of_picture": {"sentence": sentence, "candidates": [asdict(k) for k in found]}}
+        return None
+    return KindsOfPicture(kinds_sentence(found, declared(judging.rank_by).label), found)
 
 
 def unrelated(controls: Sequence[Measured]) -> float | None:
@@ -126,13 +119,13 @@ def _different(results: Sequence[Measured], at_most: int) -> list[Pixels]:
     return [read_image(path) for path in sorted(unique.values())[:at_most]]
 
 
-def weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+def weights(checkpoints: Sequence[Checkpoint]) -> Weights:
     """What the checkpoints' own numbers say."""
     from analysers.weights import weight_report
 
     try:
         report = weight_report(checkpoints)
     except UserError as error:
-        return {"rows": [], "reason": str(error)}
-    found = {"rows": json.loads(report.to_frame().to_json(orient="records"))}
-    return {**found, "sentence": MAGNITUDES} if report.magnitudes_left_out else found
+        return Weights(reason=str(error))
+    rows = tuple(json.loads(report.to_frame().to_json(orient="records")))
+    return Weights(rows, sentence=MAGNITUDES if report.magnitudes_left_out else None)

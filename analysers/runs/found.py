@@ -14,7 +14,7 @@ from analysers.runs.evidence import TRUST_CONTROLS
 from analysers.runs.plan import trigger_words
 from analysers.runs.request import StudyRequest, Subject
 from analysers.runs.source import Shot, Tell, relative
-from analysers.study import Candidate, Kind, Score
+from analysers.study import Candidate, Evidence, Kind, Score
 from generation.cells import Checkpoint
 from generation.errors import UserError
 from generation.folder import check_folder, open_run_folder
@@ -70,9 +70,9 @@ class FoundPictures:
             row = found.row
             yield Shot(cell, found.image, found.control, row.prompt, degrade=found.degrade)
 
-    def evidence(self, tell: Tell) -> Mapping[str, Any]:
+    def evidence(self, tell: Tell) -> Evidence:
         """None: nothing can be rendered again."""
-        return {}
+        return Evidence()
 
     def record(self) -> Mapping[str, Any]:
         """The pictures' paths."""

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from analysers.metrics.copying import Near, nearest_to
 from analysers.metrics.luma import Pixels
 from analysers.metrics.references import Pictures, fitted
 from analysers.runs.request import Judging
-from analysers.study import Kind, Score
+from analysers.study import Copies, Copy, Kind, Score
 from generation.executors import InProcess
 from generation.pictures.pixels import read_image
 
@@ -106,36 +106,28 @@ def likeness_evidence(
     pictures = [
         _copy(row, looks, references, out, number < SHOWN) for number, row in enumerate(rows)
     ]
-    sentence = likeness.told_copies(
-        [{**one, "candidate": row.candidate} for row, one in zip(rows, pictures, strict=True)], kind
+    sentence = likeness.told_copies(pictures, kind)
+    sentence = (
+        sentence or "No picture is nearer to a training picture than these are to each other."
     )
-    found["copies"] = {
-        "sentence": (
-            sentence or "No picture is nearer to a training picture than these are to each other."
-        )
-        + (f" {twice}" if twice else ""),
-        "limit": limit,
-        "pictures": pictures,
-    }
+    found["copies"] = Copies(f"{sentence} {twice}".strip(), limit, tuple(pictures))
     return found
 
 
-def _copy(
-    row: Score, looks: Pictures, references: References, out: Path, shown: bool
-) -> dict[str, Any]:
+def _copy(row: Score, looks: Pictures, references: References, out: Path, shown: bool) -> Copy:
     picture = read_image(out / row.image)
     near = nearest_to(picture, looks)
     path = references.pictures[near.number]
     assert row.candidate is not None
-    return {
-        "image": row.image,
-        "reference": path.name,
-        "caption": references.captions.get(path, ""),
-        "value": near.value,
-        "mirrored": near.mirrored,
-        "candidate": asdict(row.candidate),
-        "side_by_side": _side_by_side(picture, path, near) if shown else "",
-    }
+    return Copy(
+        row.image,
+        path.name,
+        references.captions.get(path, ""),
+        near.value,
+        near.mirrored,
+        row.candidate,
+        _side_by_side(picture, path, near) if shown else "",
+    )
 
 
 def _side_by_side(picture: Pixels, path: Path, near: Near) -> str:

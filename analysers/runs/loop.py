@@ -27,7 +27,7 @@ from analysers.runs.refine import Refine
 from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
-from analysers.study import NOT_RENDERED, Score, Study
+from analysers.study import NOT_RENDERED, Evidence, Score, Share, Study
 from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
@@ -99,7 +99,7 @@ class Run(Generic[C]):
             self._score(cells)
         if self.control.interrupted:
             raise KeyboardInterrupt
-        evidence = {**source.evidence(self._tell), **self._beside()}
+        evidence = self._beside(source.evidence(self._tell))
         seconds = {"seconds": round(perf_counter() - begin, 1)} if source.rendering else {}
         record = {**self._head, **seconds, **source.record(), "versions": versions()}
         study = self._decide(evidence, record)
@@ -113,20 +113,18 @@ class Run(Generic[C]):
             if not self._measured:
                 raise ValueError("nothing is scored yet")
             scored = sum(cell in self._scores for cell in self.source.cells)
-        share = {"pictures": scored, "of": len(self.source.cells)}
-        return self._decide({"so_far": share}, {**self._head, "versions": versions()})
+        evidence = Evidence(so_far=Share(scored, len(self.source.cells)))
+        return self._decide(evidence, {**self._head, "versions": versions()})
 
-    def _beside(self) -> dict[str, Any]:
-        """What references and pictures without the trigger word say; asked once, at the end."""
-        found: dict[str, Any] = {}
+    def _beside(self, found: Evidence) -> Evidence:
+        """With what references and pictures without the trigger say; asked once, at the end."""
         source = self.source
         rows = [self._scores[cell] for cell in self._asked if cell in self._scores]
         if source.probes and not self.control.stopped():
             self._measure(source.probes)
             probes = [self._scores[cell] for cell in source.probes if cell in self._scores]
-            found["leak"] = leak.record(
-                leak.leaks(rows, probes), source.kind, self.judging.class_word
-            )
+            leaks = leak.leaks(rows, probes)
+            found = replace(found, leak=leak.record(leaks, source.kind, self.judging.class_word))
         if self._references.pictures:
             known = known_values(
                 self._references,
@@ -136,7 +134,8 @@ class Run(Generic[C]):
                 source.out / "measured.jsonl",
                 self._engine,
             )
-            found |= likeness_evidence(rows, source.kind, known, self._references, source.out)
+            told = likeness_evidence(rows, source.kind, known, self._references, source.out)
+            found = replace(found, **told)
         return found
 
     @property
@@ -205,7 +204,7 @@ class Run(Generic[C]):
                 self._measured[cell] = result
         self._tell(events.Measured(score))
 
-    def _decide(self, evidence: Mapping[str, Any], record: Mapping[str, Any]) -> Study:
+    def _decide(self, evidence: Evidence, record: Mapping[str, Any]) -> Study:
         source = self.source
         with self._lock:
             scores, measured = dict(self._scores), dict(self._measured)

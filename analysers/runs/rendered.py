@@ -13,7 +13,7 @@ from analysers.metrics.adherence import rivals
 from analysers.runs.evidence import TRUST_CONTROLS, noise_floor, weights
 from analysers.runs.plan import Plan
 from analysers.runs.source import Shot, Tell, lora_record
-from analysers.study import Candidate, Score
+from analysers.study import Candidate, Evidence, Score
 from generation.cells import Cell
 from generation.pictures.store import Store, place
 from generation.renderers.renderer import land
@@ -119,14 +119,11 @@ class RenderedPictures:
                 early.append(shot)
         yield from early
 
-    def evidence(self, tell: Tell) -> Mapping[str, Any]:
+    def evidence(self, tell: Tell) -> Evidence:
         """The noise floor, and for several checkpoints what their weights say."""
         noise = noise_floor(self.plan.cases, self.renderer, self.store, tell)
-        found: dict[str, Any] = {"noise": noise} if noise else {}
-        if self.kind != "strength":
-            usable = [c for c in self.plan.checkpoints if c.name not in self.plan.refused]
-            found["weights"] = weights(usable)
-        return found
+        usable = [c for c in self.plan.checkpoints if c.name not in self.plan.refused]
+        return Evidence(noise=noise, weights=weights(usable) if self.kind != "strength" else None)
 
     def record(self) -> Mapping[str, Any]:
         """What run.json says of the rendering."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from analysers.runs.events import Event
-from analysers.study import Kind, Score
+from analysers.study import Evidence, Kind, Score
 from generation.loras.inspection import LoraInfo, sha256
 
 C = TypeVar("C")
@@ -85,7 +85,7 @@ class Source(Protocol[C]):
         """A shot for each cell, in any order; fewer only once `stopped` says yes."""
         ...
 
-    def evidence(self, tell: Tell) -> Mapping[str, Any]:
+    def evidence(self, tell: Tell) -> Evidence:
         """What argues for and against the answer beside the scores; asked once, at the end."""
         ...
 

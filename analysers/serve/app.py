@@ -192,7 +192,7 @@ class Live:
             study = load_study(folder)
         ballot = folder / _VOTES
         if ballot.is_file() and not ballot.is_symlink():
-            study = _with_votes(study, ballot)
+            study = votes.with_votes(study, ballot)
         return pictures.only_inside(study, folder), folder
 
     async def run(self, request: Request) -> Response:
@@ -261,7 +261,7 @@ class Live:
                 ballot = Path(place, _VOTES)
                 ballot.write_bytes(body)
                 try:
-                    told = votes.people(_with_votes(study, ballot))
+                    told = votes.people(votes.with_votes(study, ballot))
                 except UserError as error:
                     raise UserError(str(error).replace(str(ballot), "the file")) from None
             with open_run_folder(folder):
@@ -323,11 +323,6 @@ class Live:
 
 
 _COMMAND = ("--serve",)
-
-
-def _with_votes(study: Study, ballot: Path) -> Study:
-    found = votes.check_votes(ballot, study)
-    return replace(study, evidence={**study.evidence, "votes": found})
 
 
 def _sheet(study: Study, folder: Path) -> bytes:

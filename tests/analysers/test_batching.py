@@ -105,9 +105,9 @@ def test_the_noise_floor_in_one_batch_as_on_a_gpu(tmp_path: Path) -> None:
         tmp_path, [Decimal(1)], prompts=[PromptLine(text) for text in texts], device="cpu:0"
     )
     done = run_study(study, Judging(workers=0))
-    noise = done.evidence["noise"]
-    assert len(noise["pairs"]) == NOISE_CASES
-    assert all(0.98 < similar <= 1 and apart < 1 for similar, apart in noise["pairs"])
+    noise = done.evidence.noise
+    assert len(noise.pairs) == NOISE_CASES
+    assert all(0.98 < similar <= 1 and apart < 1 for similar, apart in noise.pairs)
     again = run_study(study, Judging(workers=0))
-    assert again.evidence["noise"]["floor"] == noise["floor"]
+    assert again.evidence.floor == noise.floor
     assert again.run["rendered"]["kept"] == 8

@@ -50,7 +50,7 @@ def test_a_whole_study_without_a_model(tmp_path: Path) -> None:
     kinds = [type(event).__name__ for event in told]
     assert kinds[:2] == ["Planned", "Asked"] and kinds[-2:] == ["Decided", "Written"]
     assert kinds.count("Rendered") == kinds.count("Measured") == 12
-    assert study.evidence["noise"]["floor"]["ssim"] == 0, "the toy repeats itself exactly"
+    assert study.evidence.floor["ssim"] == 0, "the toy repeats itself exactly"
     assert load_study(tmp_path).summaries == study.summaries
     for score in study.scores:
         assert (tmp_path / score.image).is_file()
@@ -127,15 +127,15 @@ def test_a_race_renders_less_and_answers_as_the_full_grid_does(tmp_path: Path) -
     assert len(all_of_it.painted) == 80 and len(toy.painted) < 60
     assert study.verdict.recommended == whole.verdict.recommended
     assert study.verdict.breakdown == whole.verdict.breakdown
-    race = study.evidence["race"]
-    assert race["cells"] == 80 and race["asked"] == len(study.scores) == len(toy.painted)
-    wrecks = {one["candidate"]["strength"] for one in race["stopped"] if one["outcome"] == "beyond"}
+    race = study.evidence.race
+    assert race.cells == 80 and race.asked == len(study.scores) == len(toy.painted)
+    wrecks = {one.candidate.strength for one in race.stopped if one.outcome == "beyond"}
     assert {Decimal("1.6"), Decimal("2")} == wrecks
     (told,) = (s for s in study.verdict.sentences if s.code == "settled")
     assert "1.6" in told.text and told.role == "how"
     assert not any(s.code == "missing" for s in study.verdict.sentences)
     assert all(s.missing == 0 for s in study.summaries)
-    assert load_study(tmp_path / "race").evidence["race"]["asked"] == race["asked"]
+    assert load_study(tmp_path / "race").evidence.race.asked == race.asked
 
 
 def test_a_race_goes_on_where_it_was_and_can_be_completed(tmp_path: Path) -> None:
@@ -144,12 +144,12 @@ def test_a_race_goes_on_where_it_was_and_can_be_completed(tmp_path: Path) -> Non
     assert not idle.painted and again.scores == study.scores
     whole, rest = racing(tmp_path)
     assert len(rest.painted) == 80 - len(toy.painted) and len(whole.scores) == 80
-    assert "race" not in whole.evidence
+    assert whole.evidence.race is None
 
 
 def test_a_budget_is_kept_by_whole_cases_and_said(tmp_path: Path) -> None:
     study, toy = racing(tmp_path, budget=23)
-    assert 20 <= len(toy.painted) <= 23 and study.evidence["race"]["over_budget"]
+    assert 20 <= len(toy.painted) <= 23 and study.evidence.race.over_budget
     running = [s for s in study.summaries if s.n == max(s.n for s in study.summaries)]
     cases = {score.case for score in study.scores}
     assert running and all(s.n == len(cases) for s in running)
@@ -187,7 +187,7 @@ def test_refining_finds_the_breakdown_of_the_fine_grid_with_few_strengths(tmp_pa
     assert abs(ends[0].strength - ends[1].strength) <= Decimal("0.1")
     looked = {s.candidate.strength for s in study.summaries}
     assert {ends[1].strength - Decimal("0.1"), Decimal("2")} <= looked
-    assert study.evidence["race"]["asked"] == len(few.painted) == len(study.scores)
+    assert study.evidence.race.asked == len(few.painted) == len(study.scores)
     again = run_study(toy_plan(tmp_path / "few", FINE, count=8, renderer=few),
                       replace(HERE, refine=True))  # fmt: skip
     assert again.scores == study.scores and len(few.painted) == len(study.scores)
@@ -290,8 +290,8 @@ def test_the_answer_so_far_can_be_had_at_any_time(tmp_path: Path) -> None:
     study = run.go()
     assert found[-1].verdict.best == study.verdict.best
     assert [sum(s.status == "ok" for s in early.scores) for early in found] == list(range(1, 13))
-    assert [early.evidence["so_far"]["pictures"] for early in found] == list(range(1, 13))
-    assert "so_far" not in study.evidence
+    assert [early.evidence.so_far.pictures for early in found] == list(range(1, 13))
+    assert study.evidence.so_far is None
 
 
 def test_the_report_is_rewritten_as_a_run_goes_on(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_gap_is_what_held_out_pictures_lack_beyond_the_controls() -> None:
     )
     found = likeness.gaps(scores, "strength")
     assert [gap.mean for _, gap in found] == pytest.approx([0.0, 0.1, 0.15])
-    assert likeness.record_gaps(found, "strength")["sentence"].endswith("Surely so: 2.0 and 3.0.")
+    assert likeness.record_gaps(found, "strength").sentence.endswith("Surely so: 2.0 and 3.0.")
     assert not likeness.gaps(rows(lambda s, case: {"copying": 0.5}), "strength")
 
 
@@ -64,7 +64,7 @@ def test_references_no_more_alike_than_controls_say_nothing() -> None:
     scores = rows(lambda s, case: {"reference_likeness": 0.5 + 0.1 * s})
     found = likeness.resemblance(scores, "strength", [0.4])
     assert not found[2]
-    assert "says nothing" in likeness.record(found, "strength")["sentence"]
+    assert "says nothing" in likeness.record(found, "strength").sentence
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_class_word_stands_in_the_triggers_place(tmp_path: Path) -> None:
     (found,) = leak.leaks(own, probes)
     assert found.without.mean == pytest.approx(0.2 / 0.8)
     assert found.beside.mean == pytest.approx(0.4 / 0.8)
-    said = leak.record([found], "strength", "woman")["sentence"]
+    said = leak.record([found], "strength", "woman").sentence
     assert said.endswith('word: 25 %; with "woman" instead: 50 %.')
 
 
@@ -244,11 +244,11 @@ def test_a_lora_that_knows_its_pictures_by_heart_is_told(tmp_path: Path) -> None
     inside = {one.name: one.inside for one in study.verdict.criteria}
     assert [one.place for one in inside["copying"]] == [0]
     assert study.verdict.recommended in (None, *inside["copying"])
-    innocent, by_heart = evidence["by_heart"]["rows"]
+    innocent, by_heart = evidence.by_heart.rows
     assert innocent["low"] < 0.05 < by_heart["low"] < by_heart["gap"] < 0.6
-    assert {one["candidate"]["place"] for one in evidence["copies"]["pictures"]} == {1}
-    assert len({one["reference"] for one in evidence["copies"]["pictures"]}) >= 4
-    faint, alike = evidence["likeness"]["rows"]
+    assert {one.candidate.place for one in evidence.copies.pictures} == {1}
+    assert len({one.reference for one in evidence.copies.pictures}) >= 4
+    faint, alike = evidence.likeness.rows
     assert faint["likeness"] < alike["likeness"] < 1.3
 
 
@@ -262,7 +262,7 @@ def test_a_lora_with_a_trigger_is_told_from_one_that_acts_always(tmp_path: Path)
     )  # fmt: skip
     judging = replace(request.judging, references=None, held_out=None)
     request = replace(request, judging=judging)
-    rows = run_study(plan_study(request), request).evidence["leak"]["rows"]
+    rows = run_study(plan_study(request), request).evidence.leak.rows
     called, always = (
         next(row for row in rows if row["candidate"]["checkpoint"] == f"{name}.safetensors")
         for name in ("a-000002", "a-000001")
@@ -286,8 +286,8 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
     request = StudyRequest.demo("strength", **asked, references=folder, leak_test=True)
     study = run_study(plan_study(request), request)
     assert {"reference_likeness", "copying"} <= set(study.metrics)
-    assert not study.evidence["copies"]["pictures"]
-    (row,) = study.evidence["leak"]["rows"]
+    assert not study.evidence.copies.pictures
+    (row,) = study.evidence.leak.rows
     assert 0 < row["effect"] < 1 and math_finite(row["without trigger"], row["unrelated"])
     assert len(study.scores) == 2 and study.run["rendered"]["kept"] >= 2
     again = run_study(plan_study(request), request)
@@ -302,14 +302,14 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
     found = likeness_evidence(near, "strength", Known(), find_references(folder), tmp_path / "run")[
         "copies"
     ]
-    (one,) = found["pictures"]
-    assert (one["reference"], one["caption"], one["mirrored"]) == (
+    (one,) = found.pictures
+    assert (one.reference, one.caption, one.mirrored) == (
         "copied.png",
         "an apple",
         True,
     )
-    assert one["value"] > 0.95 and one["side_by_side"].startswith("data:image/jpeg;base64,")
-    assert found["sentence"] == "0.5 repeats 1 training picture: look at them side by side."
+    assert one.value > 0.95 and one.side_by_side.startswith("data:image/jpeg;base64,")
+    assert found.sentence == "0.5 repeats 1 training picture: look at them side by side."
 
 
 def math_finite(*values: float) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysers.ranking import decide, decide_again
-from analysers.study import Candidate, Score, Study, from_json, to_json
+from analysers.study import Candidate, Evidence, Noise, Score, Study, from_json, to_json
 from generation.cells import strength_text
 
 
@@ -36,7 +36,7 @@ def finished() -> Study:
         tuple(rows),
         summaries,
         verdict,
-        evidence={"noise": {"floor": {"ssim": 0.0}}},
+        evidence=Evidence(noise=Noise(floor={"ssim": 0.0})),
         run={"command": ["analyse-strength"]},
     )
 
@@ -84,9 +84,9 @@ def test_the_first_format_is_read_with_its_summaries_named_anew():
     assert today.format == 2 and today.verdict.recommended == finished().verdict.recommended
     assert today.verdict.answer == finished().verdict.answer
     assert "earlier version" in today.verdict.warnings[0]
-    for noise in ([], "x", {"floor": 3}, {"floor": {"brisque": None}}):
-        odd = replace(read, evidence={"noise": noise, "trust": {"trusted": False}})
-        assert decide_again(odd).verdict == today.verdict
+    for name, odd in (("noise", []), ("noise", {"floor": 3}), ("trust", {"trusted": False})):
+        with pytest.raises(ValueError, match=rf"^evidence\.{name}"):
+            from_json(json.dumps({**data, "evidence": {name: odd}}))
     found = {
         k: v.mean for k, v in read.summaries[0].metrics.items() if k not in ("ssim", "brisque")
     }

@@ -15,10 +15,9 @@ from skimage import data
 
 from analysers.metrics.brisque import brisque
 from analysers.metrics.metric import Sample, load_metric
-from analysers.study import Candidate, Score
+from analysers.study import Candidate, Score, TrustResult
 from analysers.trust import (
     THRESHOLD,
-    TrustResult,
     blurred,
     compressed,
     diagnose,

@@ -212,6 +212,7 @@ def test_block_names(part, name, block):
 
 def test_left_out_magnitudes_are_told(tmp_path):
     from analysers.runs import evidence
+    from analysers.study import Evidence
     from reports.html import _evidence
 
     part, _ = lora(normal(7), UNET, 9, 8, 2)
@@ -219,6 +220,6 @@ def test_left_out_magnitudes_are_told(tmp_path):
     for tensors, told in ((part, False), (dora, True)):
         files = [save(tmp_path / f"{told}{n}.safetensors", (tensors, None)) for n in "ab"]
         found = evidence.weights(files)
-        assert len(found["rows"]) == 2 and ("sentence" in found) == told
-        shown = _evidence({"weights": found})
+        assert len(found.rows) == 2 and bool(found.sentence) == told
+        shown = _evidence(Evidence(weights=found))
         assert shown == ([("weights", evidence.MAGNITUDES, {})] if told else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,7 +14,20 @@ from PIL import Image, ImageEnhance
 from skimage import data
 
 from analysers.metrics.metric import declared
-from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
+from analysers.study import (
+    Candidate,
+    Evidence,
+    Interval,
+    Ladder,
+    Noise,
+    Score,
+    Sentence,
+    Study,
+    Summary,
+    TrustResult,
+    Verdict,
+    Weights,
+)
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
@@ -146,31 +160,26 @@ def build_study(
         plateau=clean[-2] if len(clean) > 1 else None,
         zone=tuple(clean[-2:]),
     )
-    evidence = {
-        "trust": {
-            "agreement": 0.83,
-            "ladders": [
-                {"degradation": "blur", "levels": 4, "ordered": True, "kendall_tau": 1.0},
-                {"degradation": "noise", "levels": 4, "ordered": True, "kendall_tau": 1.0},
-                {"degradation": "JPEG", "levels": 4, "ordered": False, "kendall_tau": 0.33},
-            ],
-        },
-        "noise": {"metric": "brisque", "floor": 0.0, "repeats": 3},
-    }
+    steps = (0.0, 1.0, 2.0)
+    taus = {"blur": 1.0, "JPEG": 0.33}
+    ladders = [Ladder(name, "", steps, steps, tau, True) for name, tau in taus.items()]
+    evidence = Evidence(
+        noise=Noise(floor={"brisque": 0.0}),
+        trust=TrustResult(True, "BRISQUE notices.", 0.83, 3, tuple(ladders)),
+    )
     if kind != "strength":
-        evidence["weights"] = {
-            "rows": [
-                {
-                    "checkpoint": f"my-{i:06d}.safetensors",
-                    "label": f"epoch {i}",
-                    "frobenius": 2.0 * math.sqrt(i),
-                    "effective_rank": 6.5 - 0.2 * i,
-                    "te_share": 0.2,
-                    "cosine": 1 - 0.4 / i,
-                }
-                for i in range(1, epochs + 1)
-            ]
-        }
+        weights = [
+            {
+                "checkpoint": f"my-{i:06d}.safetensors",
+                "label": f"epoch {i}",
+                "frobenius": 2.0 * math.sqrt(i),
+                "effective_rank": 6.5 - 0.2 * i,
+                "te_share": 0.2,
+                "cosine": 1 - 0.4 / i,
+            }
+            for i in range(1, epochs + 1)
+        ]
+        evidence = replace(evidence, weights=Weights(tuple(weights)))
     return Study(
         kind=kind,  # type: ignore[arg-type]
         title=title,

@@ -132,7 +132,9 @@ HOSTILE = (
     ("verdict.sentences", "one", "sentences"),
     ("metrics", "ssim", "metrics"),
     ("evidence", [], "evidence"),
-    ("evidence.deep", nested(200, "list"), "nested too deeply"),
+    ("evidence.deep", 1, "evidence.deep is not known"),
+    ("evidence.noise.floor", 0.5, "evidence.noise.floor is 0.5, not an object"),
+    ("evidence.weights", {"rows": [{"a": nested(200, "list")}]}, "nested too deeply"),
     ("run.deep", nested(200, "object"), "nested too deeply"),
     ("format", "1", "format"),
 )

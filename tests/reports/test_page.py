@@ -16,7 +16,18 @@ from driving import Page
 from PIL import Image
 
 from analysers.metrics.ssim import ssim
-from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
+from analysers.study import (
+    Candidate,
+    Evidence,
+    Interval,
+    Score,
+    Sentence,
+    Study,
+    Summary,
+    Told,
+    Verdict,
+    Weights,
+)
 from reports import html, votes
 
 
@@ -533,15 +544,15 @@ def test_blind_votes_export_and_come_back(
         "[...document.querySelectorAll('#ab-table tbody tr')].map((r) => [r.cells[0].textContent,"
         "parseFloat(r.cells[5].textContent), Number(r.cells[1].textContent)])"
     )
-    assert [row["heading"] for row in back["rows"]] == [row[0] for row in in_page]
-    for ours, (_, share, won) in zip(back["rows"], in_page, strict=True):
-        assert 100 / (1 + np.exp(-ours["ability"])) == pytest.approx(share, abs=0.51)
-        assert ours["wins"] == won
-    assert sum(row["bad"] for row in back["rows"]) == 2 and Path(data["run"]) == folder
+    assert [row.heading for row in back.rows] == [row[0] for row in in_page]
+    for ours, (_, share, won) in zip(back.rows, in_page, strict=True):
+        assert 100 / (1 + np.exp(-ours.ability)) == pytest.approx(share, abs=0.51)
+        assert ours.wins == won
+    assert sum(row.bad for row in back.rows) == 2 and Path(data["run"]) == folder
     assert page.find("#people").text.startswith("People: ")
     assert "(35 comparisons)" in page.find("#people").text
 
-    judged = dataclasses.replace(study, evidence={**study.evidence, "votes": back})
+    judged = votes.with_votes(study, target)
     table = votes.votes_table(judged)
     assert table is not None and table["unknown"] == 0
     expected = kendalltau(
@@ -551,7 +562,7 @@ def test_blind_votes_export_and_come_back(
     assert f"order to {expected:.2f}" in page.find("#ab-result").text
     page.open(html.write_report(judged, folder, name="judged.html"))
     assert "35 blind comparisons" in (folder / "judged.html").read_text(encoding="utf-8")
-    assert len(page.texts("#votes tbody tr")) == len(back["rows"])
+    assert len(page.texts("#votes tbody tr")) == len(back.rows)
     target.unlink()
 
     page.open(report)
@@ -645,9 +656,9 @@ def hostile_study(folder: Path) -> Study:
                 strongest_clean=candidates[3], breakdown=candidates[6],
                 sentences=tuple(Sentence(role, "found", text) for text in INJECTIONS[:-1]
                                 for role in ("answer", "why", "caution"))),
-        evidence={"trust": {t[:80]: [{t[:80]: t[:80], "x": t[:80]}] for t in INJECTIONS},
-                  "weights": {"rows": [{"label": t[:80], t[:60]: 1.5, "norm": 2.0}
-                                       for t in INJECTIONS]}},
+        evidence=Evidence(leak=Told(nasty, tuple({t[:80]: t[:80], "x": t} for t in INJECTIONS)),
+                          weights=Weights(tuple({"label": t[:80], t[:60]: 1.5, "norm": 2.0}
+                                                for t in INJECTIONS))),
         run={"settings": {"sampler": nasty, "model": INJECTIONS[1]}, nasty: {nasty: [nasty, 1]}},
     )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -73,8 +72,8 @@ def test_votes_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "v.json"
     path.write_text(json.dumps(good()))
     back = read_votes(path)
-    assert back["votes"] == 2
-    assert [(r["heading"], r["wins"], r["losses"], r["ties"]) for r in back["rows"]] == [
+    assert back.votes == 2
+    assert [(r.heading, r.wins, r.losses, r.ties) for r in back.rows] == [
         ("0.4", 1, 0, 1),
         ("0.2", 0, 1, 1),
     ]
@@ -87,6 +86,7 @@ def test_votes_are_counted(tmp_path: Path) -> None:
         ({"format": 2}, "format 2"),
         ({"settings": 1}, "missing"),
         ({"settings": [1, 2]}, "not an object"),
+        ({"settings": [{"epoch": "one"}, {}]}, r"setting 1.epoch is .one., not an integer"),
         ({"votes": [{"a": 0, "b": 9, "choice": "a"}]}, "vote 1 is damaged"),
         ({"votes": [{"a": 0, "b": 0, "choice": "a"}]}, "vote 1 is damaged"),
         ({"votes": [{"a": True, "b": 0, "choice": "a"}]}, "vote 1 is damaged"),
@@ -130,12 +130,13 @@ def test_what_people_say_stands_in_the_summary(
     strength_study: tuple[Study, Path], tmp_path: Path
 ) -> None:
     study, _ = strength_study
-    found = votes.check_votes(exported(tmp_path / "votes.json", study), study)
-    assert [(row["wins"], row["ties"], row["bad"]) for row in found["rows"]] == [
+    judged = votes.with_votes(study, exported(tmp_path / "votes.json", study))
+    found = judged.evidence.votes
+    assert found is not None
+    assert [(row.wins, row.ties, row.bad) for row in found.rows] == [
         (30, 1, 1),
         (0, 1, 1),
     ]
-    judged = dataclasses.replace(study, evidence={**study.evidence, "votes": found})
     best = study.summaries[0].candidate.heading(study.kind)
     said = f"People: in 32 blind comparisons {best} was preferred."
     assert votes.people(judged) == said and said in tables.markdown(judged)
@@ -148,7 +149,7 @@ def test_votes_of_another_study_are_refused(
     study, _ = strength_study
     path = exported(tmp_path / "votes.json", study, strength="0.33")
     with pytest.raises(UserError, match="are of another study"):
-        votes.check_votes(path, study)
+        votes.with_votes(study, path)
 
 
 def test_votes_find_the_run_they_were_given_in(
