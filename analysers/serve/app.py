@@ -223,6 +223,8 @@ class Live:
             reason="".join(study.verdict.texts("answer")[1:2]),
             people=votes.people(study),
             hero=hero,
+            going=going,
+            scored=sum(bool(score.values) for score in study.scores),
             unfinished=any(score.reason == NOT_RENDERED for score in study.scores),
         )
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from driving import Page
 from serving import LORA, TINY, Site
@@ -140,6 +144,8 @@ def test_pause_resume_stop_go_on(live: Page, site: Site) -> None:
     live.wait("document.querySelector('.shot')", 60)
     live.click("#pause")
     state(live, "paused")
+    so_far = site.get("/runs/slow/answer")
+    assert so_far.status_code == 204 or "So far, from" in so_far.text
     time.sleep(1)
     there = rendered(site, "slow")
     time.sleep(1.5)
@@ -167,6 +173,7 @@ def test_the_run_folder_is_the_state(live: Page, site: Site) -> None:
     kept = {path: path.stat().st_mtime_ns for path in rendered(site, "slow")}
     assert 0 < len(kept) < 16
     live.wait("!document.getElementById('lost').hidden")
+    live.driver.get("about:blank")
     live.problems()  # the connection that ended
     site.begin()
     live.own = site.base
@@ -236,3 +243,26 @@ def test_the_lora_is_named(site: Site) -> None:
     found = site.get("/proposals", params={"path": site.lora}).json()
     assert found["words"] == ["pstr style"] and LORA.startswith("pstr")
     assert site.get("/demo?kind=epochs").json()["loras"].endswith("lora")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal")
+def test_ctrl_c_ends_the_program_and_nothing_is_lost(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "analysers", "strength", "--serve", "--out", "out"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[1]
+        base = address.partition("/?")[0]
+        with httpx.Client(base_url=base, timeout=120) as client:
+            client.get(address)
+            lora = client.get("/demo?kind=strength").json()["loras"]
+            form = {**SLOW, "loras": lora}
+            assert client.post("/start", json=form, headers={"origin": base}).status_code == 200
+        end = time.monotonic() + 60
+        while not list((tmp_path / "out").rglob("*.png")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130)
+    there = list((tmp_path / "out" / "slow" / "images").rglob("*.png"))
+    study = load_study(tmp_path / "out" / "slow")
+    assert 0 < sum(score.status != "failed" for score in study.scores) == len(there) < 16

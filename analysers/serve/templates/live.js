@@ -160,12 +160,12 @@ function form() {
     planned.replaceChildren(
       make("h2", {}, plan.title),
       make("p", { class: "lead" }, `${plan.most ? "At most " : ""}${count(plan.pictures, "picture")} and ${count(plan.controls, "control")}.${left}${time}`),
+      make("p", { class: "actions" }, make("button", { type: "button", class: "primary", id: "start", onclick: start }, "Start")),
       make("dl", {},
         make("dt", {}, "Strengths"), make("dd", {}, plan.strengths.join(", ")),
         ...(plan.checkpoints.length > 1 ? [make("dt", {}, "Checkpoints"), make("dd", {}, plan.checkpoints.join(", "))] : []),
         make("dt", {}, "Rendered with"), make("dd", {}, plan.settings),
-        ...list("Prompts", plan.prompts), ...list("Left out", plan.refused), ...list("To know", plan.warnings)),
-      make("p", { class: "actions" }, make("button", { type: "button", class: "primary", id: "start", onclick: start }, "Start")));
+        ...list("Prompts", plan.prompts), ...list("Left out", plan.refused), ...list("To know", plan.warnings)));
     planned.hidden = false;
     planned.focus({ preventScroll: true });
     planned.scrollIntoView({ block: "nearest" });
