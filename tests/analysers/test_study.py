@@ -100,6 +100,23 @@ def test_the_first_format_is_read_with_its_summaries_named_anew():
     assert to_json(from_json(to_json(read))) == to_json(read)
 
 
+def test_evidence_is_written_again_as_the_first_release_wrote_it():
+    row = {"heading": "0.6", "checkpoint": "x", "epoch": None, "step": None, "strength": "0.60"}
+    counts = {"wins": 2, "losses": 0, "ties": 1, "ability": 0.5, "low": -0.1, "high": 1.1}
+    ladder = {"name": "blur", "unit": "sigma", "levels": [0.0, 1.0], "means": [20.0, None]}
+    evidence = {
+        "noise": {"keys": ["ab"], "pairs": [[1.0, 0.0]], "floor": {"ssim": 0.0, "pictures": 1.0}},
+        "weights": {"rows": [{"checkpoint": "a", "frobenius": 1.5, "growth": None}]},
+        "trust": {"trusted": False, "sentence": "It does not.", "tau": None, "controls": 1,
+                  "ladders": [{**ladder, "tau": 0.2, "decides": True}]},
+        "votes": {"votes": 3, "rows": [row | counts]},
+    }  # fmt: skip
+    data = json.loads(to_json(finished())) | {"evidence": evidence}
+    again = json.loads(to_json(from_json(json.dumps(data))))["evidence"]
+    assert again["votes"]["rows"][0].pop("bad") == 0
+    assert json.dumps(again) == json.dumps(evidence)
+
+
 def test_another_format_is_refused():
     text = to_json(replace(finished(), format=99))
     with pytest.raises(ValueError, match="format 99"):

@@ -164,7 +164,7 @@ def build_study(
     taus = {"blur": 1.0, "JPEG": 0.33}
     ladders = [Ladder(name, "", steps, steps, tau, True) for name, tau in taus.items()]
     evidence = Evidence(
-        noise=Noise(floor={"brisque": 0.0}),
+        noise=Noise(floor={"brisque": 0.0, "pictures": 3.0}),
         trust=TrustResult(True, "BRISQUE notices.", 0.83, 3, tuple(ladders)),
     )
     if kind != "strength":
