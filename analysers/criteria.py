@@ -57,21 +57,44 @@ def criteria(
         declaration = declared(name)
         if name == rank_by or declaration.better is None or not _judges(declaration):
             continue
-        worth = _worth(declaration, tables.values[name])
-        if name.partition(":")[0] == LIKENESS:
+        if _tells_likeness(name):
             if not alike:
                 continue
+            worth = _worth(declaration, tables.values[name])
             level = row_means(worth)
             first = max(alike, key=lambda i: level[i] if math.isfinite(level[i]) else -math.inf)
             behind = intervals(worth - worth[first])
             inside = [i for i in using if i == first or not behind.high[i] < 0]
         else:
-            change = intervals(worth - _worth(declaration, tables.control[name]))
+            change = intervals(gained(tables, declaration))
             inside = [i for i in using if change.low[i] >= -declaration.margin]
         found.append(Criterion(name, tuple(summaries[i].candidate for i in inside)))
     if not found:
         return ()
     return (Criterion(rank_by, tuple(summaries[i].candidate for i in good)), *found)
+
+
+def from_control(tables: Tables, rank_by: str) -> list[Declaration]:
+    """The metrics beside the ranked one whose range is a margin from the control."""
+    return [
+        declaration
+        for declaration in map(declared, sorted(tables.values))
+        if declaration.name != rank_by
+        and declaration.better is not None
+        and math.isfinite(declaration.margin)
+        and not _tells_likeness(declaration.name)
+    ]
+
+
+def gained(tables: Tables, declaration: Declaration) -> Array:
+    """How much better than the control's each value is, of shape (candidates, cases)."""
+    values, control = tables.values[declaration.name], tables.control[declaration.name]
+    return _worth(declaration, values) - _worth(declaration, control)
+
+
+def by_references(tables: Tables) -> bool:
+    """Whether reference pictures tell what is recommended: the most alike, not the most effect."""
+    return any(_tells_likeness(name) or name == COPYING for name in tables.values)
 
 
 def choose(
@@ -110,8 +133,11 @@ def choose(
 
 
 def _judges(declaration: Declaration) -> bool:
-    base = declaration.name.partition(":")[0]
-    return base == LIKENESS or math.isfinite(declaration.margin)
+    return _tells_likeness(declaration.name) or math.isfinite(declaration.margin)
+
+
+def _tells_likeness(name: str) -> bool:
+    return name.partition(":")[0] == LIKENESS
 
 
 def _worth(declaration: Declaration, values: Array) -> Array:

@@ -12,6 +12,11 @@ settled. There are two kinds of answer, and they need different care:
   the answer (stochastic curtailment: Lan, Simon and Halperin 1982). Nothing is claimed of it, so no
   error is spent; the final decision judges it by the pictures that it has.
 
+What is asked decides what is raced: with metrics beside the ranked one that have a range
+(`analysers.criteria`) a candidate is as good as certain only inside all of them, and no choice
+where it is surely outside one. Where references tell, the most alike is recommended and not the
+most effect, so that nothing is settled because another has more effect.
+
 A candidate of which no picture could be had is settled too ("failed").
 
 The decision itself is `analysers.ranking.decide`, at each look as at the end.
@@ -29,8 +34,9 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from analysers import ranking, wording
+from analysers.criteria import by_references, from_control, gained
 from analysers.metrics.metric import declared_by_summary
-from analysers.scores import amount, compared, tabulate
+from analysers.scores import Tables, amount, compared, tabulate
 from analysers.statistics import (
     BEST_SHARE,
     ERROR,
@@ -111,21 +117,18 @@ def settled(
     ]
     if not running:
         return done
-    ahead = _forecast(scores, asked, running[0].candidate, cases, stopped)
+    tables = tabulate(scores, asked.kind)
+    ahead = _forecast(tables, asked, running[0].candidate, cases, stopped)
+    most_effect = not by_references(tables)
     reach = {s.candidate: amount(s.candidate, asked.kind, s.effect) for s in running}
     enough = max(
-        (
-            s.candidate
-            for s in running
-            if min(ahead[s.candidate].clean, ahead[s.candidate].level, ahead[s.candidate].calm)
-            >= 1 - DOUBT
-        ),
+        (s.candidate for s in running if most_effect and ahead[s.candidate].good() >= 1 - DOUBT),
         key=lambda candidate: reach[candidate],
         default=None,
     )
     for s in running:
         chance = ahead[s.candidate]
-        no_choice = chance.clean <= DOUBT or chance.level <= DOUBT
+        no_choice = chance.clean <= DOUBT or chance.level <= DOUBT or chance.fits <= DOUBT
         outdone = enough is not None and reach[s.candidate] <= reach[enough]
         if chance.broken <= DOUBT and (no_choice or outdone):
             done[s.candidate] = "settled"
@@ -138,17 +141,24 @@ def settled(
 
 
 class _Chances(NamedTuple):
-    """That a candidate will be called clean, broken, and level with the leader, and show no sign of
-    over-cooking, when all cases are there. NaN where fewer than three prompts say nothing yet."""
+    """That a candidate will be called clean, broken, and level with the leader, show no sign of
+    over-cooking, and be inside the ranges of other metrics, when all cases are there. NaN where
+    fewer than three prompts say nothing yet."""
 
     clean: float
     broken: float
     level: float
     calm: float
+    fits: float
+
+    def good(self) -> float:
+        """The least of the chances that it has to have to be recommended; NaN as a number is 0."""
+        chances = (self.clean, self.level, self.calm, self.fits)
+        return 0.0 if any(map(math.isnan, chances)) else min(chances)
 
 
 def _forecast(
-    scores: Sequence[Score],
+    tables: Tables,
     asked: Asked,
     leader: Candidate,
     cases: int,
@@ -159,7 +169,6 @@ def _forecast(
     The final mean of a paired difference is Student's t about today's, and the standard error
     shrinks as the root of the cases. A pair of which one is stopped stays as it is.
     """
-    tables = tabulate(scores, asked.kind)
     sign = 1.0 if asked.better == "lower" else -1.0
     empty = np.full(tables.rendered.shape, math.nan)
     loss = sign * tables.values.get(asked.rank_by, empty)
@@ -172,9 +181,9 @@ def _forecast(
     def trend(table: Array, runs: NDArray[np.bool_]) -> _Trend:
         return _Trend.of(table, tables.prompts, np.where(runs, cases, 0))
 
-    from_control = trend(loss - control, runs)
-    clean = from_control.below(margin - from_control.arm(ERROR / 2))
-    broken = 1 - from_control.below(np.full(len(loss), margin))
+    worse = trend(loss - control, runs)
+    clean = worse.below(margin - worse.arm(ERROR / 2))
+    broken = 1 - worse.below(np.full(len(loss), margin))
     from_leader = trend(loss - loss[first], runs & runs[first])
     level = from_leader.below(from_leader.arm(counted))
     level[first] = 1.0
@@ -185,8 +194,12 @@ def _forecast(
             limit = math.log(threshold) if metric.aggregate == "ratio" else threshold
             signs = trend(compared(tables, metric), runs)
             calm = np.minimum(calm, signs.below(np.full(len(loss), limit)))
+    fits = np.ones(len(loss))
+    for metric in from_control(tables, asked.rank_by):
+        lost = trend(-gained(tables, metric), runs)
+        fits = np.minimum(fits, lost.below(metric.margin - lost.arm(ERROR / 2)))
     return {
-        candidate: _Chances(*(float(chance[i]) for chance in (clean, broken, level, calm)))
+        candidate: _Chances(*(float(chance[i]) for chance in (clean, broken, level, calm, fits)))
         for i, candidate in enumerate(tables.candidates)
     }
 

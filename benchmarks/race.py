@@ -3,7 +3,8 @@
 Studies are those of `benchmarks/answers.py` (candidates along one axis, one prompt a case), each
 decided twice by the code that decides: with all pictures, and by `analysers.runs.race.Race`, which
 sees only those that it asked for. With 40 candidates also by `analysers.runs.refine.Refine`, from
-coarse to fine. A step is an eighth of the axis for races, a fortieth for refining.
+coarse to fine, alone and racing at each stage. A step is an eighth of the axis for races, a
+fortieth for refining.
 
     python benchmarks/race.py > benchmarks/results/race.md
 """
@@ -60,9 +61,10 @@ def study(
     return rows
 
 
-def asked_for(rows: dict[Cell, Score], refine: bool) -> dict[Cell, Score]:
-    """The rows that a race or a refinement asks for."""
-    runner = (Refine if refine else Race)(rows, Asked("strength", resamples=RESAMPLES))
+def asked_for(rows: dict[Cell, Score], how: str) -> dict[Cell, Score]:
+    """The rows that a race, a refinement ("refine") or races while refining ("both") ask for."""
+    asked = Asked("strength", resamples=RESAMPLES)
+    runner = Race(rows, asked) if how == "race" else Refine(rows, asked, how == "both")
     seen: dict[Cell, Score] = {}
     while cells := runner.ask(seen):
         seen |= {cell: rows[cell] for cell in cells}
@@ -87,18 +89,18 @@ def compared(
     candidates: int,
     cases: int,
     studies: int,
-    refine: bool,
+    how: str,
     o: argparse.Namespace,
 ) -> NDArray[np.float64]:
     """Means over studies: the columns of the tables."""
     truth = SHAPES[shape](np.arange(1, candidates + 1) / candidates)
-    step = (2 / candidates if refine else 0.25) + 1e-9
+    step = (0.25 if how == "race" else 2 / candidates) + 1e-9
     found = []
     for number in range(studies):
         rng = np.random.Generator(np.random.PCG64([o.seed, candidates, cases, number]))
         rows = study(shape, noise, candidates, cases, o.spread, rng)
-        seen = asked_for(rows, refine)
-        full, less = answer(rows), answer(seen, ERROR if refine else ERROR - EARLY)
+        seen = asked_for(rows, how)
+        full, less = answer(rows), answer(seen, ERROR if how == "refine" else ERROR - EARLY)
         use, end = steps(full.recommended, less.recommended), steps(full.breakdown, less.breakdown)
         false = [
             v.breakdown is not None
@@ -106,7 +108,14 @@ def compared(
             and truth[round(float(v.breakdown.strength) * candidates / 2) - 1] <= 5.0
             for v in (full, less)
         ]
-        found.append((len(seen) / len(rows), use == 0, use <= step, end == 0, end <= step, *false))
+        harm = [
+            v.recommended is not None
+            and v.recommended.strength is not None
+            and truth[round(float(v.recommended.strength) * candidates / 2) - 1] > 5.0
+            for v in (full, less)
+        ]
+        shares = len(seen) / len(rows), use == 0, use <= step, end == 0, end <= step
+        found.append((*shares, *false, *harm))
     return np.asarray(np.mean(np.array(found, dtype=float), axis=0))
 
 
@@ -117,28 +126,34 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--noises", nargs="*", default=["normal", "growing"])
     parser.add_argument("--cases", nargs="*", type=int, default=[8, 12, 24])
+    parser.add_argument("--candidates", nargs="*", type=int, default=[8, 40])
+    parser.add_argument("--how", nargs="*", default=["race", "refine", "both"])
     parser.add_argument("--spread", type=float, default=SPREAD)
     o = parser.parse_args()
     started = time.perf_counter()
     columns = (
         "truth", "noise", "cases", "pictures", "same use", "within a step",
         "same breakdown", "within a step", "false breakdown, full / less",
+        "damaged setting recommended, full / less",
     )  # fmt: skip
-    for title, candidates, refine in (
-        ("Races, 8 candidates", 8, False),
-        ("Races, 40 candidates", 40, False),
-        ("From coarse to fine, 40 candidates", 40, True),
+    for title, candidates, how in (
+        ("Races, 8 candidates", 8, "race"),
+        ("Races, 40 candidates", 40, "race"),
+        ("From coarse to fine, 40 candidates", 40, "refine"),
+        ("Races while refining, 40 candidates", 40, "both"),
     ):
+        if how not in o.how or candidates not in o.candidates:
+            continue
         studies = o.studies // (1 if candidates == 8 else 5)
         print(f"\n## {title} ({studies} studies a row)\n")
         print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
         for shape in o.shapes:
             for noise in o.noises:
                 for cases in o.cases:
-                    mean = compared(shape, noise, candidates, cases, studies, refine, o)
+                    mean = compared(shape, noise, candidates, cases, studies, how, o)
                     shares = " | ".join(f"{value:.0%}" for value in mean[:5])
-                    false = f"{mean[5]:.1%} / {mean[6]:.1%}"
-                    print(f"| {shape} | {noise} | {cases} | {shares} | {false} |", flush=True)
+                    errors = " | ".join(f"{mean[k]:.1%} / {mean[k + 1]:.1%}" for k in (5, 7))
+                    print(f"| {shape} | {noise} | {cases} | {shares} | {errors} |", flush=True)
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

@@ -240,8 +240,6 @@ def run_study(
 
 def thrifty(source: Source[C], judging: Judging) -> Chooser[C]:
     """The chooser that makes no more pictures than the answer needs."""
-    if judging.refine and judging.races:
-        raise UserError("refining looks at whole settings; leave it out.", "until_decided")
     if judging.refine and source.kind == "plane":
         raise UserError("refining goes along one axis; name one strength.", "refine")
     asked = Asked(
@@ -252,7 +250,9 @@ def thrifty(source: Source[C], judging: Judging) -> Chooser[C]:
         judging.margin,
     )
     rows = {cell: source.row(cell) for cell in source.cells}
-    return Refine(rows, asked) if judging.refine else Race(rows, asked, judging.budget)
+    if judging.refine:
+        return Refine(rows, asked, judging.races, judging.budget)
+    return Race(rows, asked, judging.budget)
 
 
 def _scored(row: Score, result: Measured) -> Score:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
-from analysers.racing import Asked
-from analysers.runs.chooser import ChoiceRecord, Chooser, with_lora
+from analysers.racing import EARLY, Asked
+from analysers.runs.chooser import ChoiceRecord, Chooser, FullGrid, with_lora
+from analysers.runs.race import Race
 from analysers.scores import preference
+from analysers.statistics import ERROR
 from analysers.study import Candidate, Score, Summary, Verdict
 
 C = TypeVar("C")
@@ -25,16 +27,20 @@ class Refine(Chooser[C]):
 
     Three gaps are halved until nothing lies in them: below the breakdown, above what is
     recommended, and below the plateau of a training. A gap is halved where the effect (1 - SSIM,
-    interpolated, never falling) is: there a picture tells most. Every candidate that is looked at
-    gets all cases. `rows` says of every cell of the fine grid which row of the scores it is.
+    interpolated, never falling) is: there a picture tells most. Those that are looked at get all
+    cases; with `races`, only as many as a race among them asks for, and at most `budget` pictures
+    in all. `rows` says of every cell of the fine grid which row of the scores it is.
     """
 
     rows: Mapping[C, Score]
     asked: Asked
+    races: bool = False
+    budget: int | None = None
     _between: dict[frozenset[Candidate], tuple[Candidate, ...]] = field(
         default_factory=dict, init=False
     )
     _chosen: set[Candidate] = field(default_factory=set, init=False)
+    _stages: dict[frozenset[Candidate], Chooser[C]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._line = sorted(
@@ -46,27 +52,45 @@ class Refine(Chooser[C]):
         """The cells of the next candidates; none when no gap is left."""
         self._chosen = set(coarse(self._line))
         while True:
-            cells = [c for c, row in self.rows.items() if self._wanted(row.candidate)]
-            missing = [cell for cell in cells if cell not in scores]
-            if missing:
-                return missing
             known = frozenset(self._chosen)
+            stage = self._stages.setdefault(known, self._stage())
+            missing = stage.ask(scores)
+            if missing or self._spent(stage):
+                return missing
             if known not in self._between:
-                self._between[known] = self._gaps([scores[cell] for cell in cells])
+                seen = [scores[cell] for cell in self._cells() if cell in scores]
+                self._between[known] = self._gaps(seen)
             if not self._between[known]:
                 return []
             self._chosen.update(self._between[known])
 
     def record(self) -> ChoiceRecord:
-        """How many cells of the fine grid were asked for."""
-        asked = sum(self._wanted(row.candidate) for row in self.rows.values())
-        return ChoiceRecord(len(self.rows), asked, (), {})
+        """How many cells of the fine grid were asked for, and what the last race left out."""
+        last = self._stages.get(frozenset(self._chosen))
+        raced = last.record() if last else None
+        if raced is None:
+            return ChoiceRecord(len(self.rows), len(self._cells()), (), {})
+        return replace(raced, cells=len(self.rows))
+
+    def _stage(self) -> Chooser[C]:
+        """Who asks for the cells of those that are looked at now."""
+        cells = self._cells()
+        if not self.races:
+            return FullGrid(list(cells))
+        return Race(cells, self.asked, self.budget)
+
+    def _spent(self, stage: Chooser[C]) -> bool:
+        record = stage.record()
+        return record is not None and record.over_budget
+
+    def _cells(self) -> dict[C, Score]:
+        return {cell: row for cell, row in self.rows.items() if self._wanted(row.candidate)}
 
     def _wanted(self, candidate: Candidate | None) -> bool:
         return candidate is None or candidate.strength == 0 or candidate in self._chosen
 
     def _gaps(self, seen: Sequence[Score]) -> tuple[Candidate, ...]:
-        summaries, verdict = self.asked.decide(seen)
+        summaries, verdict = self.asked.decide(seen, ERROR - EARLY if self.races else ERROR)
         return between(self._line, summaries, verdict)
 
 

@@ -193,12 +193,39 @@ def test_refining_finds_the_breakdown_of_the_fine_grid_with_few_strengths(tmp_pa
     assert again.scores == study.scores and len(few.painted) == len(study.scores)
 
 
-def test_refining_asks_for_one_axis_and_whole_settings(tmp_path: Path) -> None:
+def test_refining_races_where_that_is_asked(tmp_path: Path) -> None:
+    """Fewer pictures than either alone, the breakdown within a step, and it goes on after a cut."""
+    toys = {}
+    found = {}
+    for name, judging in {
+        "refine": {"refine": True},
+        "both": {"refine": True, "until_decided": True},
+        "race": {"until_decided": True},
+    }.items():
+        toys[name] = Toy()
+        plan = toy_plan(tmp_path / name, FINE, count=12, renderer=toys[name])
+        found[name] = run_study(plan, Judging(workers=0, **judging))
+    painted = {name: len(toy.painted) for name, toy in toys.items()}
+    assert painted["both"] < min(painted["refine"], painted["race"])
+    ends = [found[name].verdict.breakdown for name in ("refine", "both")]
+    assert ends[0] and ends[1] and ends[0].strength is not None and ends[1].strength is not None
+    assert abs(ends[0].strength - ends[1].strength) <= Decimal("0.1")
+    race = found["both"].evidence["race"]
+    assert race["cells"] == 252 and race["asked"] == painted["both"] and race["looks"]
+    idle = Toy()
+    plan = toy_plan(tmp_path / "both", FINE, count=12, renderer=idle)
+    again = run_study(plan, Judging(workers=0, refine=True, until_decided=True))
+    assert not idle.painted and again.scores == found["both"].scores
+    few = Toy()
+    plan = toy_plan(tmp_path / "few", FINE, count=12, renderer=few)
+    study = run_study(plan, Judging(workers=0, refine=True, budget=40))
+    assert len(few.painted) <= 40 and study.evidence["race"]["over_budget"]
+
+
+def test_refining_asks_for_one_axis(tmp_path: Path) -> None:
     plane = toy_plan(tmp_path, ["0.5", "1"], checkpoints=(LORA, LATER))
     with pytest.raises(UserError, match="one axis"):
         run_study(plane, replace(HERE, refine=True))
-    with pytest.raises(UserError, match="whole settings"):
-        run_study(toy_plan(tmp_path), replace(HERE, refine=True, until_decided=True))
 
 
 def test_automatic_strengths_are_a_fine_grid_that_is_refined() -> None:

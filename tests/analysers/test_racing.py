@@ -1,3 +1,4 @@
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysers.metrics.metric import declared
 from analysers.racing import EARLY, Asked, looks, settled
 from analysers.ranking import decide
 from analysers.runs.race import Race, in_turn
@@ -164,3 +166,55 @@ def test_early_looks_find_next_to_nothing_in_flat_sweeps():
         done = settled(first, Asked("strength", resamples=100), 9, 2)
         wrong += "beyond" in done.values()
     assert wrong <= 10
+
+
+def with_adherence(rows, drops):
+    """The rows, each also with an adherence that a strength lowers by so much."""
+    rng = np.random.Generator(np.random.PCG64(7))
+    return {
+        (strength, k): replace(
+            row,
+            values={
+                **row.values,
+                "adherence": 0.5 - drops.get(strength, 0.0) + 0.001 * rng.standard_normal(),
+            },
+        )
+        for (strength, k), row in rows.items()
+    }
+
+
+def test_what_is_asked_decides_what_is_raced():
+    """A strength that has lost its prompts is no choice, and the one that has not is raced to the
+    end: the answer is that of all pictures, by both criteria."""
+    means = {"0.5": 0, "1": 0, "1.5": 0, "2": 0}
+    drop = 20 * declared("adherence").margin
+    rows = with_adherence(rows_of(means, 24, spread=0.3), {"1.5": drop, "2": drop})
+    race, seen, _ = run(rows)
+    full, raced = verdict(rows), verdict(seen, ERROR - EARLY)
+    assert full.recommended == raced.recommended == Candidate("l", strength=Decimal("1"))
+    assert [c.name for c in raced.criteria] == ["brisque", "adherence"]
+    out = [Candidate("l", strength=Decimal(s)) for s in ("0.5", "1.5", "2")]
+    assert {race.stopped[c][1] for c in out} == {"settled"}
+    assert len(seen) < 0.6 * len(rows)
+    alone, _, _ = run(rows_of(means, 24, spread=0.3))
+    assert alone.stopped[Candidate("l", strength=Decimal("1"))][1] == "settled", "by BRISQUE, 2 is"
+
+
+def test_an_adherence_near_its_margin_is_raced_on():
+    rows = with_adherence(
+        rows_of({"0.5": 0, "1": 0, "2": 0}, 24, spread=0.3),
+        {"2": declared("adherence").margin - 0.0002},
+    )
+    race, _, _ = run(rows)
+    stopped = race.stopped.get(Candidate("l", strength=Decimal("2")))
+    assert stopped is None or stopped[0] > 9
+
+
+def test_where_references_tell_nothing_is_outdone_by_effect():
+    rng = np.random.Generator(np.random.PCG64(3))
+    rows = {
+        cell: replace(row, values={**row.values, "reference_likeness": rng.uniform(0.4, 0.6)})
+        for cell, row in rows_of({"0.5": 0, "1": 0, "2": 0}, 24, spread=0.3).items()
+    }
+    race, seen, _ = run(rows)
+    assert not race.stopped and len(seen) == len(rows)
