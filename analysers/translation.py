@@ -41,30 +41,76 @@ def translate(first: Study, second: Study) -> list[Translation]:
     at strength 0. Bounds are the 95 % percentiles over resampled prompts, the same in both.
     Raises UserError where the two share fewer than two cases or are not of one checkpoint each.
     """
-    ours, theirs = (_effects(study) for study in (first, second))
-    cases = [case for case in ours.cases if case in theirs.cases]
-    if len(cases) < FEWEST:
-        raise UserError(
-            "The two runs share fewer than two prompts with a seed; render both with the same."
-        )
-    a, b = ours.of(cases), theirs.of(cases)
-    prompts = clusters(ours.prompts_of(cases))
-    counts = resample_counts(prompts)
-    total = counts.sum(axis=1, keepdims=True)
-    drawn = [counts @ table.T / total for table in (a, b)]
+    shared = _Shared.of(first, second)
     found = []
-    for i, strength in enumerate(ours.strengths):
-        effect = float(row_means(a)[i])
-        middle = _inverse(effect, theirs.strengths, row_means(b))
-        many = [
-            _inverse(own[i], theirs.strengths, other) for own, other in zip(*drawn, strict=True)
-        ]
-        # beyond the strongest there is no number, but it counts as more than all there are
-        full = np.where(np.isnan(many), math.inf, many)
-        low, high = np.quantile(full, [0.025, 0.975], method="nearest")
+    for i, strength in enumerate(shared.strengths):
+        middle, many = shared.there(i)
+        low, high = np.quantile(many, [0.025, 0.975], method="nearest")
         bounds = (float(x) if math.isfinite(x) else math.nan for x in (low, high))
+        effect = float(row_means(shared.first)[i])
         found.append(Translation(strength, effect, Interval(middle, *bounds)))
     return found
+
+
+def factor(first: Study, second: Study) -> Interval:
+    """How much of the strength that is asked for the first run applies, by what the second does:
+    0.5 where 1.0 there has the effect of 0.5 here.
+
+    The slope through 0, by least squares, over those of the first's strengths that move pictures
+    further than all below, and no further than the second's strongest; NaN where none does. Bounds
+    as in `translate`, whose errors it raises.
+    """
+    shared = _Shared.of(first, second)
+    effects = np.r_[0.0, row_means(shared.first)]
+    asked, told, drawn = [], [], []
+    for i, strength in enumerate(shared.strengths):
+        middle, many = shared.there(i)
+        if effects[i + 1] >= effects[: i + 1].max() and math.isfinite(middle):
+            asked.append(strength)
+            told.append(middle)
+            drawn.append(many)
+    if not told:
+        return Interval(math.nan, math.nan, math.nan)
+    weights = np.array(asked) / np.dot(asked, asked)
+    low, high = np.quantile(weights @ np.array(drawn), [0.025, 0.975], method="nearest")
+    return Interval(float(weights @ np.array(told)), float(low), float(high))
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """Effects of both runs (strengths x cases) in the cases of both; `drawn` are their means over
+    resampled prompts (resamples x strengths), the same prompts in both."""
+
+    strengths: tuple[float, ...]
+    others: tuple[float, ...]
+    first: Array
+    second: Array
+    drawn: tuple[Array, Array]
+
+    @staticmethod
+    def of(first: Study, second: Study) -> _Shared:
+        ours, theirs = (_effects(study) for study in (first, second))
+        cases = [case for case in ours.cases if case in theirs.cases]
+        if len(cases) < FEWEST:
+            raise UserError(
+                "The two runs share fewer than two prompts with a seed; render both with the same."
+            )
+        a, b = ours.of(cases), theirs.of(cases)
+        counts = resample_counts(clusters(ours.prompts_of(cases)))
+        total = counts.sum(axis=1, keepdims=True)
+        drawn = counts @ a.T / total, counts @ b.T / total
+        return _Shared(ours.strengths, theirs.strengths, a, b, drawn)
+
+    def there(self, i: int) -> tuple[float, Array]:
+        """The second's strength for the first's i-th (NaN beyond its strongest), and for each
+        resample, where beyond the strongest counts as more than all there are."""
+        effect = float(row_means(self.first)[i])
+        middle = _inverse(effect, self.others, row_means(self.second))
+        many = [
+            _inverse(own[i], self.others, other) for own, other in zip(*self.drawn, strict=True)
+        ]
+        full = np.array(many)
+        return middle, np.where(np.isnan(full), math.inf, full)
 
 
 @dataclass(frozen=True, eq=False)

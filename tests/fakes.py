@@ -48,6 +48,8 @@ class Studio:
         self._engines: dict[Any, Any] = {}
         self.painted: Counter[str] = Counter()
         self.slow = 0.0
+        self.applied = Decimal(1)
+        """How much of a LoRA's strength is applied."""
 
     def paint(
         self, prompt: str, negative: str, seed: int, size: tuple[int, int], steps: int,
@@ -67,7 +69,7 @@ class Studio:
             if lora:
                 path = LORAS / lora
                 checkpoint = Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
-                cell = replace(cell, checkpoint=checkpoint, strength=strength)
+                cell = replace(cell, checkpoint=checkpoint, strength=strength * self.applied)
             engine.prepare([cell])
             pixels = engine.render([cell.case])[0]
             time.sleep(self.slow)

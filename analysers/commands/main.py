@@ -13,8 +13,10 @@ import click
 from analysers.commands.bar import Bar
 from analysers.commands.early import EarlyReport
 from analysers.commands.options import (
+    DIFFERENT,
     DONE,
     FOLDER,
+    NOTHING_RANKED,
     Printing,
     one_sentence_errors,
     program,
@@ -57,6 +59,12 @@ if TYPE_CHECKING:
     metavar="STEP",
     help="The finest step of --strengths auto [default: 0.05].",
 )
+@click.option(
+    "--compare-renderers",
+    metavar="MODEL",
+    help="Paint the cells here too, with this base model: does the server of --renderer apply as "
+    "much of the LoRA?",
+)
 @one_sentence_errors
 def analyse_strength(**options: Any) -> None:
     """Which strength of a LoRA? Renders a strength sweep, scores and ranks it.
@@ -66,7 +74,8 @@ def analyse_strength(**options: Any) -> None:
     analyse-strength my.safetensors --model SDXL/ --prompts prompts.txt --seeds 1:4
     analyse-strength --images renders/ --control base.png
     """
-    sys.exit(_run("strength", options))
+    model = options.pop("compare_renderers")
+    sys.exit(_run("strength", options, compared=model))
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -116,6 +125,7 @@ def _run(
     watch: bool = False,
     patience: int | None = None,
     keep_best: Path | None = None,
+    compared: str | None = None,
 ) -> int:
     """What the typed command asks for; the exit code."""
     if options["serve"]:
@@ -145,7 +155,54 @@ def _run(
         return _judge_pictures(asked, observers, printing)
     if (watch or keep_best) and not printing.dry_run:
         return _follow(asked, observers, printing, watch, patience, keep_best)
+    if compared is not None:
+        return _compare(asked, observers, printing, compared)
     return _render(asked, observers, printing)
+
+
+def _compare(
+    asked: StudyRequest, observers: Sequence[Observer], printing: Printing, model: str
+) -> int:
+    """The same cells by the server and here; whether the server applies as much of the LoRA."""
+    from analysers.runs.comparing import compare, plan_comparison
+    from analysers.runs.loop import run_study
+    from analysers.translation import rows
+    from generation.folder import check_folder, open_run_folder
+    from reports.comparison import HEAD, write_comparison
+
+    others = asked.output.allow_non_empty
+    plans = plan_comparison(asked, model)
+    out = plans[0].out.parent
+    check_folder(out, others=others)
+    if printing.dry_run:
+        for plan in plans:
+            describe(plan)
+        return DONE
+    studies = []
+    with open_run_folder(out, others=others):
+        for plan in plans:
+            with open_run_folder(plan.out, others=others):
+                if not printing.silent:
+                    announce(plan, prompts_given=bool(asked.prompts.prompts))
+                study = run_study(plan, asked, observers=observers, command=_command())
+                publish(study, plan.out, printing)
+                studies.append(study)
+        found = compare(*studies, out)
+        page = write_comparison(
+            out,
+            f"{plans[0].title}: {asked.rendering.renderer} and this suite",
+            (found.answer, found.likeness),
+            found.rows,
+            [(f"The report {plan.out.name}", f"{plan.out.name}/report.html") for plan in plans],
+        )
+    if printing.silent:
+        click.echo(str(page))
+    else:
+        click.echo()
+        for row in (HEAD, *rows(found.rows)):
+            click.echo("  ".join(f"{cell:>19}" for cell in row))
+        click.echo(f"\n{click.style(found.answer, bold=True)}\n{found.likeness}\n{page}")
+    return DIFFERENT if found.differs else DONE if found.told else NOTHING_RANKED
 
 
 def _serve(kind: Kind, options: Mapping[str, Any]) -> int:

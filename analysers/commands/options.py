@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from analysers.runs.request import StudyRequest
     from analysers.study import Kind
 
-DONE, NOTHING_RANKED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, NOTHING_RANKED, USAGE, SOME_FAILED, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """Exit codes."""
 
 FOLDER = click.Path(file_okay=False, path_type=Path)

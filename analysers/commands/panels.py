@@ -14,7 +14,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "size", "steps", "guidance_scale", "guidance_rescale", "sampler", "clip_skip", "fixed",
         "unet_strength", "te_strength", "block_weights", "allow", "model_config", "prediction_type",
     ),
-    "Rendering on a server": ("renderer", "urls", "workflow", "sets"),
+    "Rendering on a server": ("renderer", "urls", "workflow", "sets", "compare_renderers"),
     "Pictures that exist already": ("images", "control", "controls"),
     "Judging": (
         "metrics", "references", "held_out", "leak_test", "class_word", "trigger", "rank_by",

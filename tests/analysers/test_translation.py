@@ -9,7 +9,7 @@ import pytest
 
 from analysers.ranking import decide
 from analysers.study import Candidate, Score, Study
-from analysers.translation import svg, translate
+from analysers.translation import factor, svg, translate
 from generation.errors import UserError
 
 
@@ -73,3 +73,27 @@ def test_other_prompts_and_other_kinds_are_refused() -> None:
         translate(run, strange)
     with pytest.raises(UserError, match="no strength sweep"):
         translate(run, replace(run, kind="epochs"))
+
+
+@pytest.mark.parametrize("applied", [0.0, 0.25, 0.5, 0.8, 1.0, 1.5, 2.0])
+def test_how_much_a_run_applies_is_told_by_the_other(applied: float) -> None:
+    found = factor(study(applied), study(1.0))
+    assert found.mean == pytest.approx(applied)
+    assert (found.low, found.high) == pytest.approx((applied, applied))
+
+
+def test_a_run_applies_as_much_as_itself_even_past_its_strongest_effect() -> None:
+    run = study(1.0)
+    falls = {Decimal("0.8"): 0.55, Decimal("1.0"): 0.8}
+    scores = tuple(
+        replace(s, values=s.values | {"ssim": falls[s.candidate.strength]})
+        if s.candidate and s.candidate.strength in falls
+        else s
+        for s in run.scores
+    )
+    run = replace(run, scores=scores)
+    assert factor(run, run).mean == pytest.approx(1)
+
+
+def test_effects_beyond_all_of_the_other_run_tell_no_factor() -> None:
+    assert math.isnan(factor(study(9.0, "0.8 1.0"), study(1.0)).mean)

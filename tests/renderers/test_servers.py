@@ -324,6 +324,43 @@ def test_the_same_study_has_the_same_answer_everywhere(
     assert comfyui.asked[before:].count("prompt") >= 8 and "Rendered 6 pictures" in told
 
 
+COMPARED = ["--compare-renderers", "demo", "--strengths", "0.5,1", "--batch-size", "1"]
+
+
+@pytest.mark.parametrize("kind", ["comfyui", "a1111"])
+def test_a_server_that_applies_half_the_lora_is_found_out(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server = request.getfixturevalue("comfyui" if kind == "comfyui" else "webui")
+    at = ["--renderer", kind, "--url", server.url, "--model", "tiny.safetensors", *COMPARED]
+    told = study(tmp_path, "whole", *at)
+    assert "applies the LoRA as strongly as this suite" in told and "same pixels" in told, told
+    server.studio.applied = Decimal("0.5")
+    try:
+        told = study(tmp_path, "half", *at, code=4)
+    finally:
+        server.studio.applied = Decimal(1)
+    assert "The server applies the LoRA at 0.50 times its strength (0.50 to 0.50)" in told, told
+    table = (tmp_path / "half" / "comparison.csv").read_text().splitlines()
+    assert table[-1].split(",")[0] == "1" and table[-1].split(",")[2] == "0.50"
+    page = (tmp_path / "half" / "comparison.html").read_text()
+    assert "there/report.html" in page and (tmp_path / "half/there/report.html").is_file()
+
+
+def test_a_server_that_applies_nothing_is_found_out(webui: WebuiServer, tmp_path: Path) -> None:
+    webui.studio.applied = Decimal(0)
+    try:
+        told = study(tmp_path, "none", "--renderer", "a1111", "--url", webui.url, *COMPARED, code=4)
+    finally:
+        webui.studio.applied = Decimal(1)
+    assert "applies nothing of the LoRA" in told
+
+
+def test_a_comparison_needs_a_server(tmp_path: Path) -> None:
+    told = study(tmp_path, "x", "--model", "demo", *COMPARED, code=2)
+    assert "--compare-renderers: there is no server to compare with" in told
+
+
 def test_a_users_workflow(comfyui: ComfyServer, tmp_path: Path) -> None:
     graph = built_in("sd1", "tiny.safetensors", guidance=4.0, sampler="euler_a", **SETTINGS)
     graph["lora"]["inputs"]["lora_name"] = "mine.safetensors"
