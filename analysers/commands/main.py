@@ -187,7 +187,7 @@ def _compare(
                 study = run_study(plan, asked, observers=observers, command=_command())
                 publish(study, plan.out, printing)
                 studies.append(study)
-        found = compare(*studies, out)
+        found = compare(studies[0], studies[1], out)
         page = write_comparison(
             out,
             f"{plans[0].title}: {asked.rendering.renderer} and this suite",
