@@ -21,7 +21,16 @@ from analysers.phrases import (
     span,
 )
 from analysers.scores import before
-from analysers.study import Candidate, Interval, Kind, Role, Sentence, Summary, Verdict
+from analysers.study import (
+    NOT_RENDERED,
+    Candidate,
+    Interval,
+    Kind,
+    Role,
+    Sentence,
+    Summary,
+    Verdict,
+)
 
 SIGNS = {
     "rms_contrast_ratio": (1.3, "contrast is {:.2g} times the control's"),
@@ -639,7 +648,9 @@ def _failed(summaries: Sequence[Summary], setting: Setting) -> list[Sentence]:
 
 def _no_answer(summaries: Sequence[Summary], setting: Setting) -> Sentence:
     text = "Nothing could be ranked: there are no pictures."
-    if summaries:
+    if summaries and all(s.reason == NOT_RENDERED for s in summaries):
+        text = "No setting has a picture yet."
+    elif summaries:
         text = (
             f"Nothing could be ranked: {metric_name(setting.rank_by)} is known for none of the "
             "settings."

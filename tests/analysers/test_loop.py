@@ -337,6 +337,7 @@ def test_the_report_is_rewritten_as_a_run_goes_on(tmp_path: Path) -> None:
         assert f"So far, by {number} of 12 pictures: " in page
         assert page.rstrip().endswith("</html>")
         assert "with a remark" not in page, "what is still to come did not fail"
+    assert "No setting has a picture yet." in pages[0]
     assert "So far" not in pages[-1].replace("So far, by 12 of 12", "")
     assert not list(tmp_path.glob("*.tmp*"))
 
