@@ -324,7 +324,7 @@ class Live:
         return HTMLResponse(self._pages.get_template(template).render(**values))
 
 
-_COMMAND = ("--serve",)
+_COMMAND = ("the live page",)
 
 
 def _sheet(study: Study, folder: Path) -> bytes:

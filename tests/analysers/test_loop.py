@@ -210,8 +210,8 @@ def test_refining_races_where_that_is_asked(tmp_path: Path) -> None:
     ends = [found[name].verdict.breakdown for name in ("refine", "both")]
     assert ends[0] and ends[1] and ends[0].strength is not None and ends[1].strength is not None
     assert abs(ends[0].strength - ends[1].strength) <= Decimal("0.1")
-    race = found["both"].evidence["race"]
-    assert race["cells"] == 252 and race["asked"] == painted["both"] and race["looks"]
+    race = found["both"].evidence.race
+    assert race and race.cells == 252 and race.asked == painted["both"] and race.looks
     idle = Toy()
     plan = toy_plan(tmp_path / "both", FINE, count=12, renderer=idle)
     again = run_study(plan, Judging(workers=0, refine=True, until_decided=True))
@@ -219,7 +219,7 @@ def test_refining_races_where_that_is_asked(tmp_path: Path) -> None:
     few = Toy()
     plan = toy_plan(tmp_path / "few", FINE, count=12, renderer=few)
     study = run_study(plan, Judging(workers=0, refine=True, budget=40))
-    assert len(few.painted) <= 40 and study.evidence["race"]["over_budget"]
+    assert len(few.painted) <= 40 and study.evidence.race and study.evidence.race.over_budget
 
 
 def test_refining_asks_for_one_axis(tmp_path: Path) -> None:
