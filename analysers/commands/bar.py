@@ -108,15 +108,15 @@ def _ahead(seen: Sequence[Score], more: Sequence[Score]) -> str:
     known = {row.candidate for row in seen}
     new = {row.candidate for row in more} - known
     if new:
-        return f"Next: {len(more)} pictures, of {len(new)} more setting{'s' * (len(new) != 1)}."
+        return f"Next: {len(more)} pictures, of {count(len(new), 'more setting')}."
     before, cases = ({row.case for row in rows} for rows in (seen, more))
     added, running = len(cases - before), len({row.candidate for row in more} - {None})
     if not before or not added or not running:
         return ""
     narrower = 1 - math.sqrt(len(before) / (len(before) + added))
     return (
-        f"Next: {len(more)} pictures, {added} more case{'s' * (added != 1)} of {running} "
-        f"setting{'s' * (running != 1)}; their intervals will be about {narrower:.0%} narrower."
+        f"Next: {len(more)} pictures, {count(added, 'more case')} of {count(running, 'setting')}; "
+        f"their intervals will be about {narrower:.0%} narrower."
     )
 
 
@@ -131,3 +131,7 @@ def duration(seconds: float) -> str:
 def rate(pictures_per_second: float) -> str:
     digits = 1 if pictures_per_second >= 1 else 2 if pictures_per_second >= 0.1 else 3
     return f"{pictures_per_second:.{digits}f} pictures/s"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

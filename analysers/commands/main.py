@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analysers.commands.bar import Bar
+from analysers.commands.bar import Bar, count
 from analysers.commands.early import EarlyReport
 from analysers.commands.options import (
     DIFFERENT,
@@ -26,7 +26,6 @@ from analysers.commands.options import (
 from analysers.commands.panels import Command
 from analysers.commands.tell import (
     announce,
-    count,
     describe,
     describe_files,
     finish,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analysers.commands.bar import duration, rate
+from analysers.commands.bar import count, duration, rate
 from analysers.commands.options import DONE, NOTHING_RANKED, SOME_FAILED, Printing
 from generation.errors import UserError
 
@@ -237,7 +237,3 @@ def spared(study: Study) -> str:
     why = "the budget ended" if race.over_budget else "they could hardly change the answer"
     left, all_of_it = race.cells - race.asked, count(race.cells, "picture")
     return f" {left} of the full grid's {all_of_it} were not: {why}."
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
