@@ -26,6 +26,7 @@ test: $(VENV)/.test
 # huggingface-hub is free to be new, uv takes newer diffusers and transformers than the promised ones.
 # Old versions warn of each other, so their warnings are no errors here.
 test-lowest: $(VENV)/.lowest
+	tests/browser.sh
 	$(VENV)-lowest/bin/python -m pytest -n 2 -rs -W default
 
 docs: $(VENV)/.test

@@ -63,6 +63,8 @@ class Page:
         return self.driver.find_element("css selector", selector)
 
     def click(self, selector: str) -> None:
+        """Once it is there: what scrolls into sight is drawn a frame later."""
+        self.wait(f"document.querySelector({json.dumps(selector)})")
         self.js(
             "document.querySelector(arguments[0])"
             ".scrollIntoView({behavior: 'instant', block: 'center'})",
