@@ -1,10 +1,20 @@
-"""FLUX.2 dev, and what FLUX.2 Klein has of it (`klein`)."""
+"""FLUX.2 dev, whose text encoder is Mistral Small 3.1, and what Klein has of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from generation.families.family import Aliases, Family, Layers, linear, stack
+from generation.families.family import (
+    Aliases,
+    BlockLists,
+    Family,
+    Layers,
+    blocks,
+    flow_rendering,
+    linear,
+    stack,
+)
 from generation.families.flux import two_streams
 
 
@@ -70,10 +80,77 @@ def names(modules: Sequence[str]) -> Aliases:
     yield from two_streams(modules, _DOUBLE, _SINGLE, _SINGLES)
 
 
+def encode(
+    pipe: Any, prompt: str, _negative: str, device: Any, _guided: bool, _clip_skip: int
+) -> Mapping[str, Any]:
+    """As diffusers encodes: three layers of Mistral on 512 tokens, after its system message."""
+    return {"prompt_embeds": pipe.encode_prompt(prompt=prompt, device=device)[0]}
+
+
+def _spread(pipe: Any, like: Any) -> tuple[Any, Any]:
+    """The VAE's running mean and deviation of 2 x 2 patches (1 x 4 C x 1 x 1)."""
+    norm = pipe.vae.bn
+    mean, variance = (v.view(1, -1, 1, 1).to(like) for v in (norm.running_mean, norm.running_var))
+    return mean, (variance + pipe.vae.config.batch_norm_eps) ** 0.5
+
+
+def pack(pipe: Any, z: Any) -> Any:
+    """2 x 2 patches as channels (N x 4 C x H/2 x W/2), by the VAE's running mean and deviation."""
+    patches = pipe._patchify_latents(z)
+    mean, deviation = _spread(pipe, patches)
+    return (patches - mean) / deviation
+
+
+def unpack(pipe: Any, latents: Any, height: int, width: int) -> Any:
+    """Patches one after the other (N x HW x 4 C) -> as the VAE takes them."""
+    side = 2 * pipe.vae_scale_factor
+    shape = len(latents), -1, height // side, width // side
+    patches = latents.transpose(1, 2).reshape(shape)
+    mean, deviation = _spread(pipe, patches)
+    return pipe._unpatchify_latents(patches * deviation + mean)
+
+
+def predict(pipe: Any, latents: Any, times: Any, texts: Mapping[str, Any]) -> Any:
+    """The velocity of packed latents; a model that reads a guidance scale is told 1."""
+    embeds = texts["prompt_embeds"]
+    reads = pipe.transformer.config.guidance_embeds
+    told = pipe.transformer.forward(
+        pipe._pack_latents(latents),
+        encoder_hidden_states=embeds,
+        timestep=(times / 1000).to(latents.dtype),
+        img_ids=pipe._prepare_latent_ids(latents).to(latents.device),
+        txt_ids=pipe._prepare_text_ids(embeds).to(latents.device),
+        guidance=latents.new_ones(len(latents)) if reads else None,
+        return_dict=False,
+    )[0]
+    return told.transpose(1, 2).reshape(latents.shape)
+
+
+_DOUBLES, _SINGLE_BLOCKS = 8, 48
 FLUX2 = Family(
     id="flux2",
     words="FLUX.2",
-    models=(layers(6144, 8, 48, 15360),),
+    models=(layers(6144, _DOUBLES, _SINGLE_BLOCKS, 15360),),
     stated=r"flux[._ -]?(?:2|v2)(?!.*klein)",
     aliases=names,
+    rendering=flow_rendering(
+        "Flux2Pipeline",
+        "transformer",
+        16,
+        4.0,  # steps and guidance of its model card
+        BlockLists(
+            lists=(("BASE", *blocks("D", *range(_DOUBLES)), *blocks("S", *range(_SINGLE_BLOCKS))),),
+            kinds={"D": "D", "DOUBLE": "D", "S": "S", "SINGLE": "S"},
+            stacks={"transformer_blocks": "D", "single_transformer_blocks": "S"},
+        ),
+        model="Flux2Transformer2DModel",
+        # It reads a guidance scale, Klein does not.
+        marks=(r"double_stream_modulation_img\.", r"guidance_(in|embedder)\."),
+        negative=False,
+        steps=50,
+        encode=encode,
+        unpack=unpack,
+        pack=pack,
+        predict=predict,
+    ),
 )

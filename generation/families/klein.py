@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from generation.families.family import BlockLists, Family, blocks, flow_rendering
-from generation.families.flux2 import layers, names
+from generation.families.flux2 import layers, names, pack, predict
 
 
 def encode(
@@ -17,31 +17,6 @@ def encode(
     if guided:
         found["negative_prompt_embeds"] = pipe.encode_prompt(prompt=negative, device=device)[0]
     return found
-
-
-def pack(pipe: Any, z: Any) -> Any:
-    """2 x 2 patches as channels (N x 4 C x H/2 x W/2), by the VAE's running mean and deviation."""
-    patches = pipe._patchify_latents(z)
-    norm = pipe.vae.bn
-    mean, variance = (
-        v.view(1, -1, 1, 1).to(patches) for v in (norm.running_mean, norm.running_var)
-    )
-    return (patches - mean) / (variance + pipe.vae.config.batch_norm_eps) ** 0.5
-
-
-def predict(pipe: Any, latents: Any, times: Any, texts: Mapping[str, Any]) -> Any:
-    """The velocity of packed latents."""
-    embeds = texts["prompt_embeds"]
-    told = pipe.transformer.forward(
-        pipe._pack_latents(latents),
-        encoder_hidden_states=embeds,
-        timestep=(times / 1000).to(latents.dtype),
-        img_ids=pipe._prepare_latent_ids(latents).to(latents.device),
-        txt_ids=pipe._prepare_text_ids(embeds).to(latents.device),
-        guidance=None,
-        return_dict=False,
-    )[0]
-    return told.transpose(1, 2).reshape(latents.shape)
 
 
 _SIZES = {(5, 20): (3072, 7680), (8, 24): (4096, 12288)}

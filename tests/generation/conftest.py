@@ -163,6 +163,43 @@ def _qwen25_vl(width: int) -> Any:
     return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
+def _mistral3(width: int, layers: int) -> Any:
+    import transformers
+
+    config = transformers.Mistral3Config(
+        text_config={
+            "model_type": "mistral", "vocab_size": 272, "hidden_size": width,
+            "intermediate_size": 2 * width, "num_hidden_layers": layers, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "head_dim": width // 2, "max_position_embeddings": 2048,
+        },
+        vision_config={
+            "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+        },
+        image_token_index=259,
+    )  # fmt: skip
+    return transformers.Mistral3ForConditionalGeneration(config).eval()
+
+
+def _pixtral() -> Any:
+    """A processor of pictures and texts, of which FLUX.2 uses the texts' part."""
+    import transformers
+
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}<|im_start|>{% for part in message.content %}"
+        "{{ part.text }}{% endfor %}<|im_end|>{% endfor %}"
+    )
+    tokenizer.add_special_tokens({
+        "bos_token": "<|endoftext|>",
+        "additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"],
+    })  # fmt: skip
+    return transformers.PixtralProcessor(
+        image_processor=transformers.PixtralImageProcessor(), tokenizer=tokenizer,
+        chat_template=tokenizer.chat_template,
+    )  # fmt: skip
+
+
 def _vae(**more: Any) -> Any:
     from diffusers import AutoencoderKL
 
@@ -240,7 +277,8 @@ def _flow_parts(family: str) -> dict[str, Any]:
             ).eval(),
             "text_encoder": _qwen3("Qwen3Model", 32, 2), "tokenizer": qwen_tokenizer(),
         }  # fmt: skip
-    if family == "klein":
+    if family in {"klein", "flux2"}:
+        klein = family == "klein"
         return {
             **parts,
             "vae": diffusers.AutoencoderKLFlux2(
@@ -250,9 +288,10 @@ def _flow_parts(family: str) -> dict[str, Any]:
             "transformer": diffusers.Flux2Transformer2DModel(
                 in_channels=32, num_layers=2, num_single_layers=2, attention_head_dim=16,
                 num_attention_heads=2, joint_attention_dim=48, axes_dims_rope=(4, 4, 4, 4),
-                timestep_guidance_channels=16, guidance_embeds=False,
+                timestep_guidance_channels=16, guidance_embeds=not klein,
             ).eval(),
-            "text_encoder": _qwen3("Qwen3ForCausalLM", 16, 28), "tokenizer": qwen_tokenizer(),
+            "text_encoder": _qwen3("Qwen3ForCausalLM", 16, 28) if klein else _mistral3(16, 31),
+            "tokenizer": qwen_tokenizer() if klein else _pixtral(),
         }  # fmt: skip
     if family == "qwen":
         return {
@@ -306,8 +345,8 @@ def to_checkpoint(folder: Path, family: str) -> dict[str, Any]:
 
     if family in {"flux", "qwen", "chroma"}:
         return load("transformer")
-    if family == "klein":
-        return _klein_names(load("transformer"))
+    if family in {"klein", "flux2"}:
+        return _flux2_names(load("transformer"))
     if family == "zimage":
         return _z_image_names(load("transformer"))
     if family == "sd3":
@@ -391,7 +430,7 @@ def _open_clip(weights: dict[str, Any]) -> dict[str, Any]:
     return found | {key: torch.cat([v["q"], v["k"], v["v"]]) for key, v in fused.items()}
 
 
-def _klein_names(weights: dict[str, Any]) -> dict[str, Any]:
+def _flux2_names(weights: dict[str, Any]) -> dict[str, Any]:
     """Black Forest Labs'."""
     import re
 

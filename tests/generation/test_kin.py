@@ -30,7 +30,8 @@ from generation.renderers.diffusers import judge  # noqa: E402
 from generation.renderers.diffusers.engine import Engine  # noqa: E402
 from generation.renderers.diffusers.models import find_model  # noqa: E402
 
-KIN = ("chroma", "flux", "klein", "qwen", "zimage")
+KIN = ("chroma", "flux", "flux2", "klein", "qwen", "zimage")
+NEWER = [family for family in KIN if family != "flux"]
 Tiny = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
 RANK, ALPHA = 4, 2.0
@@ -180,9 +181,11 @@ def added(family: str, base: Tensors, updates: Tensors, checkpoint: Tensors | No
         for name, update in updates.items():
             whole[f"{name}.weight"] += update
         return whole
-    if family in {"klein", "zimage"}:
+    if family in {"flux2", "klein", "zimage"}:
+        flux2 = single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers
         convert = {
-            "klein": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
+            "flux2": flux2,
+            "klein": flux2,
             "zimage": single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers,
         }[family]
         whole = {
@@ -269,13 +272,14 @@ def test_diffusers_and_peft_merge_the_same(family: str, tiny_model: Tiny, tmp_pa
         assert error <= 1e-5
 
 
-@pytest.mark.parametrize("family", [family for family in KIN if family != "flux"])
+@pytest.mark.parametrize("family", NEWER)
 def test_a_real_structure_finds_all_its_keys(family: str, tmp_path: Path) -> None:
     """The published architecture, without weights: every layout's file fits, key by key."""
     from generation.loras import deltas
 
     kind, config = {
         "chroma": ("ChromaTransformer2DModel", {}),
+        "flux2": ("Flux2Transformer2DModel", {}),
         "klein": (
             "Flux2Transformer2DModel",
             {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
@@ -300,7 +304,7 @@ def test_a_real_structure_finds_all_its_keys(family: str, tmp_path: Path) -> Non
         assert inspect(path).families == (family,)
 
 
-@pytest.mark.parametrize("family", ["chroma", "klein", "qwen", "zimage"])
+@pytest.mark.parametrize("family", NEWER)
 def test_the_denoiser_is_asked_as_the_pipeline_asks_it(family: str, tiny_model: Tiny) -> None:
     """What a render's first call to the denoiser gave, and that a picture goes there and back."""
     one = engine(tiny_model(family), steps=1, guidance_scale=FAMILIES[family].unguided)
@@ -318,7 +322,7 @@ def test_the_denoiser_is_asked_as_the_pipeline_asks_it(family: str, tiny_model: 
     one.render([Case("a cat", 1)])
     hook.remove()
     told, time, latents = starts
-    if family == "klein":
+    if family in {"flux2", "klein"}:
         side = int(latents.shape[1] ** 0.5)
         told, latents = (x.transpose(1, 2).reshape(1, -1, side, side) for x in (told, latents))
     elif traits.unpack is not None:
@@ -334,7 +338,7 @@ def test_the_denoiser_is_asked_as_the_pipeline_asks_it(family: str, tiny_model: 
     assert np.isfinite(judge.errors(one, z, [("a cat", 0), ("a dog", 1)])).all()
 
 
-@pytest.mark.parametrize("family", ["chroma", "klein", "qwen", "zimage"])
+@pytest.mark.parametrize("family", NEWER)
 def test_pictures_are_the_pipelines_own(family: str, tiny_model: Tiny) -> None:
     """The same noise, prompt, negative prompt, steps and guidance, called as its page says."""
     ours = engine(tiny_model(family)).render([Case("a cat", 5, "blurry")])[0]
@@ -348,8 +352,9 @@ def test_pictures_are_the_pipelines_own(family: str, tiny_model: Tiny) -> None:
     }  # fmt: skip
     if family == "qwen":
         arguments["true_cfg_scale"] = arguments.pop("guidance_scale")
-    if family == "klein":  # its call has no negative prompt's text
+    if family in {"flux2", "klein"}:  # their calls have no negative prompt's text
         del arguments["negative_prompt"]
+    if family == "klein":
         other = pipe.encode_prompt(prompt="blurry")[0]
         arguments["negative_prompt_embeds"] = other
     theirs = np.asarray(pipe(**arguments).images[0])
@@ -379,7 +384,7 @@ def test_distilled_models_say_so_in_their_configurations(
         assert model.traits.negative == (family == "zimage")
 
 
-@pytest.mark.parametrize("family", ["chroma", "klein", "qwen", "zimage"])
+@pytest.mark.parametrize("family", NEWER)
 def test_sweeps_of_strengths_and_of_epochs(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
     """Whole studies with the family's own defaults, but few steps and small pictures."""
     from rendering import planned

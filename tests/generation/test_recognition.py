@@ -323,5 +323,5 @@ def test_what_metadata_call_the_base(text: str) -> None:
 def test_every_family_has_words_and_layers() -> None:
     assert len({family.words for family in ALL.values()}) == len(ALL)
     assert all(family.models and all(family.models) for family in ALL.values())
-    rendered = ["sd1", "sd2", "sdxl", "sd3", "flux", "chroma", "klein", "qwen", "zimage"]
+    rendered = ["sd1", "sd2", "sdxl", "sd3", "flux", "chroma", "flux2", "klein", "qwen", "zimage"]
     assert list(FAMILIES) == rendered
