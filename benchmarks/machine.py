@@ -27,6 +27,15 @@ def cpu_name() -> str:
     return f"{processor()}, {os.cpu_count()} cores seen"
 
 
+def device_name(device: str) -> str:
+    """The name of the GPU where `device` is one, else the processor's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    return cpu_name()
+
+
 @contextmanager
 def browser(*flags: str) -> Iterator[Any]:
     """A selenium driver of a fresh headless Chromium, which is closed in the end."""

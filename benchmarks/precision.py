@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
-from machine import cpu_name  # noqa: E402
+from machine import device_name  # noqa: E402
 
 import sample_data  # noqa: E402
 from analysers.runs.loop import run_study  # noqa: E402
@@ -80,7 +80,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     record: dict[str, Any] = {
-        "date": date.today().isoformat(), "device": cpu_name(), "note": arguments.note,
+        "date": date.today().isoformat(), "note": arguments.note,
+        "device": {w: device_name(w.rsplit(":", 1)[0]) for w in ("cpu:float32", *arguments.on)},
         "reference": "cpu:float32", "against_it": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:

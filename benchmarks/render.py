@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import diffusers  # noqa: E402
 import torch  # noqa: E402
-from machine import cpu_name  # noqa: E402
+from machine import device_name  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, RenderSettings  # noqa: E402
@@ -54,8 +54,8 @@ torch's FlopCounter on the real configurations)."""
 DECODE = {"sd15": 2.515, "sdxl": 10.470}
 
 
-def random_model(architecture: str, folder: Path) -> Path:
-    """A diffusers folder of real size with random half-precision weights."""
+def random_model(architecture: str, folder: Path, device: str) -> Path:
+    """A diffusers folder of real size with random half-precision weights, drawn on `device`."""
     import shutil
 
     import transformers
@@ -70,13 +70,12 @@ def random_model(architecture: str, folder: Path) -> Path:
         if part.startswith("tokenizer"):
             write_clip_tokenizer(folder / part)
         elif part != "scheduler":
-            if library == "diffusers":
-                maker = getattr(diffusers, kind)
-                module = maker.from_config(maker.load_config(folder, subfolder=part))
-            else:
-                maker = getattr(transformers, kind)
-                config = maker.config_class.from_pretrained(folder, subfolder=part)
-                module = maker(config)
+            maker = getattr(diffusers if library == "diffusers" else transformers, kind)
+            with torch.device(device):
+                if library == "diffusers":
+                    module = maker.from_config(maker.load_config(folder, subfolder=part))
+                else:
+                    module = maker(maker.config_class.from_pretrained(folder, subfolder=part))
             module.to(torch.float16).save_pretrained(folder / part)
             del module
     return folder
@@ -148,7 +147,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             model = find_model(str(sample_data.PATH / "model"))
             lora = sample_data.PATH / "lora" / "pstr.safetensors"
         else:
-            model = find_model(str(random_model(arguments.architecture, root / "model")))
+            model = find_model(str(random_model(arguments.architecture, root / "model", device)))
             lora = random_lora(model, root)
         cases = [
             Case(f"a picture of a {word} on green grass, pstr style", i, name=f"p{i:02d}_s{i}")
@@ -219,7 +218,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         }
     record: dict[str, Any] = {
         "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else cpu_name(),
+        "device": device_name(device),
         "note": arguments.note,
         "versions": engines.versions(),
         "architecture": arguments.architecture,
@@ -274,8 +273,8 @@ def scoring(arguments: argparse.Namespace) -> dict[str, Any]:
             seconds["painted and scored"].append(perf_counter() - start)
     painted, scored = (min(values) for values in seconds.values())
     return {
-        "date": date.today().isoformat(), "device": cpu_name(), "note": arguments.note,
-        "settings": settings, "pictures": len(only.cells),
+        "date": date.today().isoformat(), "device": device_name(arguments.device),
+        "note": arguments.note, "settings": settings, "pictures": len(only.cells),
         "seconds": seconds, "scoring_adds": scored / painted - 1,
     }  # fmt: skip
 

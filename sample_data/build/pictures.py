@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--styled", type=int, default=2400, help="pictures for the decoder alone")
     options = parser.parse_args()
     count = len(SUBJECTS) * len(SCENES) * options.rounds
-    with Pool(2) as pool:
+    with Pool() as pool:
         base = pool.map(partial(_base, options.emoji), range(count), chunksize=16)
         styled = pool.map(partial(_styled, options.emoji), range(options.styled), chunksize=16)
     np.savez(
