@@ -175,11 +175,14 @@ def render(page: Page) -> str:
     return environment.get_template("report.html.j2").render(page=page)
 
 
-def build(study: Study, folder: Path, *, single_file: bool = False) -> Page:
-    """The study as page data; reads the pictures only when they go inside."""
+def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bool = True) -> Page:
+    """The study as page data; reads the pictures only when they go inside.
+
+    Writes SSIM maps into the folder, but for a single file and without `new_maps`.
+    """
     table = pictures.arrange(study)
     addresses = _addresses(study, folder, single_file)
-    maps = {} if single_file else pictures.write_maps(study, table, folder)
+    maps = {} if single_file else pictures.write_maps(study, table, folder, new=new_maps)
     thumbs: dict[str, str] = {}
     if not single_file and len(addresses) <= MOST_THUMBS:
         thumbs = _thumbs(list(addresses), folder)

@@ -177,14 +177,16 @@ MOST_MAPS, SOME_MAPS = 400, 64
 MAP_EDGE = 512
 
 
-def write_maps(study: Study, table: Table, folder: Path) -> dict[tuple[str, str], str]:
+def write_maps(
+    study: Study, table: Table, folder: Path, *, new: bool = True
+) -> dict[tuple[str, str], str]:
     """SSIM maps against the control as `maps/*.webp`: (picture, control) -> path in the folder.
 
     The map is the one whose mean is the score (Wang et al., 2004, on luma), on one ramp of
     luminance from black (unchanged) to white (SSIM 0), at most `MAP_EDGE` pixels. Studies of more
     than `MOST_MAPS` pairs have `SOME_MAPS`, of the recommended setting first: each takes about
     0.1 s of processor time. A map is named by the pictures' bytes, so a second report writes only
-    what is new.
+    what is new; without `new` nothing is written, and the maps that lie there are told.
     """
     pairs = _pairs_to_map(study, table)
     images: dict[str, list[str]] = {}
@@ -193,7 +195,7 @@ def write_maps(study: Study, table: Table, folder: Path) -> dict[tuple[str, str]
     written: dict[tuple[str, str], str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for found in pool.map(
-            lambda control: _write_maps(control, images[control], folder), images
+            lambda control: _write_maps(control, images[control], folder, new), images
         ):
             written |= found
     return {pair: written[pair] for pair in pairs if pair in written}
@@ -211,7 +213,9 @@ def _pairs_to_map(study: Study, table: Table) -> list[tuple[str, str]]:
     return list(found) if len(found) <= MOST_MAPS else list(found)[:SOME_MAPS]
 
 
-def _write_maps(control: str, images: Sequence[str], folder: Path) -> dict[tuple[str, str], str]:
+def _write_maps(
+    control: str, images: Sequence[str], folder: Path, new: bool
+) -> dict[tuple[str, str], str]:
     """The maps of all pictures with one control, whose own part is computed once, if at all."""
     import numpy as np
     from PIL import Image
@@ -229,6 +233,8 @@ def _write_maps(control: str, images: Sequence[str], folder: Path) -> dict[tuple
             digests = (hashlib.sha256(content).digest() for content in (data, told))
             name = f"{MAPS}/{hashlib.sha256(b''.join(digests)).hexdigest()[:20]}.webp"
             if not (folder / name).is_file():
+                if not new:
+                    continue
                 picture = _rgb(data)
                 held = held or _rgb(told)
                 maps = maps or ControlMaps.of(np.asarray(held))

@@ -90,6 +90,17 @@ class Page:
                 chain.key_up(modifier)
             chain.perform()
 
+    def tab_to(self, selector: str, most: int = 120) -> None:
+        """Press Tab until the focus is there, and can be seen to be."""
+        here = "document.activeElement.matches(arguments[0])"
+        for _ in range(most):
+            self.press("\ue004")
+            if self.js(here, selector):
+                shown = self.js("getComputedStyle(document.activeElement).outlineStyle")
+                assert shown != "none", f"nobody sees that the focus is on {selector}"
+                return
+        raise AssertionError(f"Tab never came to {selector}")
+
     def texts(self, selector: str) -> list[str]:
         return self.js(
             "[...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -35,6 +35,9 @@ from generation.errors import UserError
 from generation.files import read_utf8
 from generation.folder import open_run_folder, write_result
 from reports import html, pictures, plots, tables, votes
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 MOST_STREAMS = 64
 """Pages that watch at once; a hidden tab does not."""
@@ -63,7 +66,7 @@ class Live:
         self.folders = folders
         self.course: Course | None = None
         self._closing = closing
-        self._streams = 0
+        self._streams: set[_Stream] = set()
         self._busy = asyncio.Lock()
         self._pages = Environment(
             loader=FileSystemLoader(_TEMPLATES),
@@ -233,7 +236,8 @@ class Live:
 
         def write() -> str:
             study, folder = self._study(request)
-            return html.render(html.build(study, folder))
+            # The folder may be a run's that is under way; the page computes what maps it lacks.
+            return html.render(html.build(study, folder, new_maps=False))
 
         return HTMLResponse(await run_in_threadpool(write), headers=_SANDBOX)
 
@@ -294,34 +298,46 @@ class Live:
         course = self._course(request)
         if course is None:
             raise UserError("it is not under way.")
-        if self._streams >= MOST_STREAMS:
-            return PlainTextResponse("Too many pages watch; close some.\n", 503)
         since = request.headers.get("last-event-id") or request.query_params.get("after", "0")
         begin = int(since) if since.isdigit() and len(since) < 10 else 0
-        stream = self._watch(course.log, begin, request)
-        return StreamingResponse(stream, media_type="text/event-stream")
+        return _Stream(self._watch(course.log, begin), self._streams)
 
-    async def _watch(self, log: Log, number: int, request: Request) -> AsyncIterator[str]:
-        self._streams += 1
+    async def _watch(self, log: Log, number: int) -> AsyncIterator[str]:
         quiet = 0.0
-        try:
-            yield "retry: 1000\n\n"
-            while not self._closing():
-                number, lines = log.after(number)
-                if lines:
-                    quiet = 0.0
-                    yield f"id: {number}\ndata: [{','.join(lines)}]\n\n"
-                if len(lines) < 500:
-                    await asyncio.sleep(BEAT)
-                    quiet += BEAT
-                if quiet >= 15:
-                    quiet = 0.0
-                    yield ": still here\n\n"
-        finally:
-            self._streams -= 1
+        yield "retry: 1000\n\n"
+        while not self._closing():
+            number, lines = log.after(number)
+            if lines:
+                quiet = 0.0
+                yield f"id: {number}\ndata: [{','.join(lines)}]\n\n"
+            if len(lines) < 500:
+                await asyncio.sleep(BEAT)
+                quiet += BEAT
+            if quiet >= 15:
+                quiet = 0.0
+                yield ": still here\n\n"
 
     def _page(self, template: str, **values: Any) -> Response:
         return HTMLResponse(self._pages.get_template(template).render(**values))
+
+
+class _Stream(StreamingResponse):
+    """An answer that goes on; one of at most `MOST_STREAMS` at a time."""
+
+    def __init__(self, content: AsyncIterator[str], others: set[_Stream]) -> None:
+        super().__init__(content, media_type="text/event-stream")
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(self._others) >= MOST_STREAMS:
+            told = f"{MOST_STREAMS} pages watch already; close some.\n"
+            await PlainTextResponse(told, 503)(scope, receive, send)
+            return
+        self._others.add(self)
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._others.discard(self)
 
 
 _COMMAND = ("the live page",)

@@ -12,6 +12,7 @@ from generation.errors import UserError
 from generation.folder import is_run_folder
 
 MOST_ENTRIES = 2000
+OUTSIDE = "this lies outside of the folders named at the start."
 LORA = ".safetensors"
 PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif")
 
@@ -57,7 +58,7 @@ class Folders:
             return [_entry(path, str(path)) for path in self.named]
         folder = Path(place)
         if not self.allowed(folder):
-            raise UserError("this lies outside of the folders named at the start.", "loras")
+            raise UserError(OUTSIDE, "loras")
         try:
             with os.scandir(folder) as found:
                 names = sorted(entry.name for entry in found if not entry.name.startswith("."))

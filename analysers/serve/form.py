@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from analysers.runs.plan import Plan, default_prompts, estimate, inspect_all
 from analysers.runs.request import DEMO_MODEL, StudyRequest
-from analysers.serve.folders import Folders
+from analysers.serve.folders import OUTSIDE, Folders
 from generation.errors import UserError
 from generation.loras.checkpoints import find_checkpoints
 
@@ -29,6 +29,8 @@ LABELS = {
     "guidance_scale": "Guidance",
     "sampler": "Sampler",
     "metrics": "More metrics",
+    "references": "Training pictures",
+    "held_out": "Pictures kept back",
     "until_decided": "Stop when decided",
     "run": "Name of the run",
 }
@@ -55,6 +57,7 @@ def request(form: Mapping[str, Any], folders: Folders) -> StudyRequest:
     kind, run = given.pop("kind", "strength"), given.pop("run", "")
     if not given.get("loras"):
         raise UserError("choose a file or a folder.", "loras")
+    _check_metrics(given.get("metrics", "").split(","), folders)  # before one looks into a folder
     asked = StudyRequest.of(kind, **given)
     name = run or asked.folder.name
     if not _NAME.fullmatch(name) or name.endswith((".", " ")):
@@ -70,14 +73,23 @@ def check_places(asked: StudyRequest, folders: Folders) -> None:
     """Raise UserError for a path in the request that lies outside of the named folders."""
     for field, path in _paths(dataclasses.asdict(asked)):
         if field != "out" and not folders.allowed(path):
-            raise UserError("this lies outside of the folders named at the start.", field)
+            raise UserError(OUTSIDE, field)
+    _check_metrics(asked.judging.all_metrics, folders)
     model = asked.rendering.model
     if asked.rendering.renderer != "diffusers" or model in ("", DEMO_MODEL):
         return
     local = Path(model).expanduser()
     looks_local = local.is_absolute() or model.startswith((".", "~")) or local.exists()
     if looks_local and not folders.allowed(local):
-        raise UserError("this lies outside of the folders named at the start.", "model")
+        raise UserError(OUTSIDE, "model")
+
+
+def _check_metrics(names: Iterable[str], folders: Folders) -> None:
+    """Raise UserError for a metric whose parameter is a folder elsewhere ("clip_score:FOLDER")."""
+    for name in names:
+        place = name.strip().partition(":")[2]
+        if place and not folders.allowed(Path(place)):
+            raise UserError(OUTSIDE, "metrics")
 
 
 def _paths(value: Any, field: str = "") -> Iterator[tuple[str, Path]]:
@@ -104,7 +116,7 @@ def _read(name: str, value: Any) -> Any:
 def demo(kind: str) -> dict[str, Any]:
     """The form as the embedded demo fills it."""
     asked = StudyRequest.demo("epochs" if kind == "epochs" else "strength")
-    used = asked.rendering
+    used, judged = asked.rendering, asked.judging
     return {
         "loras": str(asked.subject.loras[0]),
         "model": used.model,
@@ -115,13 +127,15 @@ def demo(kind: str) -> dict[str, Any]:
         "steps": str(used.steps or ""),
         "guidance_scale": "" if used.guidance_scale is None else f"{used.guidance_scale:g}",
         "sampler": used.sampler or "",
+        "references": str(judged.references or ""),
+        "held_out": str(judged.held_out or ""),
     }
 
 
 def proposals(path: str, folders: Folders) -> dict[str, Any]:
     """What the picked LoRA, or the checkpoints in the picked folder, say of themselves."""
     if not path or not folders.allowed(Path(path)):
-        raise UserError("this lies outside of the folders named at the start.", "loras")
+        raise UserError(OUTSIDE, "loras")
     found = find_checkpoints((Path(path),))
     infos, refused = inspect_all(found.checkpoints)
     if not infos:

@@ -540,7 +540,7 @@
   $("find").addEventListener("input", () => { state.find = $("find").value; arrange(); });
   $("pin").checked = state.pin;
   $("pin").addEventListener("change", () => { state.pin = $("pin").checked; build(); });
-  $("unhide").addEventListener("click", () => { state.hidden.clear(); state.hiddenCases.clear(); choices(); arrange(); });
+  $("unhide").addEventListener("click", () => { state.hidden.clear(); state.hiddenCases.clear(); choices(); arrange(); $("choose").firstElementChild.focus(); });
   function cycle(on) {
     clearInterval(state.timer);
     state.timer = 0;
@@ -569,6 +569,9 @@
     fill($("choose-cases"), cases.map((_, k) => prompt(k) + " " + seedText(k)), state.hiddenCases);
   }
   $("choose").addEventListener("toggle", () => { if ($("choose").open) choices(); });
+  $("choose").addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { $("choose").open = false; $("choose").firstElementChild.focus(); }
+  });
   document.addEventListener("click", (event) => { if (!event.target.isConnected || event.target.closest("#choose")) return; $("choose").open = false; });
 
   // The view as one PNG. A page opened from disk may not read the pictures beside it, so it is drawn

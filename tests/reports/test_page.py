@@ -270,6 +270,95 @@ def test_the_grid_by_keyboard(page: Page, report: Path) -> None:
     assert "0.2, a cat" in page.js(name)
 
 
+def test_all_of_the_page_by_keyboard_alone(page: Page, report: Path) -> None:
+    """Nothing is clicked: from the top of the page through grid, viewer and vote."""
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(report)
+    page.js("localStorage.clear()")
+    page.open(report)
+    page.press(Keys.TAB)
+    assert page.js("document.activeElement.textContent") == "Skip to the answer"
+    page.tab_to(".chips .term")
+    assert page.find("#tip").is_displayed()
+    page.press(Keys.ESCAPE)
+    assert page.js("document.getElementById('tip').hidden")
+    page.tab_to(".chips .caution a")
+    page.press(Keys.ENTER)
+    page.wait("document.getElementById('why').open")
+    page.tab_to("[data-percase]")
+    page.press(Keys.SPACE)
+    assert page.js("document.querySelectorAll('.show-cases').length") == 1
+    page.tab_to("#ranks th:nth-child(2) button")
+    page.press(Keys.ENTER)
+    assert page.js("document.querySelector('#ranks tbody th').textContent") == "0.2"
+
+    page.tab_to("#layout")
+    page.press(Keys.ARROW_DOWN)
+    assert page.js("document.getElementById('layout').value") == "settings"
+    page.press(Keys.ARROW_UP)
+    page.tab_to("#choose summary")
+    page.press(Keys.ENTER)
+    page.tab_to("#choose-settings label:nth-of-type(2) input")
+    page.press(Keys.SPACE)
+    assert "0.4" not in page.columns()
+    page.press(Keys.ESCAPE)
+    assert not page.js("document.getElementById('choose').open")
+    assert page.js("document.activeElement.matches('#choose summary')")
+    page.tab_to("#unhide")
+    page.press(Keys.ENTER)
+    assert "0.4" in page.columns()
+    assert page.js("document.activeElement !== document.body"), "the focus is not lost"
+
+    page.tab_to("#grid .cell button")
+    page.press(Keys.HOME, Keys.ARROW_RIGHT, "t", Keys.ARROW_RIGHT, "t", Keys.ENTER)
+    page.wait("document.getElementById('viewer').open")
+    title = "document.getElementById('viewer-title').textContent"
+    assert page.js(title) == "control | 0.4"
+    page.tab_to("[data-mode=side]")
+    page.press(Keys.ENTER)
+    assert page.js("document.getElementById('stage').dataset.mode") == "side"
+    page.tab_to("#pane0")
+    page.press(*[Keys.ARROW_DOWN] * 2)
+    assert page.js(title) == "0.4 | 0.4"
+    assert page.js("document.activeElement.id") == "pane0"
+    page.tab_to("#pane-add")
+    page.press(Keys.ENTER)
+    assert len(page.texts("#layers .tag")) == 3
+    page.tab_to("#viewer-copy")
+    page.press(Keys.ENTER)
+    page.wait("document.getElementById('viewer-copied').textContent")
+    page.tab_to("#viewer-close")  # Tab stays inside of the viewer
+    page.press(Keys.ENTER)
+    page.wait("!document.getElementById('viewer').open")
+    assert "0.4" in page.js("document.activeElement.querySelector('img').alt")
+    page.press([Keys.SHIFT, Keys.TAB])
+    while not page.js("document.activeElement.id === 'compare'"):
+        page.press([Keys.SHIFT, Keys.TAB])
+    page.press(Keys.ENTER)
+    assert page.texts("#layers .tag") == ["0.2", "0.4"]
+    page.press(Keys.ESCAPE)
+    assert page.js("document.activeElement.id") == "compare"
+
+    page.tab_to("#ab-start")
+    page.press(Keys.ENTER, Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN, "b", "u", "s")
+    assert page.find("#ab-count").text.startswith("3 comparisons so far")
+    page.tab_to("#ab-bad")
+    page.press(Keys.ENTER)
+    page.tab_to("#ab-close")
+    page.press(Keys.ENTER)
+    assert page.find("#ab-result").text.startswith("4 comparisons.")
+    page.tab_to("#ab-export")
+    page.press(Keys.ENTER)
+    target = page.downloads / "votes.json"
+    end = time.monotonic() + 10
+    while not target.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(json.loads(target.read_text(encoding="utf-8"))["votes"]) == 4
+    target.unlink()
+    page.js("localStorage.clear()")
+
+
 def test_viewer_keys_scores_and_reproduction(page: Page, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -783,11 +872,11 @@ def test_words_are_explained_where_they_stand(page: Page, report: Path) -> None:
 def test_printing_ends_with_a_full_page(page: Page, report: Path) -> None:
     import base64
 
+    pypdf = pytest.importorskip("pypdf", reason="pypdf is missing: pip install '.[test]'")
     page.open(report)
     pdf = base64.b64decode(
         page.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
     )
-    pypdf = pytest.importorskip("pypdf")
     pages = pypdf.PdfReader(io.BytesIO(pdf)).pages
     texts = [p.extract_text() for p in pages]
     assert "Use 0.6." in texts[0] and "Ranking" in "".join(texts)

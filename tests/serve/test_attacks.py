@@ -13,6 +13,7 @@ import pytest
 from serving import TINY, Site
 
 from analysers.serve import guard, server
+from analysers.serve.app import MOST_STREAMS
 from analysers.serve.form import spelled
 from analysers.serve.guard import MOST_BODY
 from generation.folder import open_run_folder
@@ -121,7 +122,12 @@ def test_only_the_named_folders_are_shown(site: Site) -> None:
     for model in (str(site.root), "../x", "~/model", "/etc/passwd"):
         told = site.post("/plan", {**TINY, "loras": site.lora, "model": model}).json()
         assert told["field"] == "model" and "outside" in told["sentence"]
-    for field in ("references", "workflow", "out", "images", "model_config", "fixed"):
+    for field in ("references", "held_out", "metrics"):
+        place = f"reference_likeness:{site.root}" if field == "metrics" else str(site.root)
+        form = {**TINY, "loras": site.lora, "references": str(loras), field: place}
+        told = site.post("/plan", form).json()
+        assert told["field"] == field and "outside" in told["sentence"]
+    for field in ("control", "workflow", "out", "images", "model_config", "fixed"):
         told = site.post("/plan", {**TINY, "loras": site.lora, field: "/etc"}).json()
         assert told["sentence"] == f"{spelled(field)}: the form has no field '{field}'."
     for name in ("../x", "a/b", ".hidden", "..", "a\0b", "/abs", "x" * 200, "dot.", 7):
@@ -217,6 +223,34 @@ def test_connections_are_bounded_and_idle_ones_make_place(
     assert time.monotonic() - begin < 2
     assert len(site.server.connections) <= 10
     for one in idle:
+        one.close()
+
+
+def test_so_many_pages_watch_and_no_more(site: Site) -> None:
+    site.post("/start", {**TINY, "loras": site.lora})
+    site.wait()
+    place = ("127.0.0.1", site.server.port)
+    ask = f"GET /runs/tiny/log HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie(site)}\r\n\r\n"
+
+    def watch() -> socket.socket:
+        one = socket.create_connection(place, timeout=20)
+        one.sendall(ask.encode())
+        return one
+
+    pages = [watch() for _ in range(MOST_STREAMS + 16)]  # at once, so that none waits for another
+    told = [one.recv(15).decode() for one in pages]
+    assert told.count("HTTP/1.1 200 OK") == MOST_STREAMS == 64
+    assert told.count("HTTP/1.1 503 Se") == 16
+    assert site.get("/").status_code == 200, "the others are answered"
+    pages.pop(told.index("HTTP/1.1 200 OK")).close()
+    end = time.monotonic() + 10
+    while True:  # its place is free as soon as the program has seen that it went
+        pages.append(watch())
+        if pages[-1].recv(15).decode() == "HTTP/1.1 200 OK":
+            break
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    for one in pages:
         one.close()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from driving import Page
 from serving import LORA, TINY, Site
 
 from analysers.runs.conclude import load_study
+from analysers.runs.request import StudyRequest
+from analysers.serve import app, form
 from analysers.study import Study
 from reports import votes
 
@@ -37,9 +41,9 @@ def write(page: Page, **fields: str) -> None:
         box.send_keys(value)
 
 
-def fill(page: Page, form: dict[str, str]) -> None:
+def fill(page: Page, fields: dict[str, str]) -> None:
     page.js("(document.getElementById('more').open = true)")
-    write(page, **{name: value for name, value in form.items() if name != "kind"})
+    write(page, **{name: value for name, value in fields.items() if name != "kind"})
 
 
 def state(page: Page, wanted: str, seconds: float = 60) -> None:
@@ -63,7 +67,7 @@ def rendered(site: Site, run: str) -> list[Path]:
 
 def test_from_the_form_to_the_answer(live: Page, site: Site, tmp_path: Path) -> None:
     assert live.driver.current_url == f"{site.base}/"
-    live.click("#browse")
+    live.click("#browse-loras")
     live.wait("document.querySelector('#entries .name')")
     live.press(["\ue007"])  # Enter: into the folder, where the first button has the focus
     live.wait("document.querySelectorAll('#entries .name').length === 2")
@@ -134,8 +138,75 @@ def test_exports(site: Site) -> None:
         assert answer.status_code == 200 and answer.content.startswith(begins) and answer.content
         assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
     assert site.get("/runs/tiny/export/study.json").status_code == 404
+    shutil.rmtree(site.root / "runs" / "tiny" / "maps")
+    there = {path: path.stat().st_mtime_ns for path in (site.root / "runs").rglob("*")}
+    assert site.get("/runs/tiny/report.html").status_code == 200
+    assert {p: p.stat().st_mtime_ns for p in (site.root / "runs").rglob("*")} == there, "only reads"
     single = site.get("/runs/tiny/export/report.html").text
     assert 'src="data:image/webp' in single and 'src="images/' not in single
+
+
+def test_a_study_by_keyboard_alone(live: Page, site: Site) -> None:
+    """Nothing is clicked: pick, fill, plan, start, pause, resume, stop, go on, read."""
+    from selenium.webdriver.common.keys import Keys
+
+    def type_in(field: str, text: str) -> None:
+        live.tab_to(f"#{field}")
+        live.press([Keys.CONTROL, "a"])
+        live.driver.switch_to.active_element.send_keys(text)
+
+    live.press(Keys.TAB)
+    assert live.js("document.activeElement.textContent") == "Skip to the page"
+    live.tab_to("#browse-loras")
+    live.press(Keys.ENTER)
+    live.wait("document.activeElement.matches('#entries .name')")
+    live.press(Keys.ESCAPE)
+    assert live.js("document.activeElement.id") == "browse-loras"
+    live.press(Keys.ENTER)
+    live.wait("document.activeElement.matches('#entries .name')")
+    live.press(Keys.ENTER)
+    live.wait("document.querySelectorAll('#entries .name').length === 2")
+    live.press(Keys.TAB, Keys.ENTER)
+    live.wait("document.getElementById('take')")
+    live.tab_to("#take")
+    live.press(Keys.ENTER)
+    assert live.js("document.activeElement.id") == "prompts"
+    assert live.js("document.getElementById('prompts').value").count("\n") == 5
+    live.press([Keys.CONTROL, "a"])
+    live.driver.switch_to.active_element.send_keys(SLOW["prompts"])
+    type_in("model", SLOW["model"])
+    live.tab_to("#more summary")
+    live.press(Keys.ENTER)
+    for field in ("size", "steps", "guidance_scale", "run"):
+        type_in(field, SLOW[field])
+    live.press([Keys.SHIFT, Keys.TAB])
+    for field in ("strengths", "seeds"):  # on, round the end of the page
+        type_in(field, SLOW[field])
+    live.tab_to("#plan")
+    live.press(Keys.ENTER)
+    live.wait("document.getElementById('start')", 60)
+    assert "12 pictures and 4 controls" in live.find("#planned").text
+    live.tab_to("#start")
+    live.press(Keys.ENTER)
+    live.wait("document.body.dataset.page === 'run'", 60)
+    live.wait("document.querySelector('.shot')", 60)
+    live.tab_to("#pause")
+    live.press(Keys.ENTER)
+    state(live, "paused")
+    assert live.js("document.activeElement.id") == "resume", "the key goes on"
+    live.press(Keys.ENTER)
+    state(live, "running")
+    assert live.js("document.activeElement.id") == "pause"
+    live.tab_to("#stop")
+    live.press(Keys.ENTER)
+    state(live, "stopped")
+    assert live.js("document.activeElement.id") == "continue"
+    live.press(Keys.ENTER)
+    state(live, "finished", 120)
+    live.wait("document.querySelector('#answer h1')")
+    live.tab_to("#report")
+    live.press(Keys.ENTER)
+    live.wait("document.querySelector('#grid .cell')")
 
 
 def settled(site: Site, name: str, seconds: float = 60) -> list[Path]:
@@ -228,7 +299,7 @@ def test_axe_finds_nothing_serious_and_nothing_overflows(
     look_at = {"width": width, "prefers_color_scheme": scheme}
     live.open(site.base + "/", **look_at)  # type: ignore[arg-type]
     fill(live, {**TINY, "loras": site.lora})
-    live.click("#browse")
+    live.click("#browse-loras")
     live.wait("document.querySelector('#entries .name')")
     look()
     live.click("#plan")
@@ -248,6 +319,30 @@ def test_axe_finds_nothing_serious_and_nothing_overflows(
     assert found == []
 
 
+def test_the_demo_is_that_of_the_command_line(site: Site) -> None:
+    for kind in ("strength", "epochs"):
+        filled = site.get(f"/demo?kind={kind}").json()
+        asked = form.request({**filled, "kind": kind}, site.server.live.folders)
+        wanted = StudyRequest.demo(kind)  # type: ignore[arg-type]
+        assert dataclasses.replace(asked, output=wanted.output) == wanted
+        assert asked.judging.references and asked.judging.held_out
+
+
+def test_a_page_too_many_says_so_and_comes_in_later(
+    live: Page, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MOST_STREAMS", 1)
+    site.post("/start", {**TINY, "loras": site.lora})
+    with site.client.stream("GET", "/runs/tiny/log") as first:
+        told = first.iter_raw()
+        assert next(told).startswith(b"retry")
+        live.open(f"{site.base}/runs/tiny/")
+        live.wait("document.getElementById('lost').textContent.startsWith('1 pages watch')")
+    state(live, "finished")
+    assert live.js("document.getElementById('lost').hidden")
+    live.problems()  # the browser notes the refused log (503) as an error
+
+
 def test_the_lora_is_named(site: Site) -> None:
     found = site.get("/proposals", params={"path": site.lora}).json()
     assert found["words"] == ["pstr style"] and LORA.startswith("pstr")
@@ -264,8 +359,8 @@ def test_ctrl_c_ends_the_program_and_nothing_is_lost(tmp_path: Path) -> None:
         with httpx.Client(base_url=base, timeout=120) as client:
             client.get(address)
             lora = client.get("/demo?kind=strength").json()["loras"]
-            form = {**SLOW, "loras": lora}
-            assert client.post("/start", json=form, headers={"origin": base}).status_code == 200
+            asked = {**SLOW, "loras": lora}
+            assert client.post("/start", json=asked, headers={"origin": base}).status_code == 200
         end = time.monotonic() + 60
         while not list((tmp_path / "out").rglob("*.png")):
             assert time.monotonic() < end

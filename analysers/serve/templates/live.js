@@ -107,13 +107,18 @@ function form() {
     }
   });
 
-  const pick = (path) => {
-    byId("loras").value = path;
+  // One list of folders and files, which stands below the field that it fills.
+  let target = "loras";
+  const close = () => {
     byId("browser").hidden = true;
-    byId("browse").setAttribute("aria-expanded", "false");
-    byId("loras").focus();
+    byId(`browse-${target}`).setAttribute("aria-expanded", "false");
+  };
+  const pick = (path) => {
+    byId(target).value = path;
+    close();
+    byId(target).focus();
     changed();
-    propose(path);
+    if (target === "loras") propose(path);
   };
 
   const trail = [];
@@ -186,11 +191,19 @@ function form() {
   fields.addEventListener("input", changed);
   byId("renderer").addEventListener("change", () => fill({}));
   byId("loras").addEventListener("change", () => propose(byId("loras").value.trim()));
-  byId("browse").addEventListener("click", () => {
-    const closed = byId("browser").hidden;
-    byId("browser").hidden = !closed;
-    byId("browse").setAttribute("aria-expanded", String(closed));
-    if (closed) { trail.length = 0; browse(""); }
+  for (const button of fields.querySelectorAll("[data-browse]")) button.addEventListener("click", () => {
+    const opened = byId("browser").hidden || target !== button.dataset.browse;
+    close();
+    if (!opened) return;
+    target = button.dataset.browse;
+    button.closest(".field").append(byId("browser"));
+    byId("browser").hidden = false;
+    button.setAttribute("aria-expanded", "true");
+    trail.length = 0;
+    browse("");
+  });
+  byId("browser").addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { close(); byId(`browse-${target}`).focus(); }
   });
   byId("demo").addEventListener("click", guarded(async () => {
     fill(await ask(`/demo?kind=${values().kind}`));
@@ -212,10 +225,11 @@ function run() {
   const box = byId("run");
   const live = box.dataset.live === "yes";
   let state = "", number = 0, cells = new Uint8Array(0), columns = [], rows = [], seen = 0, scored = 0, failed = 0;
-  let dirty = new Set(), newest = [], waiting = false, times = [], source = null, floor = "";
+  let dirty = new Set(), newest = [], waiting = false, times = [], source = null, floor = "", acted = false;
 
   const act = (action) => async () => {
     byId("run-error").textContent = "";
+    acted = true;
     try {
       await ask(action, {});
       if (action === "continue") location.reload();
@@ -346,6 +360,11 @@ function run() {
       byId("stop").hidden = !["running", "paused"].includes(state);
       byId("continue").hidden = !["stopped", "failed"].includes(state);
       byId("after").hidden = !["finished", "stopped"].includes(state);
+      const next = box.querySelector(".actions > :not([hidden])"), held = document.activeElement;
+      if (acted && next && (held === document.body || held.hidden)) { // where the pressed button stood
+        next.focus({ preventScroll: true });
+        acted = false;
+      }
       byId("progress").hidden = state === "finished";
       byId("sentence").hidden = !entry.sentence;
       byId("sentence").textContent = entry.sentence;
@@ -356,6 +375,19 @@ function run() {
 
   const redraw = () => { if (!waiting) { waiting = true; requestAnimationFrame(paint); } };
 
+  const lost = byId("lost").textContent;
+  /** What the program says where it gives no log: that too many pages watch; "" for all else. */
+  const refusal = async () => {
+    const ended = new AbortController();
+    try {
+      const answer = await fetch("log", { signal: ended.signal });
+      return answer.status === 503 ? await answer.text() : "";
+    } catch {
+      return "";
+    } finally {
+      ended.abort();
+    }
+  };
   const watch = () => {
     source = new EventSource(`log?after=${number}`);
     source.onopen = () => { byId("lost").hidden = true; };
@@ -364,7 +396,9 @@ function run() {
       for (const entry of JSON.parse(event.data)) fold[entry.tells](entry);
       redraw();
     };
-    source.onerror = () => {
+    source.onerror = async () => {
+      const refused = source.readyState === EventSource.CLOSED ? await refusal() : "";
+      byId("lost").textContent = refused || lost;
       byId("lost").hidden = false;
       if (source.readyState === EventSource.CLOSED) setTimeout(() => { if (!document.hidden) watch(); }, 3000);
     };
