@@ -9,7 +9,7 @@ each other, than held-out pictures are, and than any picture without the LoRA is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,12 @@ from analysers.statistics import Array, intervals, row_means
 from analysers.study import Candidate, Copy, Interval, Kind, Likeness, Score, Told, row_of
 
 LIKENESS, COPYING, HELD_OUT = "reference_likeness", "copying", "held_out_copying"
+HASH = "copying_hash"
 
-LEAST_COPY = 0.6
-"""SSIM of small pictures (`analysers.metrics.copying`) below which nothing is called a copy: what
-sixteen unlike posters had among each other at most. Two or three references say too little."""
+LEAST_COPY = {COPYING: 0.6, HASH: 59 / 64}
+"""SSIM of small pictures and share of equal bits (`analysers.metrics.copying`) up to which nothing
+is called a copy: the first is what sixteen unlike posters had among each other at most, the second
+more than any of 400 pictures had that copied nothing. Two or three references say too little."""
 
 SAME = 0.9
 """SSIM from which on two pictures are one, saved again, mirrored or moved."""
@@ -96,20 +98,29 @@ def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> Told
     )
 
 
-def copies(scores: Sequence[Score], among: Sequence[float]) -> tuple[float, list[Score]]:
-    """The limit above which a picture is a copy, and the rows that are, the nearest first.
+def copies(
+    scores: Sequence[Score], among: Mapping[str, Sequence[float]]
+) -> tuple[dict[str, float], list[Score]]:
+    """The limits above either of which a picture is a copy, and the rows that are, nearest first.
 
-    `among` are the values of pictures that copy nothing; those of one picture twice say nothing.
+    `among` are the values of pictures that copy nothing, by metric and in one order; those of one
+    picture twice say nothing.
     """
-    bare = [s.values[COPYING] for s in scores if s.candidate is None and COPYING in s.values]
-    unlike = [value for value in among if value < SAME]
-    limit = max([LEAST_COPY, *unlike, *(value for value in bare if math.isfinite(value))])
+    once = [value < SAME for value in among.get(COPYING, ())]
+    limits = {}
+    for name, least in LEAST_COPY.items():
+        known = among.get(name, ())
+        unlike = [value for value, alone in zip(known, once, strict=False) if alone]
+        bare = [s.values.get(name, math.nan) for s in scores if s.candidate is None]
+        limits[name] = max([least, *unlike, *(value for value in bare if math.isfinite(value))])
     found = [
         s
         for s in scores
-        if s.candidate is not None and s.values.get(COPYING, -1.0) > limit and s.status != "failed"
+        if s.candidate is not None
+        and s.status != "failed"
+        and any(s.values.get(name, -1.0) > limit for name, limit in limits.items())
     ]
-    return limit, sorted(found, key=lambda s: (-s.values[COPYING], s.image))
+    return limits, sorted(found, key=lambda s: (-s.values.get(COPYING, -1.0), s.image))
 
 
 def told_twice(among: Sequence[float], apart: Sequence[float]) -> str:

@@ -324,7 +324,8 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture and the training picture it repeats; `side_by_side` is both as a data URI."""
+    """A picture and the training picture it repeats: their SSIM, whether mirrored, and the share of
+    equal `bits` of their hashes; `side_by_side` is both as a data URI."""
 
     image: str
     reference: str
@@ -333,15 +334,18 @@ class Copy:
     mirrored: bool
     candidate: Candidate
     side_by_side: str = ""
+    bits: float = math.nan
 
 
 @dataclass(frozen=True)
 class Copies:
-    """The pictures that are nearer to a training picture than `limit` (`analysers.likeness`)."""
+    """The pictures that are nearer to a training picture than `limit` (SSIM) or `hash_limit` (share
+    of equal bits) allows (`analysers.likeness`)."""
 
     sentence: str
     limit: float
     pictures: tuple[Copy, ...] = ()
+    hash_limit: float = math.nan
 
 
 @dataclass(frozen=True)

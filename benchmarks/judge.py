@@ -2,15 +2,15 @@
 
     python benchmarks/judge.py labels STRENGTHS EPOCHS
     python benchmarks/judge.py ladders
-    python benchmarks/judge.py copies STRENGTHS EPOCHS REFERENCES
+    python benchmarks/judge.py copies RUN ... REFERENCES
     python benchmarks/judge.py kinds RUN ...
 
 `labels`: the two demo runs' pictures that results/labels-demo.csv labels, the area under the ROC
 curve of each metric, and by setting the share labelled as lost. `ladders`: twelve pictures of the
 base model judged by their own prompt, by that with another subject's word in front ("similar"), and
 by another; and blended step by step with another picture or with noise. With the embedded model on
-the CPU; appended to results/judge.md. `copies`: how much of a reference, moved and mirrored, must
-shine through a run's picture until it is called a copy, and how many of the runs' own are.
+the CPU; appended to results/judge.md. `copies`: how many of the runs' pictures are called a copy,
+by each sign, and how much of a reference, moved and mirrored, must shine through one until it is.
 REFERENCES is a folder of pictures, such as `seen` of train_small.py. `kinds`: what finished runs of
 LoRAs of a known kind (train_small.py) say of likeness, learning by heart, copies and leak.
 """
@@ -22,6 +22,7 @@ import csv
 import platform
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -31,11 +32,12 @@ from scipy.stats import rankdata, spearmanr
 import sample_data
 from analysers.intake.cases import without_triggers
 from analysers.intake.references import find_references
-from analysers.likeness import LEAST_COPY
+from analysers.likeness import COPYING, HASH, LEAST_COPY
 from analysers.metrics.adherence import Adherence, AdherenceMargin, rivals
 from analysers.metrics.brisque import brisque
-from analysers.metrics.copying import nearest, small
+from analysers.metrics.copying import compared, small
 from analysers.metrics.metric import Sample
+from analysers.metrics.references import fitted, pooled
 from analysers.metrics.ssim import ssim
 from analysers.runs.conclude import load_study
 from generation.cells import Case
@@ -188,38 +190,84 @@ def ladders() -> list[str]:
     return text
 
 
+Signs = tuple[float, float, float]
+"""Of the nearest reference: SSIM, share of equal bits, cosine of the base model's features."""
+
+
+class Nearness:
+    """Pictures held against references by all signs; the limits are what references have among each
+    other, and what controls have, at most."""
+
+    def __init__(self, references: list[np.ndarray]) -> None:
+        self.engine = embedded()
+        self.looks = [small(picture) for picture in references]
+        self.features = [self._features(picture) for picture in references]
+        numbers = range(len(references))
+        self.least = np.array([LEAST_COPY[COPYING], LEAST_COPY[HASH], -1.0])
+        among = [self.of(references[k], [n for n in numbers if n != k]) for k in numbers]
+        self.limits = np.maximum(self.least, np.max(among, axis=0))
+
+    def of(self, picture: np.ndarray, among: list[int] | None = None) -> Signs:
+        numbers = range(len(self.looks)) if among is None else among
+        found = compared(small(picture), [self.looks[k] for k in numbers])
+        own = self._features(picture)
+        cosine = max(float(own @ self.features[k]) for k in numbers)
+        return max(n.value for n in found), max(n.bits for n in found), cosine
+
+    def _features(self, picture: np.ndarray) -> np.ndarray:
+        return pooled(Sample(fitted(picture, 128, 128), renderer=self.engine))
+
+    def row(self, name: str, pictures: list[np.ndarray]) -> str:
+        found = np.array([self.of(picture) for picture in pictures])
+        called = found > self.limits
+        called = np.c_[called, called[:, :2].any(axis=1)].sum(axis=0)
+        cells = [
+            f"{n} (highest {high:.2f})" for n, high in zip(called, found.max(axis=0), strict=False)
+        ]
+        return f"| {name} | {len(pictures)} | {' | '.join(cells)} | {called[3]} |"
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "paler": lambda picture: 0.4 * picture + 100,
+    "darker": lambda picture: 0.3 * picture,
+    "noisy": lambda picture: picture + np.random.default_rng(0).normal(0, 40, picture.shape),
+    "colours exchanged": lambda picture: picture[..., ::-1].astype(float),
+}
+
+
 def copies(folders: list[Path]) -> list[str]:
     *runs, folder = folders
-    references = [read_image(path) for path in find_references(folder).pictures]
-    looks = [small(picture) for picture in references]
-    among = [nearest(look, looks[:k] + looks[k + 1 :]).value for k, look in enumerate(looks)]
-    bare, own = [], []
+    references = [fitted(read_image(p), 128, 128) for p in find_references(folder).pictures]
+    near = Nearness(references)
+    painted: dict[str, list[np.ndarray]] = defaultdict(list)
     for run in runs:
-        for score in load_study(run).scores:
-            picture = read_image(run / score.image)
-            value = nearest(small(picture), looks).value
-            (own if score.candidate else bare).append((value, picture))
-    limit = max(LEAST_COPY, *among, *(value for value, _ in bare))
+        study = load_study(run)
+        for score in study.scores:
+            who = f"{run.name}, {score.candidate.heading(study.kind)}" if score.candidate else ""
+            painted[who].append(read_image(run / score.image))
+    controls = painted.pop("")
+    near.limits = np.maximum(near.limits, np.max([near.of(p) for p in controls], axis=0))
+    ssim, bits, cosine = near.limits
     text = [
-        f"{len(references)} references; the highest value among each other is {max(among):.2f}, of "
-        f"{len(bare)} controls {max(v for v, _ in bare):.2f}, so the limit is {limit:.2f}. Of "
-        f"{len(own)} pictures with the LoRA {sum(v > limit for v, _ in own)} are above it (highest "
-        f"{max(v for v, _ in own):.2f}).",
+        f"{len(references)} references, {len(controls)} controls. Called a copy above an SSIM of "
+        f"{ssim:.2f}, a share of equal bits of {bits:.2f}, a cosine of {cosine:.3f}.",
         "",
-        "| share of the reference | called a copy | with the right reference | mirrored |",
-        "|---|---|---|---|",
+        "| pictures | | by SSIM | by hash | by features | by SSIM or hash, as shipped |",
+        "|---|---|---|---|---|---|",
     ]
-    for share in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
-        found = []
-        for k, reference in enumerate(references):
-            laid = np.roll(reference[:, ::-1], (6, -8), (0, 1))
-            mixed = (1 - share) * own[(17 * k) % len(own)][1] + share * laid
-            found.append((k, nearest(small(np.rint(mixed).astype(np.uint8)), looks)))
-        named = [near.value > limit for _, near in found]
-        right = [near.number == k for k, near in found]
-        turned = [near.mirrored for _, near in found]
-        cells = " | ".join(f"{np.mean(x):.2f}" for x in (named, right, turned))
-        text.append(f"| {share:g} | {cells} |")
+    text += [near.row(name, pictures) for name, pictures in painted.items()]
+    moved = [np.roll(picture[:, ::-1], (6, -8), (0, 1)) for picture in references]
+    own = [picture for pictures in painted.values() for picture in pictures]
+    laid = [own[(17 * k) % len(own)] for k in range(len(references))]
+    for share in (0.25, 0.5, 0.6, 0.7, 0.8, 1.0):
+        mixed = [
+            np.rint((1 - share) * under + share * over).astype(np.uint8)
+            for under, over in zip(laid, moved, strict=True)
+        ]
+        text.append(near.row(f"references, mirrored and moved, {share:g} of them", mixed))
+    for name, change in CHANGES.items():
+        toned = [np.clip(np.rint(change(p)), 0, 255).astype(np.uint8) for p in moved]
+        text.append(near.row(f"the same, {name}", toned))
     return text
 
 

@@ -1,8 +1,9 @@
 """Does a picture repeat a training picture? The nearest one, moved and mirrored as it fits best.
 
 Luma averaged down to 64 x 64; the middle 48 x 48 of the picture is laid where it correlates best
-with the reference or its mirror image, and both are compared there by SSIM (`nearest`). How near is
-near is for the references to say: `analysers.likeness` holds the value against what they have
+with the reference or its mirror image, and both are compared there by SSIM (`nearest`) and by a
+perceptual hash, which sees what was made paler or darker, as SSIM does not. How near is
+near is for the references to say: `analysers.likeness` holds the values against what they have
 among each other, and against the pictures without the LoRA. Where training pictures are nearer than
 pictures of the same kind that were kept back, they are known by heart (Meehan, Chaudhuri, Dasgupta
 2020, "A Non-Parametric Test to Detect Data-Copying in Generative Models",
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.fft import dctn
 
 from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Declaration, Declared, Sample
@@ -27,17 +29,20 @@ SIDE, CORE = 64, 48
 """Pixels of the small pictures' sides, and of the part that is moved: by an eighth each way."""
 
 CANDIDATES = 8
-"""References, the best correlated, that are compared by SSIM."""
+"""References, the best correlated, that are compared."""
 
-Floats = npt.NDArray[np.float64]
+HASHED, KEPT = 32, 8
+"""Pixels of the side that is hashed, and of the low frequencies that are kept of it."""
 
 
 class Near(NamedTuple):
-    """A reference's number, how alike it is (-1 to 1), and whether it had to be mirrored."""
+    """A reference's number, its SSIM (-1 to 1), whether it had to be mirrored, and the share of the
+    hash's bits that are the same (0 to 1)."""
 
     number: int
     value: float
     mirrored: bool
+    bits: float
 
 
 def small(picture: Pixels) -> Pixels:
@@ -48,15 +53,36 @@ def small(picture: Pixels) -> Pixels:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
+def dct_hash(picture: Pixels) -> npt.NDArray[np.bool_]:
+    """Whether each of the 8 x 8 lowest frequencies of an uint8 plane, brought to 32 x 32, is above
+    their median: "pHash", as ImageHash 4.3 computes it (`phash`)."""
+    from PIL import Image
+
+    plane = Image.fromarray(picture).resize((HASHED, HASHED), Image.Resampling.LANCZOS)
+    low = dctn(np.asarray(plane, np.float64))[:KEPT, :KEPT]
+    return np.asarray(low > np.median(low))
+
+
 def nearest(picture: Pixels, references: Sequence[Pixels]) -> Near:
-    """The reference that is most like the picture; all are small ones (`small`)."""
+    """The reference that is most like the picture by SSIM; all are small ones (`small`)."""
+    return max(compared(picture, references), key=lambda near: near.value)
+
+
+def compared(picture: Pixels, references: Sequence[Pixels]) -> list[Near]:
+    """The references that correlate best with the picture, at most `CANDIDATES`, compared where
+    they do; all are small ones (`small`)."""
     edge = (SIDE - CORE) // 2
     core = np.ascontiguousarray(picture[edge : edge + CORE, edge : edge + CORE])
     both = [(n, turned) for n in range(len(references)) for turned in (False, True)]
     laid = [_laid(core, _turned(references[n], turned)) for n, turned in both]
     best = sorted(range(len(both)), key=lambda k: -laid[k][0])[:CANDIDATES]
-    found = [Near(both[k][0], ssim(core, laid[k][1]), both[k][1]) for k in best]
-    return max(found, key=lambda near: near.value)
+    own = dct_hash(core)
+    found = []
+    for k in best:
+        (number, turned), part = both[k], laid[k][1]
+        bits = float((own == dct_hash(part)).mean())
+        found.append(Near(number, ssim(core, part), turned, bits))
+    return found
 
 
 def _turned(reference: Pixels, turned: bool) -> Pixels:
@@ -98,7 +124,24 @@ class Copying(Declared):
     )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [_nearness(sample, sample.references) for sample in samples]
+        return [max(n.value for n in sample.once(_to_references)) for sample in samples]
+
+
+@dataclass(frozen=True)
+class CopyingHash(Declared):
+    """`Near.bits` of the reference whose hash is most like the picture's."""
+
+    declaration = Declaration(
+        "copying_hash",
+        label="likeness to the nearest reference, hash",
+        unit="share of bits",
+        about="does it repeat a training picture",
+        needs=frozenset({"references"}),
+        bounds=(0.0, 1.0),
+    )
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        return [max(n.bits for n in sample.once(_to_references)) for sample in samples]
 
 
 @dataclass(frozen=True)
@@ -115,16 +158,18 @@ class HeldOutCopying(Declared):
     )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [_nearness(sample, sample.held_out) for sample in samples]
+        return [
+            max(n.value for n in compared_to(sample.image, sample.held_out)) for sample in samples
+        ]
 
 
-def _nearness(sample: Sample, pictures: Sequence[Pixels]) -> float:
-    return nearest_to(sample.image, pictures).value
+def _to_references(sample: Sample) -> list[Near]:
+    return compared_to(sample.image, sample.references)
 
 
-def nearest_to(picture: Pixels, references: Sequence[Pixels]) -> Near:
-    """`nearest` of pictures of any size: references are cut to the picture's shape, as trainers
+def compared_to(picture: Pixels, references: Sequence[Pixels]) -> list[Near]:
+    """`compared` of pictures of any size: references are cut to the picture's shape, as trainers
     do."""
     high, wide = picture.shape[:2]
     looks = each(references, lambda other: small(fitted(other, high, wide)), ("small", high, wide))
-    return nearest(small(picture), looks)
+    return compared(small(picture), looks)

@@ -195,6 +195,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "reference_likeness": _lazy("analysers.metrics.references:ReferenceLikeness"),
     "held_out_likeness": _lazy("analysers.metrics.references:HeldOutLikeness"),
     "copying": _lazy("analysers.metrics.copying:Copying"),
+    "copying_hash": _lazy("analysers.metrics.copying:CopyingHash"),
     "held_out_copying": _lazy("analysers.metrics.copying:HeldOutCopying"),
     "colour_difference": _lazy("analysers.metrics.colour:ColourDifference"),
     "largest_difference": _lazy("analysers.metrics.colour:LargestDifference"),

@@ -14,9 +14,9 @@ import numpy as np
 
 from analysers import likeness
 from analysers.intake.references import References
-from analysers.likeness import COPYING, HELD_OUT, LIKENESS
+from analysers.likeness import COPYING, HASH, HELD_OUT, LIKENESS
 from analysers.measure import Measured, Task, measure
-from analysers.metrics.copying import Near, nearest_to
+from analysers.metrics.copying import Near, compared_to
 from analysers.metrics.luma import Pixels
 from analysers.metrics.references import Pictures, fitted
 from analysers.runs.request import Judging
@@ -34,7 +34,7 @@ SIDE = 192
 def with_references(judging: Judging, rendering: bool) -> Judging:
     """With the metrics that references allow; those that ask the base model where it is at hand."""
     held = judging.held_out is not None
-    more = (COPYING, *((HELD_OUT,) if held else ()))
+    more = (COPYING, HASH, *((HELD_OUT,) if held else ()))
     if rendering:
         more += (LIKENESS, "held_out_likeness") if held else (LIKENESS,)
     return replace(judging, metrics=tuple(dict.fromkeys((*judging.metrics, *more))))
@@ -62,7 +62,7 @@ def known_values(
     if like is None:
         return Known()
     high, wide = read_image(like.task.image).shape[:2]
-    names = [name for name in judging.all_metrics if name in (COPYING, LIKENESS)]
+    names = [name for name in judging.all_metrics if name in (COPYING, HASH, LIKENESS)]
 
     def values(paths: Sequence[Path]) -> dict[str, list[float]]:
         tasks = (
@@ -100,23 +100,38 @@ def likeness_evidence(
     if gaps := likeness.gaps(scores, kind):
         found["by_heart"] = likeness.record_gaps(gaps, kind)
     twice = likeness.told_twice(known.among.get(COPYING, ()), known.apart.get(COPYING, ()))
-    uncopied = (*known.among.get(COPYING, ()), *known.apart.get(COPYING, ()))
-    limit, rows = likeness.copies(scores, uncopied)
+    uncopied = {
+        name: (*known.among.get(name, ()), *known.apart.get(name, ())) for name in (COPYING, HASH)
+    }
+    limits, rows = likeness.copies(scores, uncopied)
     looks = Pictures(references.pictures)
     pictures = [
-        _copy(row, looks, references, out, number < SHOWN) for number, row in enumerate(rows)
+        _copy(row, looks, references, out, limits, number < SHOWN)
+        for number, row in enumerate(rows)
     ]
     sentence = likeness.told_copies(pictures, kind)
     sentence = (
         sentence or "No picture is nearer to a training picture than these are to each other."
     )
-    found["copies"] = Copies(f"{sentence} {twice}".strip(), limit, tuple(pictures))
+    found["copies"] = Copies(
+        f"{sentence} {twice}".strip(), limits[COPYING], tuple(pictures), limits[HASH]
+    )
     return found
 
 
-def _copy(row: Score, looks: Pictures, references: References, out: Path, shown: bool) -> Copy:
+def _copy(
+    row: Score,
+    looks: Pictures,
+    references: References,
+    out: Path,
+    limits: Mapping[str, float],
+    shown: bool,
+) -> Copy:
     picture = read_image(out / row.image)
-    near = nearest_to(picture, looks)
+    near = max(
+        compared_to(picture, looks),
+        key=lambda one: (one.value > limits[COPYING], one.bits > limits[HASH], one.value),
+    )
     path = references.pictures[near.number]
     assert row.candidate is not None
     return Copy(
@@ -127,6 +142,7 @@ def _copy(row: Score, looks: Pictures, references: References, out: Path, shown:
         near.mirrored,
         row.candidate,
         _side_by_side(picture, path, near) if shown else "",
+        near.bits,
     )
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysers.metrics.copying import Copying, nearest, small
+from analysers.likeness import COPYING, HASH, LEAST_COPY
+from analysers.metrics.copying import Copying, CopyingHash, dct_hash, nearest, small
+from analysers.metrics.luma import luma
 from analysers.metrics.metric import Sample
 from analysers.metrics.references import Pictures, fitted
 
@@ -44,6 +46,48 @@ def test_a_copy_is_nearest_to_what_it_was_made_of(how: str) -> None:
         assert near.mirrored is ("mirrored" in how)
         others = [r for k, r in enumerate(references) if k != number]
         assert nearest(small(changed(picture, how)), others).value < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("astronaut", "c2924c5532bddfc8"),
+        ("coffee", "bb8320376c0f3637"),
+        ("chelsea", "b15fe6465121175e"),
+        ("rocket", "c0371bec1be51267"),
+        ("camera", "bff1c1c0434e8cbc"),
+        ("moon", "a3d9765014369c77"),
+    ],
+)
+def test_the_hash_is_that_of_imagehash(name: str, told: str) -> None:
+    """As `imagehash.phash` of ImageHash 4.3.2 gives it for the same luma."""
+    from skimage import data
+
+    bits = np.packbits(dct_hash(luma(getattr(data, name)())))
+    assert bits.tobytes().hex() == told
+
+
+def toned(picture: np.ndarray, how: str) -> np.ndarray:
+    if how == "pale":
+        tones = 0.35 * picture + 110
+    elif how == "dark":
+        tones = 0.3 * picture
+    else:
+        tones = picture.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    return np.clip(np.rint(tones), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("how", ["pale", "dark", "grey"])
+def test_the_hash_sees_a_copy_in_other_tones(how: str) -> None:
+    """Those that SSIM does not call one are among them."""
+    pictures = photographs()
+    for number, picture in enumerate(pictures):
+        told = toned(np.roll(picture, (25, -50), (0, 1))[:, ::-1], how)
+        others = tuple(p for k, p in enumerate(pictures) if k != number)
+        assert CopyingHash()([Sample(told, references=(*others, picture))])[0] > LEAST_COPY[HASH]
+        assert CopyingHash()([Sample(told, references=others)])[0] < 0.8
+    dark = Sample(toned(pictures[0], "dark"), references=(pictures[0],))
+    assert Copying()([dark])[0] < LEAST_COPY[COPYING] and CopyingHash()([dark])[0] > 0.95
 
 
 def test_flat_and_grey_pictures_have_a_value() -> None:

@@ -33,6 +33,7 @@ DIRECTIONS = {
     "reference_likeness": "higher",
     "held_out_likeness": "higher",
     "copying": None,
+    "copying_hash": None,
     "held_out_copying": None,
     "colour_difference": None,
     "largest_difference": None,

@@ -74,16 +74,33 @@ def test_a_copy_is_nearer_than_references_and_controls_are(
     among: tuple[float, ...], control: float, limit: float
 ) -> None:
     scores = rows(lambda s, case: {"copying": control if not s else (0.9 if case == s == 2 else 0)})
-    found = likeness.copies(scores, among)
-    assert found[0] == limit
+    found = likeness.copies(scores, {"copying": among})
+    assert found[0]["copying"] == limit
     assert [s.image for s in found[1]] == ["2/2.png"]
     none = rows(lambda s, case: {"copying": limit})
-    assert not likeness.copies(none, among)[1]
+    assert not likeness.copies(none, {"copying": among})[1]
+
+
+def test_either_sign_names_a_copy() -> None:
+    """SSIM of case 1, the hash of case 2; what references have twice limits neither."""
+    scores = rows(
+        lambda s, case: {
+            "copying": 0.9 if s and case == 1 else 0.3,
+            "copying_hash": 1.0 if s and case == 2 else 0.7,
+        },
+        1,
+    )
+    among = {"copying": (0.95, 0.2), "copying_hash": (1.0, 0.8)}
+    limits, found = likeness.copies(scores, among)
+    assert [s.image for s in found] == ["1/1.png", "1/2.png"]
+    assert limits == {"copying": 0.6, "copying_hash": 59 / 64}
+    limits, found = likeness.copies(scores, {**among, "copying": (0.85, 0.2)})
+    assert limits["copying_hash"] == 1.0 and [s.image for s in found] == ["1/1.png"]
 
 
 def test_pictures_that_are_there_twice_do_not_hide_copies() -> None:
     scores = rows(lambda s, case: {"copying": 0.95 if case == s == 2 else 0.2})
-    assert len(likeness.copies(scores, [0.99, 0.99, 0.3])[1]) == 1
+    assert len(likeness.copies(scores, {"copying": [0.99, 0.99, 0.3]})[1]) == 1
     said = likeness.told_twice([0.99, 0.99, 0.3], [0.2, 1.0])
     assert said.startswith("2 training pictures are nearly the same") and "1 of the held" in said
     assert not likeness.told_twice([0.3], [0.5])
@@ -285,7 +302,7 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
         blot.resize((200, 150), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
     request = StudyRequest.demo("strength", **asked, references=folder, leak_test=True)
     study = run_study(plan_study(request), request)
-    assert {"reference_likeness", "copying"} <= set(study.metrics)
+    assert {"reference_likeness", "copying", "copying_hash"} <= set(study.metrics)
     assert not study.evidence.copies.pictures
     (row,) = study.evidence.leak.rows
     assert 0 < row["effect"] < 1 and math_finite(row["without trigger"], row["unrelated"])
@@ -310,6 +327,17 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
     )
     assert one.value > 0.95 and one.side_by_side.startswith("data:image/jpeg;base64,")
     assert found.sentence == "0.5 repeats 1 training picture: look at them side by side."
+    assert one.bits == 1 and found.hash_limit >= 59 / 64
+
+    dark = Image.open(folder / "copied.png").point(lambda grey: 0.3 * grey)
+    dark.save(folder / "copied.png")  # which SSIM does not call a copy
+    near = [
+        Score(**{**vars(s), "values": {**s.values, "copying": 0.4, "copying_hash": 1.0}})
+        for s in scores
+    ]
+    seen = find_references(folder)
+    (one,) = likeness_evidence(near, "strength", Known(), seen, tmp_path / "run")["copies"].pictures
+    assert one.reference == "copied.png" and one.value < 0.6 and one.bits > 59 / 64
 
 
 def math_finite(*values: float) -> bool:

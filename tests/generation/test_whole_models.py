@@ -1,5 +1,6 @@
 """Both libraries fill missing weights with random numbers after a warning; here is refused."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,23 @@ def test_the_encoders_of_a_single_transformers_folder(family, tiny_checkpoint, t
     harm(config / part / "model.safetensors", key, "missing")
     with pytest.raises(UserError, match=f"{part}.*{key}"):
         load(file, config)
+
+
+def test_stable_diffusion_3_saved_without_t5(tiny_model, tmp_path):
+    """Which diffusers loads only where it is told so."""
+    from generation.cells import Case
+    from generation.renderers.diffusers.engine import Engine
+
+    model = Path(shutil.copytree(tiny_model("sd3"), tmp_path / "model"))
+    index = json.loads((model / "model_index.json").read_text())
+    for part in ("text_encoder_3", "tokenizer_3"):
+        index[part] = [None, None]
+        shutil.rmtree(model / part)
+    (model / "model_index.json").write_text(json.dumps(index))
+    engine = Engine(find_model(str(model)), width=64, height=64, steps=2, batch_size=1)
+    assert engine.pipe.text_encoder_3 is None
+    one, other = (engine.render([Case(prompt, 1)])[0] for prompt in ("a cat", "a dog"))
+    assert one is not None and (one != other).any()
 
 
 def test_a_vae_from_the_folder_of_configurations(tiny_checkpoint, tiny_model, tmp_path):

@@ -193,7 +193,7 @@ def load_pipeline(model: BaseModel, dtype: torch.dtype) -> Any:
     try:
         if model.config is None:
             parts = _whole_parts(model, model.path, dtype)
-            return kind.from_pretrained(str(model.path), **parts, **options)
+            return kind.from_pretrained(str(model.path), **{**parts, **options})
         denoiser = model.traits.denoiser
         if model.traits.flow:
             _check_holds(model, denoiser)
@@ -206,7 +206,7 @@ def load_pipeline(model: BaseModel, dtype: torch.dtype) -> Any:
                 subfolder=denoiser,
                 **options,
             )
-            return kind.from_pretrained(str(model.config), **parts, **options)
+            return kind.from_pretrained(str(model.config), **{**parts, **options})
         with _complete_config(model.config) as config:
             _check_holds(model, denoiser)
             if _has_part(model.path, ("first_stage_model.", "vae.")):
@@ -237,9 +237,13 @@ def load_pipeline(model: BaseModel, dtype: torch.dtype) -> Any:
 def _whole_parts(
     model: BaseModel, folder: Path, dtype: torch.dtype, without: str = ""
 ) -> dict[str, Any]:
-    """The networks of a diffusers folder by component, each with all of its weights."""
-    found = {}
+    """The networks of a diffusers folder by component, each with all of its weights; None where the
+    folder was saved without (Stable Diffusion 3 without T5), which diffusers wants to be told."""
+    found: dict[str, Any] = {}
     for part, kind in read_json(folder / "model_index.json").items():
+        if kind == [None, None]:
+            found[part] = None
+            continue
         listed = isinstance(kind, list) and kind[0] in {"diffusers", "transformers"}
         if listed and part != without and (folder / part / "config.json").is_file():
             found[part] = _whole_part(model, folder, part, dtype)

@@ -1,0 +1,190 @@
+"""The embedded model's knowledge in models that predict velocities, to try adherence on.
+
+    python benchmarks/train_judges.py v OUT --steps 300
+    python benchmarks/train_judges.py flow OUT --steps 1500 --rate 2e-3
+
+"v" is the embedded UNet that learns to tell v (Salimans, Ho 2022) on its own schedule; "flow" a
+small transformer of Stable Diffusion 3's kind, from nothing, with the embedded text encoder and
+VAE. Both learn from what the embedded model tells of noisy pictures of its own: its noise, turned
+into the velocity at that noise level (so the truth has little variance, and few pictures suffice).
+OUT is a pipeline folder for `--model`. Minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers import StableDiffusion3Pipeline as Pipeline
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection
+
+import sample_data
+from generation.cells import Case
+from generation.renderers.diffusers.engine import Engine, find_model
+
+sys.path.insert(0, str(sample_data.PATH / "build"))
+from pictures import SCENES, SUBJECTS  # noqa: E402
+
+MODEL = sample_data.PATH / "model"
+WITHOUT = 0.1
+"""Share of pictures that are shown without their text."""
+
+
+def engine(folder: Path, steps: int = 8) -> Engine:
+    return Engine(
+        find_model(str(folder)), steps=steps, guidance_scale=4.0, width=128, height=128,
+        batch_size=8,
+    )  # fmt: skip
+
+
+def untrained_v(folder: Path) -> None:
+    shutil.copytree(MODEL, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | {"prediction_type": "v_prediction"}
+    path.write_text(json.dumps(config, indent=2))
+
+
+def untrained_flow(folder: Path) -> None:
+    pipe = engine(MODEL).pipe
+    text = CLIPTextModelWithProjection(pipe.text_encoder.config)
+    known = {
+        name.removeprefix("text_model."): w for name, w in pipe.text_encoder.state_dict().items()
+    }
+    text.text_model.load_state_dict(known)
+    text.text_projection.weight.data = torch.eye(text.config.projection_dim)
+    wide = 2 * text.config.hidden_size  # of both text encoders, which are one here
+    transformer = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=5,
+        num_attention_heads=6, attention_head_dim=32, caption_projection_dim=192,
+        joint_attention_dim=wide, pooled_projection_dim=wide, pos_embed_max_size=16,
+    )  # fmt: skip
+    Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=pipe.vae,
+        text_encoder=text, tokenizer=pipe.tokenizer, text_encoder_2=text,
+        tokenizer_2=pipe.tokenizer, text_encoder_3=None, tokenizer_3=None,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def shown(teacher: Engine, every: int) -> tuple[Tensor, list[str]]:
+    """Latents of the model's own pictures (N x 4 x 16 x 16) of every so-manieth pair of subject and
+    scene, and their texts."""
+    pairs = [(name, scene) for name in SUBJECTS for scene in SCENES][::every]
+    texts = [f"a picture of a {name} {scene}" for name, scene in pairs]
+    cases = [Case(text, 5001 + k) for k, text in enumerate(texts)]
+    parts = [teacher.denoise(cases[k : k + 8]).clone() for k in range(0, len(cases), 8)]
+    return torch.cat(parts), texts
+
+
+def embedded(known: Engine, texts: list[str]) -> list[dict[str, Tensor]]:
+    return [{name: t.clone() for name, t in known.texts(text).items()} for text in texts]
+
+
+def drawn(each: list[dict[str, Tensor]], index: list[int]) -> dict[str, Tensor]:
+    return {
+        name: torch.cat([each[k][name] for k in index])
+        for name in each[0]
+        if not name.startswith("negative_")
+    }
+
+
+class Teacher:
+    """The embedded model's noise at a level of its own schedule."""
+
+    def __init__(self) -> None:
+        self.engine = engine(MODEL)
+        self.kept = self.engine.pipe.scheduler.alphas_cumprod
+
+    def told(self, clean: Tensor, noise: Tensor, times: Tensor, texts: dict[str, Tensor]) -> Tensor:
+        """Of the clean picture and the noise, at (fractional) times, the noise that is told."""
+        signal, spread = self.levels(times)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            predict = self.engine.traits.predict
+            return predict(self.engine.pipe, signal * clean + spread * noise, times, texts).float()
+
+    def levels(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        low = times.long().clamp(max=len(self.kept) - 2)
+        kept = torch.lerp(self.kept[low], self.kept[low + 1], times - low)[:, None, None, None]
+        return kept.sqrt(), (1 - kept).sqrt()
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """The time at which noise stands to the picture in this ratio."""
+        ratios = ((1 - self.kept) / self.kept).sqrt()
+        high = torch.searchsorted(ratios, ratio).clamp(1, len(ratios) - 1)
+        part = (ratio - ratios[high - 1]) / (ratios[high] - ratios[high - 1])
+        return high - 1 + part.clamp(0, 1)
+
+
+def lesson(
+    kind: str, teacher: Teacher, clean: Tensor, texts: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(noisy picture, its time of 1000, the velocity that the teacher's noise stands for)."""
+    noise = torch.randn_like(clean)
+    if kind == "v":
+        times = torch.randint(0, 1000, (len(clean),)).float()
+        signal, spread = teacher.levels(times)
+        noisy = signal * clean + spread * noise
+        told = teacher.told(clean, noise, times, texts)
+        return noisy, times, (told - spread * noisy) / signal
+    share = torch.rand(len(clean))
+    times = teacher.time_of(share / (1 - share))
+    signal, spread = teacher.levels(times)
+    told = teacher.told(clean, noise, times, texts)
+    guess = (signal * clean + spread * noise - spread * told) / signal
+    share = share[:, None, None, None]
+    return (1 - share) * clean + share * noise, 1000 * share.flatten(), told - guess
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=["v", "flow"])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--every", type=int, default=2, help="of the 224 pairs to paint")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    random.seed(0)
+    begin = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder) / "model"
+        {"v": untrained_v, "flow": untrained_flow}[options.kind](empty)
+        student = engine(empty)
+    teacher = Teacher()
+    latents, texts = shown(teacher.engine, options.every)
+    print(f"{len(texts)} pictures, {time.time() - begin:.0f} s", flush=True)
+    theirs, ours = (embedded(one, [*texts, ""]) for one in (teacher.engine, student))
+    denoiser = student.denoiser.train().requires_grad_(True)
+    optimiser = torch.optim.AdamW(denoiser.parameters(), options.rate, weight_decay=0.01)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
+    mean = 0.0
+    for step in range(options.steps):
+        index = torch.randint(0, len(texts), (options.batch,)).tolist()
+        named = [len(texts) if random.random() < WITHOUT else k for k in index]
+        noisy, times, truth = lesson(options.kind, teacher, latents[index], drawn(theirs, named))
+        with torch.autocast("cpu", torch.bfloat16):
+            told = student.traits.predict(student.pipe, noisy, times, drawn(ours, named))
+        loss = (told.float() - truth).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        optimiser.step()
+        cosine.step()
+        mean = loss.item() if step == 0 else 0.97 * mean + 0.03 * loss.item()
+        if step % 50 == 49:
+            print(f"step {step + 1}, {time.time() - begin:.0f} s, loss {mean:.4f}", flush=True)
+    denoiser.eval()
+    student.pipe.to(dtype=torch.float16).save_pretrained(options.out, safe_serialization=True)
+
+
+if __name__ == "__main__":
+    main()
