@@ -368,13 +368,15 @@ class Stopped:
 @dataclass(frozen=True)
 class Left:
     """Of the `cells` of the full grid, `asked` were scored, in `looks` after so many cases each;
-    `over_budget` says that the allowance ended it."""
+    `over_budget` says that the allowance ended it. `unseen` counts the candidates of the full grid
+    that were never looked at, by the reason."""
 
     cells: int
     asked: int
     looks: tuple[int, ...] = ()
     stopped: tuple[Stopped, ...] = ()
     over_budget: bool = False
+    unseen: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from analysers.study import Kind, Study
 
 
+finest_step = click.option(
+    "--resolution",
+    metavar="STEP",
+    help="The finest step of --strengths auto [default: 0.05].",
+)
+
+
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @shared_options
 @click.option(
@@ -53,11 +60,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Such as 0.2:1.4:0.2 (both ends included) or 0.6,0.8,1; auto: from coarse to fine.",
 )
-@click.option(
-    "--resolution",
-    metavar="STEP",
-    help="The finest step of --strengths auto [default: 0.05].",
-)
+@finest_step
 @click.option(
     "--compare-renderers",
     metavar="MODEL",
@@ -84,8 +87,10 @@ def analyse_strength(**options: Any) -> None:
     "--strength",
     default="1.0",
     show_default=True,
-    help="One strength for all epochs, or several for epoch x strength.",
+    help="One strength for all epochs, or several for epoch x strength; auto: that plane by few "
+    "pictures.",
 )
+@finest_step
 @click.option(
     "--watch",
     is_flag=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from analysers.study import Candidate, Score
@@ -16,7 +16,8 @@ class ChoiceRecord:
     """Of the `cells` of the full grid, `asked` were scored, in `looks` after so many cases each.
 
     `stopped` are the candidates that got no more pictures: after how many cases, and why.
-    `over_budget` says that the allowance ended it.
+    `over_budget` says that the allowance ended it. `unseen` counts the candidates that were never
+    looked at, by the reason (`analysers.runs.refine.passed_over`).
     """
 
     cells: int
@@ -24,6 +25,7 @@ class ChoiceRecord:
     looks: tuple[int, ...]
     stopped: Mapping[Candidate, tuple[int, str]]
     over_budget: bool = False
+    unseen: Mapping[str, int] = field(default_factory=dict)
 
 
 class Chooser(Protocol[C]):

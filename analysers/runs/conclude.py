@@ -28,6 +28,7 @@ from analysers.study import (
     Sentence,
     Stopped,
     Study,
+    Verdict,
     from_json,
     plain,
     to_json,
@@ -111,7 +112,7 @@ def decide(
         likeness=alike,
         warnings=(*evidence.doubts, *found, *warnings),
     )
-    beside = _beside(verdict.pick, evidence, kind)
+    beside = [*_beside(verdict.pick, evidence, kind), *_passed_over(verdict, evidence, kind)]
     return Study(
         kind=kind,
         title=title,
@@ -158,10 +159,32 @@ def _beside(pick: Candidate | None, evidence: Evidence, kind: Kind) -> Iterator[
         yield say("why", "leak", text, [pick], share=row["without trigger"])
 
 
+def _passed_over(verdict: Verdict, evidence: Evidence, kind: Kind) -> Iterator[Sentence]:
+    """Why settings of the full grid were not looked at."""
+    unseen = dict(evidence.race.unseen) if evidence.race else {}
+    if verdict.pick is None or not unseen:
+        return
+    words = {
+        "beyond": "beyond what breaks",
+        "less": f"with less effect than {verdict.pick.heading(kind)}",
+        "beside": "beside settings that were no better",
+    }
+    told = [f"{unseen[why]} {text}" for why, text in words.items() if unseen.get(why)]
+    text = f"Not looked at: {', '.join(told)}."
+    yield say("how", "unseen", text, (), **unseen)
+
+
 def _left(choice: ChoiceRecord) -> Left:
     """What a race left out, as the study's evidence holds it."""
     stopped = [Stopped(one, cases, why) for one, (cases, why) in choice.stopped.items()]
-    return Left(choice.cells, choice.asked, choice.looks, tuple(stopped), choice.over_budget)
+    return Left(
+        choice.cells,
+        choice.asked,
+        choice.looks,
+        tuple(stopped),
+        choice.over_budget,
+        dict(choice.unseen),
+    )
 
 
 def write(study: Study, out: Path) -> Path:

@@ -28,7 +28,6 @@ from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
 from analysers.study import NOT_RENDERED, Evidence, Score, Share, Study
-from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
 
@@ -240,8 +239,6 @@ def run_study(
 
 def thrifty(source: Source[C], judging: Judging) -> Chooser[C]:
     """The chooser that makes no more pictures than the answer needs."""
-    if judging.refine and source.kind == "plane":
-        raise UserError("refining goes along one axis; name one strength.", "refine")
     asked = Asked(
         source.kind,
         judging.rank_by,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from analysers.racing import EARLY, Asked
 from analysers.runs.chooser import ChoiceRecord, Chooser, FullGrid, with_lora
+from analysers.runs.plane import coarse_plane, expected, next_on_plane
 from analysers.runs.race import Race
-from analysers.scores import preference
+from analysers.scores import before, preference
 from analysers.statistics import ERROR
-from analysers.study import Candidate, Score, Summary, Verdict
+from analysers.study import Candidate, Kind, Score, Summary, Verdict
 
 C = TypeVar("C")
+
+Unseen = Literal["beyond", "less", "beside"]
 
 FIRST = 5
 """About how many candidates are looked at first, evenly spaced, the last among them."""
@@ -23,13 +27,14 @@ FIRST = 5
 
 @dataclass
 class Refine(Chooser[C]):
-    """Some candidates along one axis, then those between which the answer may move.
+    """Some candidates, then those between which the answer may move.
 
-    Three gaps are halved until nothing lies in them: below the breakdown, above what is
-    recommended, and below the plateau of a training. A gap is halved where the effect (1 - SSIM,
-    interpolated, never falling) is: there a picture tells most. Those that are looked at get all
-    cases; with `races`, only as many as a race among them asks for, and at most `budget` pictures
-    in all. `rows` says of every cell of the fine grid which row of the scores it is.
+    Along one axis three gaps are halved until nothing lies in them: below the breakdown, above what
+    is recommended, and below the plateau of a training. A gap is halved where the effect (1 - SSIM,
+    interpolated, never falling) is: there a picture tells most. On the plane lines of equal effect
+    say what comes next (`analysers.runs.plane`). Those that are looked at get all cases; with
+    `races`, only as many as a race among them asks for, and at most `budget` pictures in all.
+    `rows` says of every cell of the fine grid which row of the scores it is.
     """
 
     rows: Mapping[C, Score]
@@ -41,6 +46,7 @@ class Refine(Chooser[C]):
     )
     _chosen: set[Candidate] = field(default_factory=set, init=False)
     _stages: dict[frozenset[Candidate], Chooser[C]] = field(default_factory=dict, init=False)
+    _unseen: Mapping[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._line = sorted(
@@ -50,7 +56,8 @@ class Refine(Chooser[C]):
 
     def ask(self, scores: Mapping[C, Score]) -> Sequence[C]:
         """The cells of the next candidates; none when no gap is left."""
-        self._chosen = set(coarse(self._line))
+        plane = self.asked.kind == "plane"
+        self._chosen = set(coarse_plane(self._line) if plane else coarse(self._line))
         while True:
             known = frozenset(self._chosen)
             stage = self._stages.setdefault(known, self._stage())
@@ -65,12 +72,14 @@ class Refine(Chooser[C]):
             self._chosen.update(self._between[known])
 
     def record(self) -> ChoiceRecord:
-        """How many cells of the fine grid were asked for, and what the last race left out."""
+        """How many cells of the fine grid were asked for, what the last race left out, and why the
+        other candidates were not looked at."""
         last = self._stages.get(frozenset(self._chosen))
         raced = last.record() if last else None
         if raced is None:
-            return ChoiceRecord(len(self.rows), len(self._cells()), (), {})
-        return replace(raced, cells=len(self.rows))
+            return ChoiceRecord(len(self.rows), len(self._cells()), (), {}, unseen=self._unseen)
+        unseen = {} if raced.over_budget else self._unseen
+        return replace(raced, cells=len(self.rows), unseen=unseen)
 
     def _stage(self) -> Chooser[C]:
         """Who asks for the cells of those that are looked at now."""
@@ -91,6 +100,9 @@ class Refine(Chooser[C]):
 
     def _gaps(self, seen: Sequence[Score]) -> tuple[Candidate, ...]:
         summaries, verdict = self.asked.decide(seen, ERROR - EARLY if self.races else ERROR)
+        self._unseen = Counter(passed_over(self._line, summaries, verdict, self.asked.kind))
+        if self.asked.kind == "plane":
+            return next_on_plane(self._line, summaries, verdict)
         return between(self._line, summaries, verdict)
 
 
@@ -118,6 +130,27 @@ def between(
             gaps.append((place[verdict.pick], above[0]))
     found = {halfway(low, high, effect) for low, high in gaps if high - low > 1}
     return tuple(line[i] for i in sorted(found))
+
+
+def passed_over(
+    candidates: Sequence[Candidate], summaries: Sequence[Summary], verdict: Verdict, kind: Kind
+) -> Iterator[Unseen]:
+    """Why each candidate that was not looked at was not: it lies beyond what breaks, has less
+    effect than what is recommended, or more and lies beside one that was no better."""
+    known = {s.candidate: s for s in summaries}
+    broken = [c for c, s in known.items() if s.state == "broken"]
+    weaker = expected(candidates, known, verdict.pick) if kind == "plane" else None
+    for one in candidates:
+        if one in known:
+            continue
+        if any(before(b, one, kind) for b in broken):
+            yield "beyond"
+        elif verdict.pick is None:
+            yield "beside"
+        elif one in weaker if weaker is not None else before(one, verdict.pick, kind):
+            yield "less"
+        else:
+            yield "beside"
 
 
 def halfway(low: int, high: int, effect: Mapping[int, float]) -> int:

@@ -222,12 +222,6 @@ def test_refining_races_where_that_is_asked(tmp_path: Path) -> None:
     assert len(few.painted) <= 40 and study.evidence.race and study.evidence.race.over_budget
 
 
-def test_refining_asks_for_one_axis(tmp_path: Path) -> None:
-    plane = toy_plan(tmp_path, ["0.5", "1"], checkpoints=(LORA, LATER))
-    with pytest.raises(UserError, match="one axis"):
-        run_study(plane, replace(HERE, refine=True))
-
-
 def test_automatic_strengths_are_a_fine_grid_that_is_refined() -> None:
     request = StudyRequest.of("strength", loras="my.safetensors", strengths="auto")
     assert request.judging.refine and len(request.subject.strengths) == 40
