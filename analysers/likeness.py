@@ -86,7 +86,7 @@ def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> Told
     """The section "by_heart" of a study's evidence."""
     order = sorted(found, key=lambda one: (one[0].place, one[0].strength or 0))
     surely = [candidate.heading(kind) for candidate, gap in order if gap.low > 0]
-    said = listed(surely) if surely else "no candidate"
+    said = listed(surely) if surely else "no setting"
     return Told(
         "By how much the nearest training picture is nearer (SSIM) than the nearest held-out one, "
         "beyond what the base model's own pictures are: above 0, training pictures are known by "

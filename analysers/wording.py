@@ -168,9 +168,10 @@ def _chosen(told: _Told) -> list[Sentence]:
     if len(clean) == 1:
         text = "Of the settings that tie on quality, only it is shown to be clean."
     else:
-        text = f"{several(clean, told.walk, told.kind)} tie on quality; of these it has the "
+        text = f"{several(clean, told.walk, told.kind)} are clean and tie on quality; of "
         signs = "signs" in verdict.why
-        text += "most effect without signs of over-cooking." if signs else "most clean effect."
+        text += "these it has the most effect"
+        text += " without signs of over-cooking." if signs else "."
     return [say("answer", "most_effect", text, [told.pick.candidate, *clean])]
 
 

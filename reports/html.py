@@ -238,7 +238,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
         evidence=tuple(_evidence(study.evidence)),
         copies=tuple(_copies(study.evidence)),
         votes=votes_table(study),
-        run=dict(study.run),
+        run={k: v for k, v in study.run.items() if k not in ("request", "format")},
         counts=_counts(table),
         glossary=GLOSSARY,
         data=_json(_data(study, table, addresses, width / height, maps, thumbs)),
@@ -598,7 +598,7 @@ def _figure(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return plots.figure_text(value) or "–"
+        return plots.figure_text(value, 3) or "–"
     return visible(value)
 
 
@@ -617,5 +617,9 @@ def _key(text: object) -> str:
     return _KEYS.get(str(text)) or visible(str(text).replace("_", " "))
 
 
+_EMPTY: tuple[Any, ...] = (None, "", [], ())
+
+
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
+    """The keys of the rows that any of them has something under."""
+    return list(dict.fromkeys(k for row in rows for k, value in row.items() if value not in _EMPTY))

@@ -524,7 +524,7 @@ def _heat(study: Study, summaries: Sequence[Summary], metric: str, width: float)
             if room >= 12:
                 low = 0.2 if chosen or summary.beyond else 0.0
                 axis.text(
-                    j, i - low, text, color=ink, ha="center", va="center", fontsize=9.5,
+                    j, i - low, text, color=ink, ha="center", va="center", fontsize=10,
                     fontweight="bold" if chosen else "normal",
                     rotation=0 if room >= 6.2 * len(text) else 90,
                 )  # fmt: skip
@@ -589,15 +589,18 @@ def likeness(study: Study) -> Plot | None:
         return None
     nothing = Interval(math.nan)
     xs = [float(i) for i in range(len(heads))]
-    with _style():
-        figure = _figure(WIDE, 3.0)
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, (title, level, found) in zip(grid, panels, strict=True):
-            _band(axis, xs, [found.get(head, nothing) for head in heads])
-            axis.axhline(level, color=SECOND, lw=1.2, ls=(0, (5, 3)), zorder=1)
-            axis.set_ylabel(title)
-            _ticks(axis, xs, heads, most=12 // len(panels))
-        svg = _svg(figure, "likeness")
+
+    def drawn(name: str, width: float, across: int) -> str:
+        with _style():
+            figure = _figure(width, 3.0 * len(panels) / across)
+            grid = figure.subplots(len(panels) // across, across, squeeze=False)
+            for axis, (title, level, found) in zip(grid.flat, panels, strict=True):
+                _band(axis, xs, [found.get(head, nothing) for head in heads])
+                axis.axhline(level, color=SECOND, lw=1.2, ls=(0, (5, 3)), zorder=1)
+                axis.set_ylabel(title)
+                _ticks(axis, xs, heads, most=12 // len(panels))
+            return _svg(figure, name)
+
     columns = ["setting"]
     for title, _, _ in panels:
         columns += [title, "low", "high"]
@@ -607,7 +610,7 @@ def likeness(study: Study) -> Plot | None:
         "Mean over the cases with its 95 % interval. Likeness: 0 is as without the LoRA, the "
         "dashed line is what it could be. Known by heart: above the dashed line the nearest "
         "training picture is nearer than the nearest held-out one.",
-        svg,
+        drawn("likeness", WIDE, len(panels)),
         tuple(columns),
         tuple(
             (
@@ -621,6 +624,7 @@ def likeness(study: Study) -> Plot | None:
             )
             for head in heads
         ),
+        narrow=drawn("likeness-n", HALF, 1),
     )
 
 
@@ -648,26 +652,28 @@ def weight_dynamics(rows: Rows) -> Plot | None:
         one_line(str(r.get("label") or r.get("checkpoint") or i + 1)) for i, r in enumerate(rows)
     ]
     xs = [float(i) for i in range(len(rows))]
-    with _style():
-        columns = min(len(names), 4)
-        lines = math.ceil(len(names) / columns)
-        figure = _figure(WIDE, 0.4 + 2.1 * lines)
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for k, axis in enumerate(grid.flat):
-            if k >= len(names):
-                axis.remove()
-                continue
-            ys = [float(r[names[k]]) if _is_number(r.get(names[k])) else math.nan for r in rows]
-            _band(axis, xs, [Interval(y) for y in ys], small=True)
-            axis.set_title(_weight_label(names[k]), loc="left", color=INK)
-            _ticks(axis, xs, heads, most=4)
-        svg = _svg(figure, "weights")
+
+    def drawn(name: str, width: float, across: int) -> str:
+        lines = math.ceil(len(names) / across)
+        with _style():
+            figure = _figure(width, 0.4 + 2.1 * lines)
+            grid = figure.subplots(lines, across, squeeze=False)
+            for k, axis in enumerate(grid.flat):
+                if k >= len(names):
+                    axis.remove()
+                    continue
+                ys = [float(r[names[k]]) if _is_number(r.get(names[k])) else math.nan for r in rows]
+                _band(axis, xs, [Interval(y) for y in ys], small=True)
+                axis.set_title(_weight_label(names[k]), loc="left", color=INK)
+                _ticks(axis, xs, heads, most=4)
+            return _svg(figure, name)
+
     return Plot(
         "weights",
         "What training did to the weights",
         "Read from the LoRA files, without rendering. While the turn stays near 1, training still "
         "pushes one way; near 0 it wanders.",
-        svg,
+        drawn("weights", WIDE, min(len(names), 4)),
         ("checkpoint", *map(_weight_label, names)),
         tuple(
             (
@@ -676,6 +682,7 @@ def weight_dynamics(rows: Rows) -> Plot | None:
             )
             for head, r in zip(heads, rows, strict=True)
         ),
+        narrow=drawn("weights-n", HALF, min(len(names), 2)),
     )
 
 
@@ -707,14 +714,14 @@ def weight_blocks(rows: Rows) -> Plot | None:
             linewidth=0.8,
         )
         axis.set_yticks(range(len(blocks)), [_short(n, 28) for n in names])
-        axis.tick_params(axis="y", labelsize=9)
+        axis.tick_params(axis="y", labelsize=10)
         if 72 * (HALF - 2) / len(rows) >= 24:
             for (i, j), value in np.ndenumerate(shares):
                 if math.isfinite(value):
                     dark = value < 0.55 * np.nanmax(shares)
                     axis.text(
                         j, i, f"{100 * value:.0f}", color="#ffffff" if dark else "#101010",
-                        ha="center", va="center", fontsize=8.5,
+                        ha="center", va="center", fontsize=10,
                     )  # fmt: skip
         axis.invert_yaxis()
         _ticks(axis, [float(i) for i in range(len(rows))], heads, most=6)
@@ -892,13 +899,13 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def figure_text(value: float) -> str:
-    """Four significant digits without exponents, "" for NaN: 23.41, 0.0153, "< 0.0001"."""
+def figure_text(value: float, digits: int = 4) -> str:
+    """Significant digits without exponents, "" for NaN: 23.41, 0.0153, "< 0.0001"."""
     if not math.isfinite(value):
         return ""
     if 0 < abs(value) < 1e-4:
         return "< 0.0001" if value > 0 else "> -0.0001"
-    text = f"{value:.4g}"
+    text = f"{value:.{digits}g}"
     return f"{value:.0f}" if "e" in text else text
 
 

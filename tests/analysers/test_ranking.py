@@ -240,14 +240,17 @@ def test_what_is_near_the_best_cannot_be_told_from_it():
     [
         (
             ("0.4", "0.6", "0.8"),
-            "0.8. Strengths 0.4 to 0.8 tie on quality; of these it has the most",
+            "0.8. Strengths 0.4 to 0.8 are clean and tie on quality; of these it has the most",
         ),
         (
             ("0.6", "0.8", "1.0"),
-            "1.0. Strengths 0.6 to 1.0 tie on quality; of these it has the most",
+            "1.0. Strengths 0.6 to 1.0 are clean and tie on quality; of these it has the most",
         ),
-        (("0.4", "0.6", "0.8", "1.2"), "1.2. Strengths 0.4 to 0.8 and 1.2 tie on quality;"),
-        (("0.2", "0.6"), "0.6. Strengths 0.2 and 0.6 tie on quality; of these"),
+        (
+            ("0.4", "0.6", "0.8", "1.2"),
+            "1.2. Strengths 0.4 to 0.8 and 1.2 are clean and tie on quality;",
+        ),
+        (("0.2", "0.6"), "0.6. Strengths 0.2 and 0.6 are clean and tie on quality; of"),
         (("0.6",), "Use 0.6. It has the lowest mean BRISQUE"),
     ],
 )

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def single(strength_study: tuple[Study, Path], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def plane(plane_study: tuple[Study, Path]) -> Path:
     return html.write_report(*plane_study)
+
+
+@pytest.fixture(scope="session")
+def epochs(make_study: Callable[..., Study], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of a training with what they learnt of its pictures, and their weights."""
+    folder = tmp_path_factory.mktemp("epochs")
+    study = make_study(folder, "epochs", epochs=10, prompts=("a cat",), seeds=(1, 2), size=64)
+    settings = [f"epoch {i}" for i in range(1, 11)]
+    rows = tuple({"setting": s, "likeness": 0.1 * i, "low": 0.1 * i - 0.1, "high": 0.1 * i + 0.1}
+                 for i, s in enumerate(settings))  # fmt: skip
+    gaps = tuple({"setting": s, "gap": 0.01 * i - 0.1, "low": -0.1, "high": 0.1}
+                 for i, s in enumerate(settings))  # fmt: skip
+    told = dataclasses.replace(
+        study.evidence, likeness=Told("Likeness.", rows), by_heart=Told("By heart.", gaps)
+    )
+    return html.write_report(dataclasses.replace(study, evidence=told), folder)
 
 
 def test_the_answer_comes_first_with_its_pictures(page: Page, report: Path) -> None:
@@ -856,6 +873,22 @@ def test_five_seconds_to_the_answer(page: Page, report: Path, plane: Path, width
             "[...document.querySelectorAll('.hero-chart text')].filter((t) => t.checkVisibility()).map((t) => t.getBoundingClientRect().height)"  # noqa: E501
         )
         assert min(small) >= 9, "the chart's text can be read"
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1440])
+def test_the_text_of_every_drawing_can_be_read(
+    page: Page, report: Path, plane: Path, epochs: Path, width: int
+) -> None:
+    small = (
+        "[...document.querySelectorAll('.drawing text')].filter((t) => t.checkVisibility() && t.textContent.trim())"  # noqa: E501
+        ".map((t) => [parseFloat(getComputedStyle(t).fontSize) * t.ownerSVGElement.getScreenCTM().a, t.textContent])"  # noqa: E501
+        ".filter(([size]) => size < 8.4)"
+    )
+    for path in (report, plane, epochs):
+        page.open(path, width=width, height=900)
+        page.js("(document.getElementById('why').open = true)")
+        assert len(page.texts(".plot")) > 2
+        assert page.js(small) == []
 
 
 def test_words_are_explained_where_they_stand(page: Page, report: Path) -> None:
