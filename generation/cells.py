@@ -20,8 +20,17 @@ otherwise, so that no folder mixes pictures of two kinds."""
 
 
 @dataclass(frozen=True)
+class InputPicture:
+    """A picture that is to be edited: the SHA-256 of its pixels, which says which it is, and its
+    file."""
+
+    sha256: str
+    path: Path = field(compare=False)
+
+
+@dataclass(frozen=True)
 class Case:
-    """One prompt with one seed, and so one starting noise.
+    """One prompt with one seed, and so one starting noise; for a model that edits, one picture too.
 
     `name` (such as "p00_s1") labels files and rows; it does not enter the content key.
     """
@@ -30,6 +39,7 @@ class Case:
     seed: int
     negative: str = ""
     name: str = ""
+    picture: InputPicture | None = None
 
 
 @dataclass(frozen=True)
@@ -146,9 +156,11 @@ def content_key(cell: Cell, painter: Painter) -> str:
     A file name, the case's label and a checkpoint's place in training are left out: renaming a
     LoRA re-renders nothing, changing one of its weights re-renders all that uses it.
     """
+    case = cell.case
+    edited = [case.picture.sha256] if case.picture else []  # so that other cases keep their keys
     record = {
         **painter.identity(cell),
-        "case": [cell.case.prompt, cell.case.negative, cell.case.seed],
+        "case": [case.prompt, case.negative, case.seed, *edited],
         "lora": cell.checkpoint.tensor_hash if cell.checkpoint else None,
         "strength": strength_text(cell.strength),
     }

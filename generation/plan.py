@@ -6,10 +6,11 @@ Numbers are parsed in decimal, so that 0.2:1.4:0.2 ends at exactly 1.4 and 0.6 s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 
-from generation.cells import Case, Cell, Checkpoint
+from generation.cells import Case, Cell, Checkpoint, InputPicture
 from generation.errors import UserError
 from generation.prompts import PromptLine
 
@@ -57,14 +58,23 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def cases(prompts: Sequence[PromptLine], seeds: Sequence[int], negative: str) -> tuple[Case, ...]:
-    """Every prompt with every seed (a line's own `--d` replaces the seeds), named "p00_s1"."""
-    found: dict[tuple[str, str, int], Case] = {}
+def cases(
+    prompts: Sequence[PromptLine],
+    seeds: Sequence[int],
+    negative: str,
+    pictures: Mapping[Path | None, InputPicture] | None = None,
+) -> tuple[Case, ...]:
+    """Every prompt with every seed (a line's own `--d` replaces the seeds), named "p00_s1".
+
+    `pictures` are those that the lines name, for a model that edits pictures.
+    """
+    found: dict[tuple[str, str, int, InputPicture | None], Case] = {}
     for index, line in enumerate(prompts):
         for seed in (line.seed,) if line.seed is not None else seeds:
             words = negative if line.negative is None else line.negative
-            case = Case(line.prompt, seed, words, f"p{index:02d}_s{seed}")
-            found.setdefault((case.prompt, case.negative, case.seed), case)
+            picture = (pictures or {}).get(line.picture)
+            case = Case(line.prompt, seed, words, f"p{index:02d}_s{seed}", picture)
+            found.setdefault((case.prompt, case.negative, case.seed, picture), case)
     return tuple(found.values())
 
 

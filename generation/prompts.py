@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ MOST_STRUCTURE = 1 << 20
 class PromptLine:
     """One prompt; the options are None where it does not set them.
 
-    `unused` are options that trainers know and that mean nothing here.
+    `picture` is the file that is to be edited. `unused` are options that trainers know and that
+    mean nothing here.
     """
 
     prompt: str
@@ -47,6 +48,7 @@ class PromptLine:
     steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    picture: Path | None = None
     unused: tuple[str, ...] = ()
 
 
@@ -59,6 +61,7 @@ _KINDS = {
     "guidance_scale": float,
     "distilled": float,
     "sampler": str,
+    "picture": Path,
 }
 _FLAGS = {
     "n": "negative",
@@ -69,13 +72,13 @@ _FLAGS = {
     "l": "guidance_scale",
     "g": "distilled",
     "ss": "sampler",
+    "ci": "picture",  # musubi's
+    "ctrl_img": "picture",  # ai-toolkit's
 }
 # Of kohya's and musubi's samplers: negative guidance, LoRA multipliers, flow shift, frames, and the
 # pictures and videos that other kinds of model start from.
-_UNUSED_FLAGS = frozenset(
-    {"t", "am", "fs", "f", "i", "ei", "ci", "cip", "cv", "of", "cn", "ctr", "rcfg"}
-)
-# Keys of TOML and JSON: kohya's, musubi's, SimpleTuner's, OneTrainer's.
+_UNUSED_FLAGS = frozenset({"t", "am", "fs", "f", "i", "ei", "cip", "cv", "of", "cn", "ctr", "rcfg"})
+# Keys of TOML and JSON: kohya's, musubi's, SimpleTuner's, OneTrainer's, ai-toolkit's.
 _KEYS = {
     "negative_prompt": "negative",
     "negative": "negative",
@@ -92,6 +95,9 @@ _KEYS = {
     "sample_sampler": "sampler",
     "sampler": "sampler",
     "noise_scheduler": "sampler",
+    "control_image_path": "picture",
+    "ctrl_img": "picture",
+    "input_picture": "picture",
 }
 
 
@@ -99,9 +105,9 @@ def parse_prompt(line: str, where: str = "") -> PromptLine:
     """A prompt with the per-line flags of kohya's sample-prompt files.
 
     Known flags: `--n` negative, `--d` seed, `--w` `--h` size in pixels, `--s` steps, `--l`
-    guidance scale, `--g` FLUX.1's guidance, `--ss` sampler; further ones of trainers' are kept as
-    `unused`. `where` is the file and line, if there are any. Raises UserError for an unknown flag
-    or a bad value.
+    guidance scale, `--g` FLUX.1's guidance, `--ss` sampler, `--ci` the picture to edit; further
+    ones of trainers' are kept as `unused`. `where` is the file and line, if there are any. Raises
+    UserError for an unknown flag or a bad value.
     """
     if len(line) > LONGEST_PROMPT:
         raise _bad(
@@ -117,7 +123,10 @@ def parse_prompt(line: str, where: str = "") -> PromptLine:
         if name.lower() in _UNUSED_FLAGS:
             unused.append("--" + name)
         elif name.lower() in _FLAGS:
-            options[_FLAGS[name.lower()]] = value.strip()
+            option = _FLAGS[name.lower()]
+            if option == "picture" and option in options:
+                raise _bad(_ONE_PICTURE, where)
+            options[option] = value.strip()
         else:
             known = ", ".join("--" + f for f in _FLAGS)
             raise _bad(f"--{name} is not a prompt flag here; known are {known}.", where)
@@ -131,6 +140,12 @@ def _line(
     told: dict[str, Any] = {}
     for name, value in options.items():
         kind = _KINDS[name]
+        if kind is Path:
+            only = value[0] if isinstance(value, list) and len(value) == 1 else value
+            if not isinstance(only, str) or not only.strip():
+                raise _bad(_ONE_PICTURE, where)
+            told[name] = Path(only)
+            continue
         try:
             if isinstance(value, (bool, list, dict)):
                 raise ValueError
@@ -147,6 +162,9 @@ def _line(
     if "sampler" in told:
         told["sampler"] = sampler_key(told["sampler"]) or told["sampler"]
     return PromptLine(prompt.strip(), **told, unused=tuple(dict.fromkeys(unused)))
+
+
+_ONE_PICTURE = "one picture is edited; name one file by --ci."
 
 
 def _bad(sentence: str, where: str) -> UserError:
@@ -191,15 +209,28 @@ def read_prompts(path: Path, max_prompts: int = MOST_PROMPTS) -> tuple[PromptLin
                 f"{named('max_prompts')}.",
                 field="prompts",
             )
-        prompts.append(prompt)
+        prompts.append(_beside(path, prompt))
     if not prompts:
         raise UserError(f"{path} has no prompt; write one prompt a line.", field="prompts")
     return tuple(prompts)
 
 
-def unused_options(prompts: Sequence[PromptLine]) -> tuple[str, ...]:
-    """A warning that names the prompts' options that are not used here, if there are any."""
+def _beside(file: Path, prompt: PromptLine) -> PromptLine:
+    """With its picture looked for beside the file of prompts first, then where we are."""
+    if prompt.picture is None:
+        return prompt
+    beside = file.parent / prompt.picture.expanduser()
+    return replace(prompt, picture=beside if beside.exists() else prompt.picture.expanduser())
+
+
+def unused_options(prompts: Sequence[PromptLine], *, edits: bool = False) -> tuple[str, ...]:
+    """A warning that names the prompts' options that are not used here, if there are any.
+
+    `edits` says that the model edits pictures.
+    """
     names = dict.fromkeys(name for prompt in prompts for name in prompt.unused)
+    if not edits and any(prompt.picture for prompt in prompts):
+        names["--ci"] = None
     return (f"Not used here: {', '.join(names)} of the prompts.",) if names else ()
 
 

@@ -241,7 +241,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
         run={k: v for k, v in study.run.items() if k not in ("request", "format")},
         counts=_counts(table),
         glossary=GLOSSARY,
-        data=_json(_data(study, table, addresses, width / height, maps, thumbs)),
+        data=_json(_data(study, table, addresses, width / height, maps, thumbs, folder)),
         policy=(
             "default-src 'none'; base-uri 'none'; form-action 'none'; "
             + ("img-src data:" if single_file else "img-src 'self' file: data:")
@@ -438,6 +438,7 @@ def _data(
     ratio: float,
     maps: Mapping[tuple[str, str], str],
     thumbs: Mapping[str, str],
+    folder: Path,
 ) -> dict[str, Any]:
     """The JSON block that the page's script reads."""
     metrics = list(dict.fromkeys([*study.metrics, *(m for s in study.scores for m in s.values)]))
@@ -463,11 +464,16 @@ def _data(
                 "values": _values(control, metrics),
             }
         )
-    # The negative prompt belongs to the case; run.json knows it where the pictures were rendered.
+    # What else belongs to the case: run.json knows it where the pictures were rendered.
     rendered = study.run.get("cases")
     for row in rendered if isinstance(rendered, (list, tuple)) else ():
-        if isinstance(row, Mapping) and row.get("negative") and row.get("name") in table.cases:
-            cases[table.cases.index(row["name"])]["negative"] = str(row["negative"])
+        if not isinstance(row, Mapping) or row.get("name") not in table.cases:
+            continue
+        of = cases[table.cases.index(row["name"])]
+        if row.get("negative"):
+            of["negative"] = str(row["negative"])
+        if edited := pictures.edited(row, folder):
+            of["edited"] = edited
     controls = {case: c["path"] for case, c in zip(table.cases, cases, strict=True)}
     cells = []
     for candidate in table.candidates:

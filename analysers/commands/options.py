@@ -79,6 +79,9 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="More in a file are taken for another kind of file."),
         click.option("--prompt", multiple=True, help="A prompt; may be given several times."),
         click.option("--negative", default="", help="Negative prompt for all prompts."),
+        click.option("--input-picture", type=FILE,
+                     help="The picture to edit (FLUX.1 Kontext, Qwen-Image-Edit), where a prompt "
+                          "names none by --ci."),
         click.option("--seeds", default="1,2", show_default=True, help="Such as 1:4 or 7,11."),
         click.option("--size", default="", metavar="WxH",
                      help="Pixels, such as 768x768 [default: what the LoRA was trained at]."),

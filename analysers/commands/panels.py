@@ -9,7 +9,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "model", "strengths", "resolution", "refine", "until_decided", "budget", "watch",
         "patience", "keep_best", "name", "ema", "demo",
     ),
-    "Prompts": ("prompts", "prompt", "negative", "seeds", "max_prompts"),
+    "Prompts": ("prompts", "prompt", "negative", "input_picture", "seeds", "max_prompts"),
     "Rendering": (
         "size", "steps", "guidance_scale", "guidance_rescale", "sampler", "clip_skip", "fixed",
         "unet_strength", "te_strength", "block_weights", "allow", "model_config", "prediction_type",

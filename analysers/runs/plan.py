@@ -15,7 +15,7 @@ from analysers.leak import BARE, CLASS, OTHER, UNRELATED
 from analysers.runs.request import DEMO_MODEL, Rendering, StudyRequest, Subject
 from analysers.study import Kind
 from generation import plan as grid
-from generation.cells import Case, Cell, Checkpoint, RenderSettings
+from generation.cells import Case, Cell, Checkpoint, InputPicture, RenderSettings
 from generation.clusters import RayCluster, import_ray
 from generation.errors import UserError, named
 from generation.families import words
@@ -24,6 +24,7 @@ from generation.loras.checkpoints import CheckpointList, find_checkpoints
 from generation.loras.deltas import Targets
 from generation.loras.inspection import LoraInfo, inspect, tensor_hash
 from generation.loras.suitability import check_allowed, findings, fit, judged
+from generation.pictures.inputs import find_input
 from generation.pictures.readers.values import tidy
 from generation.pictures.store import Store
 from generation.prompts import PromptLine, unused_options
@@ -118,8 +119,9 @@ def plan_study(request: StudyRequest) -> Plan:
     )
     _refuse_what_it_has_not(request, base)
     lines = request.prompts.prompts or default_prompts(first)
+    edited = _edited(lines, request.prompts.input_picture) if base.edits else {}
     settings = _settings(request, base, structure, lines, first.resolution, fixed)
-    cases = grid.cases(lines, request.prompts.seeds, request.prompts.negative)
+    cases = grid.cases(lines, request.prompts.seeds, request.prompts.negative, edited)
     texts = [text for case in cases for text in (case.prompt, case.negative)]
     return Plan(
         kind=kind,
@@ -139,7 +141,7 @@ def plan_study(request: StudyRequest) -> Plan:
         warnings=(
             *found.warnings,
             *objections,
-            *unused_options(lines),
+            *unused_options(lines, edits=bool(base.edits)),
             *check_prompts(texts, base.family),
         ),
         refused=refused,
@@ -184,7 +186,7 @@ def _probes(
         bare = [probe for case in bare for probe in _with_class(case, cases, triggers, word)]
     first = cases[0]
     other = [
-        Case(text, first.seed, first.negative, f"{OTHER}{n}_s{first.seed}_{BARE}")
+        replace(first, prompt=text, name=f"{OTHER}{n}_s{first.seed}_{BARE}")
         for n, text in enumerate(UNRELATED)
     ]
     return grid.cells((*bare, *other), checkpoints, request.subject.strengths)
@@ -220,6 +222,12 @@ def _elsewhere(
     kind: Kind,
 ) -> Plan:
     """The plan of a study that servers render."""
+    if request.prompts.input_picture:
+        raise UserError(
+            "servers are given no picture to edit; leave it out, and name the picture in the "
+            "workflow.",
+            field="input_picture",
+        )
     from analysers.runs.elsewhere import plan_elsewhere
 
     subject, lines = request.subject, request.prompts.prompts
@@ -283,6 +291,8 @@ def _refuse_what_it_has_not(request: StudyRequest, base: BaseModel) -> None:
     prompts = request.prompts
     if not traits.negative and (prompts.negative or any(p.negative for p in prompts.prompts)):
         raise UserError(f"{name} takes no negative prompt; leave it out.", field="negative")
+    if prompts.input_picture and not base.edits:
+        raise UserError(f"{name} edits no picture; leave it out.", field="input_picture")
     if request.rendering.clip_skip and not traits.clip_skip:
         raise UserError(
             f"{name} reads no layer that could be skipped; leave it out.", field="clip_skip"
@@ -295,6 +305,22 @@ def _refuse_what_it_has_not(request: StudyRequest, base: BaseModel) -> None:
             f"{', '.join(sorted(extra))}; give one factor for all, or one for each.",
             field="te_strength",
         )
+
+
+def _edited(lines: Sequence[PromptLine], usual: Path | None) -> dict[Path | None, InputPicture]:
+    """The pictures that a model is to edit, by what the lines name; `usual` where they name none.
+
+    Raises UserError where there is none, or no picture in it.
+    """
+    paths = {line.picture: line.picture or usual for line in lines}
+    if None in paths.values():
+        bare = next(line.prompt for line in lines if not line.picture)
+        raise UserError(
+            f"the model edits pictures, and none is named for {bare[:60]!r}; name one for all "
+            "prompts, or one in each prompt by --ci FILE.",
+            field="input_picture",
+        )
+    return {said: find_input(path) for said, path in paths.items() if path is not None}
 
 
 def _settings(
@@ -393,7 +419,13 @@ def _objections(
 
     def examine(info: LoraInfo) -> tuple[str, ...]:
         found = findings(
-            info, base.family, base.name, predicts, zero_snr=zero_snr, clip_skip=clip_skip
+            info,
+            base.family,
+            base.name,
+            predicts,
+            zero_snr=zero_snr,
+            clip_skip=clip_skip,
+            edits=bool(base.edits),
         )
         said = judged(found, allow)
         fit(info, structure)

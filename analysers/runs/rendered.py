@@ -14,7 +14,10 @@ from analysers.runs.evidence import TRUST_CONTROLS, noise_floor, weights
 from analysers.runs.plan import Plan
 from analysers.runs.source import Shot, Tell, lora_record
 from analysers.study import Candidate, Evidence, Score
-from generation.cells import Cell
+from generation.cells import Case, Cell
+from generation.folder import write_result
+from generation.pictures.inputs import read_input
+from generation.pictures.pixels import encode_png
 from generation.pictures.store import Store, place
 from generation.renderers.renderer import land
 
@@ -136,6 +139,17 @@ class RenderedPictures:
             },
             **self.renderer.record(),
             "loras": [lora_record(info) for info in self.plan.loras],
-            "cases": [asdict(case) for case in self.plan.cases],
+            "cases": [self._case(case) for case in self.plan.cases],
             "strengths": [str(s) for s in self.plan.strengths],
         }
+
+    def _case(self, case: Case) -> Mapping[str, Any]:
+        """The case; a copy of the picture that it edits lies beside run.json."""
+        told = asdict(case)
+        if case.picture is None:
+            del told["picture"]
+        else:
+            copy = f"input_{case.picture.sha256[:12]}.png"
+            write_result(self.out / copy, encode_png(read_input(case.picture), {}))
+            told["picture"] |= {"path": str(case.picture.path), "copy": copy}
+        return told

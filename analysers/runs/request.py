@@ -84,13 +84,15 @@ class Subject:
 class Prompts:
     """What is painted: every prompt with every seed. Without prompts they are made from the
     trigger word that the LoRA's metadata tells. More than `max_prompts` in a file are taken for
-    another kind of file. `trigger` stands for what the metadata say."""
+    another kind of file. `trigger` stands for what the metadata say. A model that edits pictures
+    is given `input_picture` with every prompt that names no picture of its own."""
 
     prompts: tuple[PromptLine, ...] = ()
     seeds: tuple[int, ...] = (1, 2)
     negative: str = ""
     max_prompts: int = 1000
     trigger: str = ""
+    input_picture: Path | None = None
 
     def __post_init__(self) -> None:
         _check_limits(self)
@@ -527,6 +529,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
             "workflow",
             "references",
             "held_out",
+            "input_picture",
             "out",
         ),
         _path,

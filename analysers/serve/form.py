@@ -97,7 +97,7 @@ def _paths(value: Any, field: str = "") -> Iterator[tuple[str, Path]]:
         yield field, value
     elif isinstance(value, dict):
         for name, one in value.items():
-            yield from _paths(one, field if name == "path" else name)
+            yield from _paths(one, field if name in ("path", "picture") else name)
     elif isinstance(value, tuple | list):
         for one in value:
             yield from _paths(one, field)

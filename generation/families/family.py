@@ -62,7 +62,8 @@ class Rendering:
     negative, device, guided, clip_skip)`, which returns the text arguments of the pipeline's call.
     `penultimate` ones take CLIP's last layer but one, and the second encoder's pooled output.
     `call(texts, guidance_scale)` makes arguments of the pipeline's call from a batch's texts, where
-    they are not simply those; there is guidance above a scale of `unguided`. `rows` says that what
+    they are not simply those; `sized` are those that the picture's area in pixels is told by. There
+    is guidance above a scale of `unguided`. `rows` says that what
     the denoiser's layers see begins with the batch, so that each picture can have its own strength.
 
     `unpack(pipe, latents, height, width)` makes latents ready for the VAE, or for its mean and
@@ -75,6 +76,10 @@ class Rendering:
     A model that is `distilled(index, denoiser, scheduler)` by its configurations is rendered with
     the settings `few`. `guided_by` begin the names of the layers that read a guidance scale: a
     single checkpoint of such a family without them is distilled.
+
+    `edits` are the family's pipelines that paint from a picture of the case, each with the fields
+    that differ there. `edit(pipe, prompt, negative, device, guided, picture)` encodes where the
+    text encoders see that picture too (PIL's). An `alone` pipeline paints one picture a call.
     """
 
     pipeline: str
@@ -106,6 +111,10 @@ class Rendering:
     few: Mapping[str, Any] = field(default_factory=dict)
     distilled: Callable[[Config, Config, Config], bool] | None = None
     guided_by: tuple[str, ...] = ()
+    edits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    edit: Callable[..., Mapping[str, Any]] | None = None
+    alone: bool = False
+    sized: tuple[str, ...] = ()
 
 
 flow_rendering = partial(

@@ -226,5 +226,7 @@ FLUX = Family(
         # diffusers takes a missing entry for False too.
         distilled=lambda _, denoiser, __: not denoiser.get("guidance_embeds", False),
         guided_by=("guidance_in.", "guidance_embedder."),
+        # Kontext's model card; its call would scale the size to an area of its own.
+        edits={"FluxKontextPipeline": {"guidance_scale": 2.5, "steps": 28, "sized": ("max_area",)}},
     ),
 )

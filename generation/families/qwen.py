@@ -52,6 +52,22 @@ def encode(
     return found
 
 
+def edit(
+    pipe: Any, prompt: str, negative: str, device: Any, guided: bool, picture: Any
+) -> Mapping[str, Any]:
+    """As diffusers encodes: Qwen2.5-VL sees the picture, scaled to the area of its pipeline."""
+    from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit import calculate_dimensions
+
+    area = _SEEN[type(pipe).__name__]
+    width, height, _ = calculate_dimensions(area, picture.width / picture.height)
+    seen = pipe.image_processor.resize(picture, height, width)
+    found = {"prompt_embeds": pipe.encode_prompt(prompt=prompt, image=seen, device=device)[0]}
+    if guided:
+        other = pipe.encode_prompt(prompt=negative or " ", image=seen, device=device)[0]
+        found["negative_prompt_embeds"] = other
+    return found
+
+
 def call(texts: Mapping[str, Any], guidance_scale: float) -> Mapping[str, Any]:
     """The pipeline's `guidance_scale` is for distilled models, of which there are none."""
     return {**texts, "true_cfg_scale": guidance_scale}
@@ -75,6 +91,9 @@ def predict(pipe: Any, latents: Any, times: Any, texts: Mapping[str, Any]) -> An
     scale = pipe.vae_scale_factor
     return unpack(pipe, told, high * scale, wide * scale).squeeze(2)
 
+
+_SEEN = {"QwenImageEditPipeline": 1024**2, "QwenImageEditPlusPipeline": 384**2}
+"""The area in pixels (width times height) at which the text encoder sees the picture."""
 
 _BLOCKS = 60
 QWEN = Family(
@@ -101,5 +120,16 @@ QWEN = Family(
         unpack=unpack,
         frames=True,
         predict=predict,
+        # Their cards' steps and size; Plus is Qwen-Image-Edit-2509 and what came after it.
+        edits={
+            "QwenImageEditPipeline": {"edit": edit, "side": 1024},
+            "QwenImageEditPlusPipeline": {
+                "edit": edit,
+                "side": 1024,
+                "steps": 40,
+                "alone": True,
+                "rows": False,
+            },
+        },
     ),
 )

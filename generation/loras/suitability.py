@@ -45,19 +45,21 @@ def findings(
     *,
     zero_snr: bool | None = None,
     clip_skip: int | None = None,
+    edits: bool = False,
 ) -> list[Finding]:
     """The objections to a file under a base model, the gravest first.
 
     `family` is the model's, `model` its name for people, `prediction` what it predicts (epsilon or
     v_prediction; None for flow matching), `zero_snr` whether its schedule ends in pure noise,
-    `clip_skip` how many of CLIP's last layers are left out; None is not asked. What shapes say is
+    `clip_skip` how many of CLIP's last layers are left out; None is not asked. `edits` says that
+    the model is given a picture to edit. What shapes say is
     certain; what metadata say may be wrong, and those refusals are of a check in `CHECKS`.
     """
     found = [*_family(info, family, model), *_prediction(info, prediction, model)]
     if prediction is not None and zero_snr is not None:
         found += _zero_snr(info, zero_snr, model)
     found += _descendant(info, family, model)
-    if re.search(r"kontext|[._ -]edit(?![a-z])", _told(info)):
+    if not edits and re.search(r"kontext|[._ -]edit(?![a-z])", _told(info)):
         found.append(
             Finding(
                 "edit",

@@ -289,6 +289,7 @@
     if (!wide) mark.append(make("span", { className: "hidden", textContent: " " + word }));
     return mark;
   }
+  const edited = (k) => make("img", { className: "edited", src: cases[k].edited, alt: "The picture that is edited" });
   function caption(target, item, wide, grouped) {
     const text = make("span", { className: "text" });
     target.append(text);
@@ -403,6 +404,7 @@
     if (item.case !== undefined) {
       text.append(bdi(clip(prompt(item.case), 220)));
       if (seedText(item.case)) head.append(make("small", { textContent: seedText(item.case) }));
+      if (cases[item.case].edited) head.append(edited(item.case));
       head.title = visible(clip(prompt(item.case), 400));
     } else {
       caption(text, item, true, false);
@@ -797,7 +799,7 @@
       (candidates[c].rank ? " · rank " + candidates[c].rank : " · not ranked"));
     buildPanes();
     buildLayers();
-    $("viewer-prompt").replaceChildren(bdi(prompt(k)), document.createTextNode(seedText(k) ? "\n" + seedText(k) : ""));
+    $("viewer-prompt").replaceChildren(bdi(prompt(k)), document.createTextNode(seedText(k) ? "\n" + seedText(k) : ""), ...(cases[k].edited ? [edited(k)] : []));
     const all = panes.map((x) => valuesOf(x, k));
     const digits = (v) => (v === null || v === undefined ? "–" : Math.abs(v) >= 10 ? v.toFixed(2) : v.toFixed(3));
     const body = make("tbody");

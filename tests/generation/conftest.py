@@ -13,19 +13,22 @@ from generation.families import FAMILIES
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """family -> a diffusers folder of that family, 64 x 64 pixels, a second to render."""
-    made: dict[str, Path] = {}
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """family -> a diffusers folder of that family, 64 x 64 pixels, a second to render; with
+    `edits` of its pipeline that edits pictures."""
+    made: dict[tuple[str, str], Path] = {}
 
-    def make(family: str) -> Path:
-        if family not in made:
+    def make(family: str, edits: str = "") -> Path:
+        if (family, edits) not in made:
             import diffusers
             import torch
 
-            folder = tmp_path_factory.mktemp(family)
+            folder = tmp_path_factory.mktemp(edits or family)
             torch.manual_seed(7)
             parts = _flow_parts(family) if FAMILIES[family].flow else _unet_parts(family)
-            pipe = getattr(diffusers, FAMILIES[family].pipeline)(**parts)
+            if edits and family == "qwen":
+                parts["processor"] = _qwen_processor(parts["tokenizer"])
+            pipe = getattr(diffusers, edits or FAMILIES[family].pipeline)(**parts)
             # As initialised, T5 and the transformers barely react to their input.
             for name in ("unet", "transformer", "text_encoder", "text_encoder_2", "vae"):
                 if (module := getattr(pipe, name, None)) is not None:
@@ -33,8 +36,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
                         if weight.dim() > 1:
                             weight.data.mul_(1.5)
             pipe.save_pretrained(folder, safe_serialization=True)
-            made[family] = folder
-        return made[family]
+            made[family, edits] = folder
+        return made[family, edits]
 
     return make
 
@@ -113,7 +116,10 @@ _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+_SPECIAL = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|image_pad|>", "<|video_pad|>",
+]  # fmt: skip
 
 
 def qwen_tokenizer() -> Any:
@@ -158,9 +164,20 @@ def _qwen25_vl(width: int) -> Any:
             "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
             "out_hidden_size": width,
         },
-        image_token_id=259, video_token_id=260, vision_start_token_id=259, vision_end_token_id=260,
+        image_token_id=261, video_token_id=262, vision_start_token_id=259, vision_end_token_id=260,
     )  # fmt: skip
     return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def _qwen_processor(tokenizer: Any) -> Any:
+    """Of pictures of at most 8 x 8 patches, and texts."""
+    import transformers
+
+    most = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
+    return transformers.Qwen2VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(size=most), tokenizer=tokenizer,
+        video_processor=transformers.Qwen2VLVideoProcessor(size=most),
+    )  # fmt: skip
 
 
 def _mistral3(width: int, layers: int) -> Any:

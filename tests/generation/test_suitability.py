@@ -373,3 +373,5 @@ def test_a_lora_for_editing_pictures_is_warned_of(stated: str, said: bool, tmp_p
     for family in ("qwen", "flux"):
         found = findings(inspect(tmp_path / "x.safetensors"), family, "base", None)
         assert any(one.check == "edit" and not one.refuses for one in found) == said
+        under = findings(inspect(tmp_path / "x.safetensors"), family, "base", None, edits=True)
+        assert not any(one.check == "edit" for one in under)

@@ -122,6 +122,8 @@ def test_only_the_named_folders_are_shown(site: Site) -> None:
     for model in (str(site.root), "../x", "~/model", "/etc/passwd"):
         told = site.post("/plan", {**TINY, "loras": site.lora, "model": model}).json()
         assert told["field"] == "model" and "outside" in told["sentence"]
+    told = site.post("/plan", {**TINY, "loras": site.lora, "prompts": "red --ci /etc/x.png"}).json()
+    assert told["field"] == "prompts" and "outside of the folders named" in told["sentence"]
     for field in ("references", "held_out", "metrics"):
         place = f"reference_likeness:{site.root}" if field == "metrics" else str(site.root)
         form = {**TINY, "loras": site.lora, "references": str(loras), field: place}

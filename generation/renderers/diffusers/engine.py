@@ -19,17 +19,21 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeVar
 
 import diffusers
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 
-from generation.cells import Case, Cell, Checkpoint
+from generation.cells import Case, Cell, Checkpoint, InputPicture
 from generation.errors import UserError, first_line, named
 from generation.families import Rendering
 from generation.loras import deltas
 from generation.loras.blocks import BlockWeights
+from generation.pictures.inputs import read_input
 from generation.pictures.pixels import Pixels
 from generation.renderers.diffusers import batches, prompts
 from generation.renderers.diffusers.devices import choose_device, choose_dtype, devices
@@ -60,6 +64,9 @@ __all__ = [
 
 Key = tuple[str, str]
 """(part, parameter name) of a weight."""
+
+_EDITED = "edited"
+"""The picture to edit (1 x H x W x 3, uint8), among a case's embeddings."""
 
 Recipe = tuple[tuple[str, float], ...]
 """What is merged into a weight: (tensor hash of the LoRA, its strength), in order."""
@@ -169,7 +176,9 @@ class Engine:
         self._block_weights = block_weights.of_weights(self._weights) if block_weights else {}
         self._rows = RowStrengths(self.denoiser)
         self._touches_text = False
-        self._prompts: dict[tuple[Decimal, str, str], dict[str, torch.Tensor]] = {}
+        self._prompts: dict[
+            tuple[Decimal, str, str, InputPicture | None], dict[str, torch.Tensor]
+        ] = {}
         self._merged = Decimal(0)
         self.apply(None, Decimal(0))
 
@@ -383,25 +392,39 @@ class Engine:
 
         def paint() -> torch.Tensor:
             encoded = [self._encode(case, s) for case, s in zip(padded, each, strict=True)]
-            texts = {
-                name: torch.cat([text[name] for text in encoded]).to(self.device)
-                for name in encoded[0]
-            }
-            call = self.traits.call or _plain_call
-            latents: torch.Tensor = self.pipe(
-                **call(texts, self.guidance_scale),
-                **self._rescale,
-                generator=[torch.Generator("cpu").manual_seed(case.seed) for case in padded],
-                width=self.width,
-                height=self.height,
-                num_inference_steps=self.steps,
-                output_type="latent",
-            ).images
+            seeds = [case.seed for case in padded]
+            if self.traits.alone:
+                one_by_one = zip(encoded[: len(cases)], seeds, strict=False)
+                latents = torch.cat([self._latents([text], [seed]) for text, seed in one_by_one])
+            else:
+                latents = self._latents(encoded, seeds)
             if latents.is_cuda:
                 torch.cuda.current_stream(self.device).synchronize()
             return latents[: len(cases)]
 
         return self._within_memory(paint)
+
+    def _latents(
+        self, encoded: Sequence[Mapping[str, torch.Tensor]], seeds: Sequence[int]
+    ) -> torch.Tensor:
+        """What the pipeline's call makes of encoded cases."""
+        batch = {name: torch.cat([text[name] for text in encoded]) for name in encoded[0]}
+        more: dict[str, Any] = dict(self._rescale)
+        if (edited := batch.pop(_EDITED, None)) is not None:
+            more["image"] = [Image.fromarray(picture.numpy()) for picture in edited]
+        more |= dict.fromkeys(self.traits.sized, self.width * self.height)
+        call = self.traits.call or _plain_call
+        texts = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        latents: torch.Tensor = self.pipe(
+            **call(texts, self.guidance_scale),
+            **more,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            width=self.width,
+            height=self.height,
+            num_inference_steps=self.steps,
+            output_type="latent",
+        ).images
+        return latents
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Pixels | None]:
@@ -500,7 +523,7 @@ class Engine:
         When `mixed`, under the text encoders at `strength`; else as they are.
         """
         text = self._text_strength(strength) if self.mixed else self._merged
-        key = text, case.prompt, case.negative
+        key = text, case.prompt, case.negative, case.picture
         if key not in self._prompts:
             if text != self._merged:
                 raise ValueError("these cells were not prepared")
@@ -514,7 +537,9 @@ class Engine:
     def _embeddings(self, case: Case) -> dict[str, torch.Tensor]:
         # Distilled UNets take the guidance scale as an input instead of a negative prompt.
         distilled = getattr(self.denoiser.config, "time_cond_proj_dim", None) is not None
-        return prompts.embeddings(
+        edited = self._edited(case) if self.model.edits else None
+        edit = self.traits.edit
+        texts = prompts.embeddings(
             self.pipe,
             self.model.family,
             case.prompt,
@@ -524,7 +549,18 @@ class Engine:
             and self.guidance_scale > self.traits.unguided
             and not distilled,
             clip_skip=self.clip_skip,
+            edit=partial(edit, picture=edited) if edit is not None else None,
         )
+        if edited is not None:
+            texts[_EDITED] = torch.from_numpy(np.array(edited))[None]
+        return texts
+
+    def _edited(self, case: Case) -> Image.Image:
+        """The picture that the case edits; grey where no picture is asked for, but how much memory
+        one takes, or what the model thinks of another."""
+        if case.picture is not None:
+            return Image.fromarray(read_input(case.picture))
+        return Image.new("RGB", (self.width, self.height), "grey")
 
     def _move(self, module: torch.nn.Module) -> None:
         """Move a module to the device; too little memory there is the user's to mend."""

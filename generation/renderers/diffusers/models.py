@@ -52,7 +52,7 @@ class BaseModel:
     that a single checkpoint needs (None for a folder). `digest` is the SHA-256 of a checkpoint, or
     of a folder's names and contents. `scheduler` is the model's own scheduler configuration.
     `few_steps` marks a distilled model, such as FLUX.1 schnell, which its model card renders in few
-    steps without guidance.
+    steps without guidance. `edits` is the pipeline of a model that edits pictures, else "".
     """
 
     name: str
@@ -64,13 +64,14 @@ class BaseModel:
     scheduler: Mapping[str, Any]
     config: Path | None = None
     few_steps: bool = False
+    edits: str = ""
 
     @property
     def traits(self) -> Rendering:
         usual = FAMILIES[self.family]
-        if not self.few_steps:
-            return usual
-        return replace(usual, **usual.few)
+        if self.edits:
+            usual = replace(usual, pipeline=self.edits, **usual.edits[self.edits])
+        return replace(usual, **usual.few) if self.few_steps else usual
 
 
 def find_model(
@@ -103,11 +104,20 @@ def find_model(
     else:
         raise UserError(f"there is no folder or file {name}; check the path.", field="model")
     family = folder_family(folder, name)
-    width, height = _folder_size(folder, family)
+    edits = _edits(folder, family)
+    width, height = _folder_size(folder, family, edits)
     scheduler = _scheduler_config(folder, prediction_type)
     digest = folder_digest(folder)
     few = _is_distilled(folder, family, scheduler)
-    return BaseModel(name, folder, family, width, height, digest, scheduler, few_steps=few)
+    return BaseModel(
+        name, folder, family, width, height, digest, scheduler, few_steps=few, edits=edits
+    )
+
+
+def _edits(folder: Path, family: str) -> str:
+    """The pipeline of a diffusers folder if it edits pictures, else ""."""
+    kind = str(read_json(folder / "model_index.json")["_class_name"])
+    return kind if kind in FAMILIES[family].edits else ""
 
 
 def _is_distilled(folder: Path, family: str, scheduler: Mapping[str, Any]) -> bool:
@@ -132,7 +142,7 @@ def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
         )
     try:
         kind = str(read_json(folder / "model_index.json")["_class_name"])
-        families = [f for f, traits in FAMILIES.items() if traits.pipeline == kind]
+        families = [f for f, one in FAMILIES.items() if kind in {one.pipeline, *one.edits}]
         if families == ["sd1", "sd2"]:
             width = _config(folder, "unet").get("cross_attention_dim")
             return "sd2" if width == 1024 else "sd1"
@@ -355,7 +365,8 @@ def _single_file(
             "diffusers folder of its family.",
             field="model_config",
         )
-    width, height = _folder_size(config, family)
+    edits = _edits(config, family)
+    width, height = _folder_size(config, family, edits)
     if config == CONFIGS / "sd2" and prediction == "epsilon":
         width = height = 512
     scheduler = dict(_scheduler_config(config, prediction))
@@ -369,7 +380,7 @@ def _single_file(
         few = not any(layer in key for key in header.tensors for layer in traits.guided_by)
     else:
         few = _is_distilled(config, family, scheduler)
-    return BaseModel(name, path, family, width, height, digest, scheduler, config, few)
+    return BaseModel(name, path, family, width, height, digest, scheduler, config, few, edits)
 
 
 def checkpoint_family(header: Header) -> str:
@@ -531,11 +542,12 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
     return dict(read_json(folder / part / "config.json"))
 
 
-def _folder_size(folder: Path, family: str) -> tuple[int, int]:
+def _folder_size(folder: Path, family: str, edits: str = "") -> tuple[int, int]:
     """Width and height in pixels that the model was made for."""
     try:
-        if FAMILIES[family].side:
-            return FAMILIES[family].side, FAMILIES[family].side
+        own = {"side": FAMILIES[family].side, **FAMILIES[family].edits.get(edits, {})}["side"]
+        if own:
+            return own, own
         latent = _config(folder, FAMILIES[family].denoiser).get("sample_size") or 128
         side = int(latent) * 2 ** (len(_config(folder, "vae")["block_out_channels"]) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -9,7 +9,7 @@ Weights such as `(smile:1.2)` are read and applied as A1111 and Forge do.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -237,8 +237,11 @@ def embeddings(
     device: torch.device | str,
     guided: bool,
     clip_skip: int,
+    edit: Callable[..., Mapping[str, torch.Tensor]] | None = None,
 ) -> dict[str, torch.Tensor]:
     """The text arguments of a diffusers pipeline's call, for one prompt, by name.
+
+    `edit(pipe, prompt, negative, device, guided)` encodes instead for a model that edits pictures.
 
     `prompt_embeds` is 1 x tokens x width; SDXL and SD 3 add `pooled_prompt_embeds` (1 x width), and
     where `guided` both have a `negative_` twin. Without a negative prompt that is the empty text.
@@ -276,6 +279,8 @@ def embeddings(
             )
     if traits.encode is not None:
         texts = _unescaped(prompt), _unescaped(negative)
+        if edit is not None:
+            return dict(edit(pipe, *texts, device, guided))
         return dict(traits.encode(pipe, *texts, device, guided, clip_skip))
     count = blocks(pipe, family, prompt, negative, guided=guided)
     read = [attention(text) for text in ((prompt, negative) if guided else (prompt,))]
