@@ -10,11 +10,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from analysers.metrics.filters import blur, gaussian_kernel
 from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Metric, Sample, declared
 from analysers.phrases import listed, percent
@@ -122,18 +124,25 @@ def _tau(values: npt.NDArray[np.float64]) -> float:
 
 
 def blurred(image: Pixels, sigma: float) -> Pixels:
-    """Gaussian blur, `sigma` in pixels."""
-    from scipy.ndimage import gaussian_filter
-
-    axes = (sigma, sigma) + (0.0,) * (image.ndim - 2)
-    return _to_pixels(gaussian_filter(image.astype(np.float64), axes))
+    """Gaussian blur, `sigma` in pixels, cut off at four of them; edges are mirrored."""
+    radius = int(4 * sigma + 0.5)
+    frame = ((radius, radius),) * 2 + ((0, 0),) * (image.ndim - 2)
+    padded = np.pad(image, frame, mode="symmetric").astype(np.float64)
+    rows, columns = padded.shape[:2]
+    planes = padded.reshape(rows, columns, -1).transpose(0, 2, 1)
+    blurry = blur(np.ascontiguousarray(planes), gaussian_kernel(radius, sigma))
+    return _to_pixels(blurry.transpose(0, 2, 1).reshape(image.shape))
 
 
 def noisy(image: Pixels, sigma: float) -> Pixels:
     """White Gaussian noise of standard deviation `sigma` grey levels in every channel, the same
     for every picture of a size."""
-    generator = np.random.default_rng(0)
-    return _to_pixels(image + sigma * generator.standard_normal(image.shape))
+    return _to_pixels(image + sigma * _noise(image.shape))
+
+
+@lru_cache(maxsize=1)
+def _noise(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    return np.random.default_rng(0).standard_normal(shape)
 
 
 def compressed(image: Pixels, loss: float) -> Pixels:

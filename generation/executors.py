@@ -108,10 +108,12 @@ class ProcessPool:
             yield from InProcess().map(open_worker, lost, stopped)
 
 
-def default_workers() -> int:
-    """One process per core this process may use, less one for the caller, at least one."""
+def default_workers(*, beside: bool = True) -> int:
+    """One process per core this process may use, less one for what runs `beside` them; none on a
+    single core, where a process more would only have to be started."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) - 1)
+    cores = cores or 1
+    return cores - beside if cores > 1 else 0
 
 
 def _results(done: Iterable[Future[R]], pending: dict[Future[R], T], lost: list[T]) -> Iterator[R]:

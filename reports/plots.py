@@ -331,7 +331,10 @@ def _uncrowded(
     """
     if not spots:
         return {}
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")  # labels inside of the axes leave the layout as it is
     unit = figure.dpi / 72
     places = axis.transData.transform(spots)
     frame = axis.get_window_extent()
@@ -962,12 +965,15 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _svg(figure: Figure, name: str) -> str:
+    """The figure laid out and drawn, once each: `savefig` would do both on trial first."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():
         # The browser has glyphs that matplotlib's font lacks; the SVG keeps text as text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="svg", metadata=nothing)
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
     return _themed(buffer.getvalue(), name)
 
 

@@ -1,4 +1,4 @@
-"""A study as tables: CSV through pandas, Markdown for a model card, plain text for a terminal.
+"""A study as tables: CSV and pandas frames, Markdown for a model card, plain text for a terminal.
 
 The CSV dialect: UTF-8, commas, `\\n` line ends, fields quoted where RFC 4180 asks for it. Floats
 are written with the fewest significant digits that read back as the same double, so a file is the
@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,37 @@ def label(metric: str) -> str:
     return declaration.summary_label if metric == declaration.summary else declaration.label
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A table: rows with a value for each of `columns`, None or NaN where there is none."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Mapping[str, Any]]
+
+    def frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return _typed(pd.DataFrame(list(self.rows), columns=list(self.columns), dtype=object))
+
+    def csv_text(self) -> str:
+        """The table in the dialect described above."""
+        lines = [",".join(map(_quoted, self.columns))]
+        texts = [(name, _writer(name)) for name in self.columns]
+        lines += (",".join(text(row[name]) for name, text in texts) for row in self.rows)
+        return "\n".join(lines) + "\n"
+
+
 def scores_frame(study: Study) -> pd.DataFrame:
     """One row per picture, controls included (`role` says which), in the study's order."""
+    return _scores(study).frame()
+
+
+def summary_frame(study: Study) -> pd.DataFrame:
+    """One row per candidate, in rank order, those that could not be ranked last."""
+    return _summaries(study).frame()
+
+
+def _scores(study: Study) -> Rows:
     names = dict.fromkeys((*study.metrics, *(m for s in study.scores for m in s.values)))
     extra = [m for m in names if m not in SCORES_FIRST]
     rows = []
@@ -101,11 +131,10 @@ def scores_frame(study: Study) -> pd.DataFrame:
         for metric in ("ssim", "brisque", *extra):
             row[metric] = score.values.get(metric, math.nan)
         rows.append(row)
-    return _frame(rows, (*SCORES_FIRST, *extra))
+    return Rows((*SCORES_FIRST, *extra), rows)
 
 
-def summary_frame(study: Study) -> pd.DataFrame:
-    """One row per candidate, in rank order, those that could not be ranked last."""
+def _summaries(study: Study) -> Rows:
     known = dict.fromkeys(
         (
             *(declared(m).summary for m in study.metrics),
@@ -138,15 +167,15 @@ def summary_frame(study: Study) -> pd.DataFrame:
             interval = summary.metrics.get(metric, Interval(math.nan))
             row |= zip(_columns(metric), (interval.mean, interval.low, interval.high), strict=True)
         rows.append(row)
-    return _frame(rows, (*SUMMARY_FIRST, *more, "reason", "state"))
+    return Rows((*SUMMARY_FIRST, *more, "reason", "state"), rows)
 
 
 def write_tables(study: Study, folder: Path) -> tuple[Path, Path]:
     """Write `scores.csv` and `summary.csv` into `folder`, each whole or not at all."""
     folder = Path(folder)
     paths = (folder / "scores.csv", folder / "summary.csv")
-    for path, frame in zip(paths, (scores_frame(study), summary_frame(study)), strict=True):
-        write_result(path, csv_text(frame).encode("utf-8", "backslashreplace"))
+    for path, table in zip(paths, (_scores(study), _summaries(study)), strict=True):
+        write_result(path, table.csv_text().encode("utf-8", "backslashreplace"))
     return paths
 
 
@@ -158,15 +187,6 @@ def read_scores(path: Path) -> pd.DataFrame:
 def read_summary(path: Path) -> pd.DataFrame:
     """`summary.csv` as `summary_frame` made it: same columns, types and text."""
     return _read(path)
-
-
-def csv_text(frame: pd.DataFrame) -> str:
-    """The frame in the dialect described above."""
-    lines = [",".join(map(_quoted, frame.columns))]
-    columns = [frame[name].tolist() for name in frame.columns]
-    for row in zip(*columns, strict=True):
-        lines.append(",".join(_field(value) for value in row))
-    return "\n".join(lines) + "\n"
 
 
 def markdown(study: Study) -> str:
@@ -381,13 +401,6 @@ def _columns(summary: str) -> tuple[str, str, str]:
     return (f"{summary}_mean" if plain else summary, f"{summary}_low", f"{summary}_high")
 
 
-def _frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    frame: pd.DataFrame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
-    return _typed(frame)
-
-
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     typed: pd.DataFrame = frame.astype({name: _dtype(name) for name in frame.columns})
     return typed
@@ -428,12 +441,23 @@ def _read(path: Path) -> pd.DataFrame:
     return _typed(pd.DataFrame(columns, columns=list(frame.columns), dtype=object))
 
 
-def _field(value: Any) -> str:
-    if isinstance(value, str):
-        return _quoted("'" + value if _FORMULA.match(value) else value)
-    if value is None or str(value) in ("<NA>", "nan"):
-        return ""
-    return repr(value) if isinstance(value, float) else str(value)
+def _writer(column: str) -> Callable[[Any], str]:
+    """How the column's values are written."""
+    if column in TEXTS:
+        return _guarded
+    if column in INTEGERS:
+        return lambda value: "" if value is None else str(int(value))
+    if column in BOOLEANS:
+        return lambda value: "" if value is None else str(bool(value))
+    return _shortest
+
+
+def _guarded(value: str) -> str:
+    return _quoted("'" + value if _FORMULA.match(value) else value)
+
+
+def _shortest(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else repr(float(value))
 
 
 def _quoted(text: str) -> str:

@@ -126,20 +126,6 @@ def bradley_terry(n: int, votes: Sequence[tuple[int, int, str]]) -> list[Interva
     ]
 
 
-def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
-    """Kendall's tau-b of two rankings; NaN when either has no order (all equal, fewer than two)."""
-    agree = ties_x = ties_y = pairs = 0
-    for i in range(len(x)):
-        for j in range(i):
-            pairs += 1
-            ties_x += x[i] == x[j]
-            ties_y += y[i] == y[j]
-            product = (x[i] - x[j]) * (y[i] - y[j])
-            agree += (product > 0) - (product < 0)
-    room = (pairs - ties_x) * (pairs - ties_y)
-    return agree / math.sqrt(room) if room else math.nan
-
-
 def votes_table(study: Study) -> dict[str, Any] | None:
     """The votes beside the ranked metric, for the report; None without votes.
 
@@ -164,9 +150,16 @@ def votes_table(study: Study) -> dict[str, Any] | None:
     return {
         "votes": votes.votes,
         "rows": rows,
-        "tau": kendall_tau(theirs, ours),
+        "tau": _agreement(theirs, ours),
         "unknown": len(votes.rows) - len(rows),
     }
+
+
+def _agreement(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """Kendall's tau-b of two orders; NaN where either has none (all equal, fewer than two)."""
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(theirs, ours).statistic) if len(ours) > 1 else math.nan
 
 
 def _share(ability: float) -> int:

@@ -159,7 +159,7 @@ class Run(Generic[C]):
                 for result in measure(
                     self._tasks(rows),
                     self.judging.all_metrics,
-                    self._executor or _executor(self.judging, source.busy),
+                    self._executor or _executor(self.judging, source),
                     source.out / "measured.jsonl",
                     self._engine,
                 ):
@@ -263,9 +263,9 @@ def _failed(row: Score, reason: str) -> Score:
     return replace(row, image="", status="failed", reason=reason)
 
 
-def _executor(judging: Judging, busy: bool) -> Executor:
+def _executor(judging: Judging, source: Source[C]) -> Executor:
     """Where pictures are measured; rendering that keeps the cores busy goes on beside it."""
     workers = judging.workers
     if workers is None:
-        workers = 0 if busy else default_workers()
+        workers = 0 if source.busy else default_workers(beside=source.rendering)
     return ProcessPool(workers) if workers else InProcess()

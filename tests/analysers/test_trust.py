@@ -11,6 +11,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy import ndimage
 from skimage import data
 
 from analysers.metrics.brisque import brisque
@@ -51,6 +52,15 @@ def drawing(seed: int) -> np.ndarray:
         shape = pen.ellipse if generator.random() < 0.5 else pen.rectangle
         shape([x, y, x + size // 3 + 20, y + size // 3 + 20], fill=fill, outline=0, width=2)
     return np.asarray(image)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 5.6])
+@pytest.mark.parametrize("shape", [(64, 80), (40, 33, 3), (9, 7, 3)])
+def test_the_blur_is_scipys(shape: tuple[int, ...], sigma: float) -> None:
+    image = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    axes = (sigma, sigma) + (0.0,) * (image.ndim - 2)
+    expected = ndimage.gaussian_filter(image.astype(float), axes, mode="reflect")
+    assert (blurred(image, sigma) == np.rint(expected)).all()
 
 
 PHOTOGRAPHS = ["astronaut", "chelsea", "coffee", "rocket", "camera", "moon", "grass"]

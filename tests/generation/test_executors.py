@@ -35,7 +35,16 @@ def test_every_task_is_done_once_and_workers_have_numbers() -> None:
     assert sorted(n for n, _ in results) == [n * n for n in range(20)]
     assert {number for _, number in results} <= {0, 1}
     assert [n for n, _ in InProcess().map(open_squares, range(3))] == [0, 1, 4]
-    assert worker_number() == 0 and default_workers() >= 1
+    assert worker_number() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are counted otherwise")
+@pytest.mark.parametrize(("cores", "beside", "alone"), [(1, 0, 0), (2, 1, 2), (8, 7, 8)])
+def test_a_single_core_starts_no_process(
+    cores: int, beside: int, alone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert (default_workers(), default_workers(beside=False)) == (beside, alone)
 
 
 def test_what_a_dead_worker_took_along_is_done_here() -> None:

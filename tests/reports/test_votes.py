@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.stats import kendalltau
 
 from analysers.study import Study
 from generation.errors import UserError
 from reports import tables, votes
-from reports.votes import KIND, bradley_terry, kendall_tau, read_votes
+from reports.votes import KIND, bradley_terry, read_votes
 
 
 def test_bradley_terry_is_the_maximum_of_its_likelihood() -> None:
@@ -47,15 +46,6 @@ def test_one_that_never_lost_stays_finite() -> None:
     assert math.isfinite(ours[0].mean) and ours[0].mean == pytest.approx(-ours[1].mean)
     assert bradley_terry(0, []) == []
     assert bradley_terry(2, [])[0].mean == 0
-
-
-def test_kendall_tau_is_scipys() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        x, y = rng.integers(0, 5, (2, 9)).astype(float)
-        expected = kendalltau(x, y).statistic
-        assert kendall_tau(x.tolist(), y.tolist()) == pytest.approx(expected, nan_ok=True)
-    assert math.isnan(kendall_tau([1.0], [1.0]))
 
 
 def good() -> dict[str, Any]:
