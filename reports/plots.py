@@ -968,12 +968,13 @@ def _svg(figure: Figure, name: str) -> str:
     """The figure laid out and drawn, once each: `savefig` would do both on trial first."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+    canvas: Any = FigureCanvasSVG(figure)
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():
         # The browser has glyphs that matplotlib's font lacks; the SVG keeps text as text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+        canvas.print_svg(buffer, metadata=nothing)
     return _themed(buffer.getvalue(), name)
 
 

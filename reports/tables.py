@@ -104,15 +104,16 @@ class Rows:
 
 def scores_frame(study: Study) -> pd.DataFrame:
     """One row per picture, controls included (`role` says which), in the study's order."""
-    return _scores(study).frame()
+    return scores_rows(study).frame()
 
 
 def summary_frame(study: Study) -> pd.DataFrame:
     """One row per candidate, in rank order, those that could not be ranked last."""
-    return _summaries(study).frame()
+    return summary_rows(study).frame()
 
 
-def _scores(study: Study) -> Rows:
+def scores_rows(study: Study) -> Rows:
+    """What `scores_frame` holds, without pandas."""
     names = dict.fromkeys((*study.metrics, *(m for s in study.scores for m in s.values)))
     extra = [m for m in names if m not in SCORES_FIRST]
     rows = []
@@ -134,7 +135,8 @@ def _scores(study: Study) -> Rows:
     return Rows((*SCORES_FIRST, *extra), rows)
 
 
-def _summaries(study: Study) -> Rows:
+def summary_rows(study: Study) -> Rows:
+    """What `summary_frame` holds, without pandas."""
     known = dict.fromkeys(
         (
             *(declared(m).summary for m in study.metrics),
@@ -174,7 +176,7 @@ def write_tables(study: Study, folder: Path) -> tuple[Path, Path]:
     """Write `scores.csv` and `summary.csv` into `folder`, each whole or not at all."""
     folder = Path(folder)
     paths = (folder / "scores.csv", folder / "summary.csv")
-    for path, table in zip(paths, (_scores(study), _summaries(study)), strict=True):
+    for path, table in zip(paths, (scores_rows(study), summary_rows(study)), strict=True):
         write_result(path, table.csv_text().encode("utf-8", "backslashreplace"))
     return paths
 

@@ -361,8 +361,8 @@ def _single(study: Study, folder: Path) -> bytes:
 
 
 _EXPORTS: Mapping[str, Callable[[Study, Path], bytes]] = {
-    "scores.csv": lambda study, _: tables.csv_text(tables.scores_frame(study)).encode(),
-    "summary.csv": lambda study, _: tables.csv_text(tables.summary_frame(study)).encode(),
+    "scores.csv": lambda study, _: tables.scores_rows(study).csv_text().encode(),
+    "summary.csv": lambda study, _: tables.summary_rows(study).csv_text().encode(),
     "summary.md": lambda study, _: tables.markdown(study).encode("utf-8", "backslashreplace"),
     "report.html": _single,
     "contact_sheet.png": _sheet,
