@@ -182,10 +182,11 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
     """
     table = pictures.arrange(study)
     addresses = _addresses(study, folder, single_file)
-    maps = {} if single_file else pictures.write_maps(study, table, folder, new=new_maps)
+    maps: dict[tuple[str, str], str] = {}
     thumbs: dict[str, str] = {}
-    if not single_file and len(addresses) <= MOST_THUMBS:
-        thumbs = _thumbs(list(addresses), folder)
+    if not single_file:
+        small = addresses if len(addresses) <= MOST_THUMBS else ()
+        maps, thumbs = pictures.write_views(study, table, folder, small, new=new_maps)
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     best = study.verdict.pick
@@ -310,12 +311,6 @@ def _addresses(study: Study, folder: Path, single_file: bool) -> dict[str, str]:
         return {p: pictures.address(p, folder) for p in paths}
     uris = pictures.data_uris([pictures.locate(p, folder) for p in paths])
     return {p: u or "" for p, u in zip(paths, uris, strict=True)}
-
-
-def _thumbs(paths: Sequence[str], folder: Path) -> dict[str, str]:
-    """Each picture's path -> it as a data URI of at most 224 pixels."""
-    uris = pictures.data_uris([pictures.locate(p, folder) for p in paths], edge=224)
-    return {p: u for p, u in zip(paths, uris, strict=True) if u}
 
 
 def _size(table: pictures.Table, folder: Path) -> tuple[int, int]:

@@ -9,6 +9,7 @@ through the entry point group `lora_analysers.metrics` (docs/metrics.md has a wo
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -287,4 +288,9 @@ def declared_by_summary(name: str) -> Declaration:
 
 
 def _installed() -> dict[str, EntryPoint]:
+    return _installed_on(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)  # every package's metadata is read for it
+def _installed_on(_path: tuple[str, ...]) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}

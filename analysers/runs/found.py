@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysers.runs.evidence import TRUST_CONTROLS
-from analysers.runs.plan import trigger_words
 from analysers.runs.request import StudyRequest, Subject
 from analysers.runs.source import Shot, Tell, relative
 from analysers.study import Candidate, Evidence, Kind, Score
@@ -97,16 +96,13 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
     `cells` of the run folder, if anything may be written.
     """
     from analysers import intake
-    from generation.loras.checkpoints import find_checkpoints
 
     subject, out = request.subject, request.folder
     if request.judging.thrifty:
         judging = request.judging
         asked = "refine" if judging.refine else "budget" if judging.budget else "until_decided"
         raise UserError("these pictures exist already, none can be saved; leave it out.", asked)
-    loras: Sequence[Checkpoint] = ()
-    if subject.loras:
-        loras = find_checkpoints(subject.loras, name=subject.name).checkpoints
+    loras, triggers = _loras(subject)
     if request.judging.leak_test:
         raise UserError(
             "these pictures exist already, none can be made without the trigger; leave it out.",
@@ -118,7 +114,7 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
         axis="strength" if subject.kind == "strength" else "epoch",
         control=subject.control,
         controls=subject.controls,
-        triggers=trigger_words(loras),
+        triggers=triggers,
         cells=out / "cells" if writes else None,
     )
     parts = intake.split_studies(intake.join_checkpoints(found, loras))
@@ -143,6 +139,17 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
         labels = ", ".join(repr(one.label) for one in studies)
         raise UserError(f"no study here is called {name!r}; there are {labels}.", "name")
     return chosen
+
+
+def _loras(subject: Subject) -> tuple[Sequence[Checkpoint], tuple[str, ...]]:
+    """The LoRA files named beside the pictures, and their trigger words."""
+    if not subject.loras:
+        return (), ()
+    from analysers.runs.plan import trigger_words
+    from generation.loras.checkpoints import find_checkpoints
+
+    found = find_checkpoints(subject.loras, name=subject.name).checkpoints
+    return found, trigger_words(found)
 
 
 def _kind(subject: Subject, part: PictureSet) -> Kind:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from analysers import leak
 from analysers.intake.references import find_both
@@ -21,15 +21,16 @@ from analysers.runs.conclude import decide, write
 from analysers.runs.control import Control, CtrlC
 from analysers.runs.events import Event, Observer
 from analysers.runs.likeness import known_values, likeness_evidence, with_references
-from analysers.runs.plan import Plan
 from analysers.runs.race import Race
 from analysers.runs.refine import Refine
-from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
 from analysers.study import NOT_RENDERED, Evidence, Score, Share, Study
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
+
+if TYPE_CHECKING:
+    from analysers.runs.plan import Plan
 
 C = TypeVar("C")
 
@@ -230,6 +231,8 @@ def run_study(
     command: Sequence[str] = (),
 ) -> Study:
     """Render what is missing, measure as pictures land, decide, and write the study."""
+    from analysers.runs.rendered import RenderedPictures
+
     resume = request.output.resume if isinstance(request, StudyRequest) else True
     source = RenderedPictures(plan, resume=resume)
     judging = request.judging if isinstance(request, StudyRequest) else request or Judging()

@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysers.intake.cases import without_triggers
 from analysers.metrics.adherence import rivals
 from analysers.runs.evidence import TRUST_CONTROLS, noise_floor, weights
-from analysers.runs.plan import Plan
-from analysers.runs.source import Shot, Tell, lora_record
+from analysers.runs.source import Shot, Tell
 from analysers.study import Candidate, Evidence, Score
 from generation.cells import Case, Cell
 from generation.folder import write_result
+from generation.loras.inspection import LoraInfo, sha256
 from generation.pictures.inputs import read_input
 from generation.pictures.pixels import encode_png
 from generation.pictures.store import Store, place
 from generation.renderers.renderer import land
+
+if TYPE_CHECKING:
+    from analysers.runs.plan import Plan
 
 
 class RenderedPictures:
@@ -138,7 +141,7 @@ class RenderedPictures:
                 "seconds": round(self._seconds, 2),
             },
             **self.renderer.record(),
-            "loras": [lora_record(info) for info in self.plan.loras],
+            "loras": [_lora_record(info) for info in self.plan.loras],
             "cases": [self._case(case) for case in self.plan.cases],
             "strengths": [str(s) for s in self.plan.strengths],
         }
@@ -153,3 +156,16 @@ class RenderedPictures:
             write_result(self.out / copy, encode_png(read_input(case.picture), {}))
             told["picture"] |= {"path": str(case.picture.path), "copy": copy}
         return told
+
+
+def _lora_record(info: LoraInfo) -> dict[str, Any]:
+    """A LoRA file as run.json names it."""
+    return {
+        "file": info.path.name,
+        "sha256": sha256(info.path),
+        "format": info.format,
+        "family": info.family,
+        "rank": info.rank,
+        "epoch": info.epoch,
+        "step": info.step,
+    }

@@ -12,7 +12,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from analysers.runs.events import Event
 from analysers.study import Evidence, Kind, Score
-from generation.loras.inspection import LoraInfo, sha256
 
 C = TypeVar("C")
 Tell = Callable[[Event], object]
@@ -92,19 +91,6 @@ class Source(Protocol[C]):
     def record(self) -> Mapping[str, Any]:
         """What run.json says of where the pictures came from."""
         ...
-
-
-def lora_record(info: LoraInfo) -> dict[str, Any]:
-    """A LoRA file as run.json names it."""
-    return {
-        "file": info.path.name,
-        "sha256": sha256(info.path),
-        "format": info.format,
-        "family": info.family,
-        "rank": info.rank,
-        "epoch": info.epoch,
-        "step": info.step,
-    }
 
 
 def versions() -> dict[str, str]:
