@@ -83,6 +83,19 @@ def read_json(path: str | Path, most: int = MOST_TEXT) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""What the system says where a disk, or a share of it, is full."""
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether the error, or one that it came of, says that a disk is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 TEMPORARY = re.compile(r"\.lora-analysers-[0-9a-f]{32}\.tmp")
 """Names of ours while a file is being written; no one can have guessed one."""
 

@@ -243,7 +243,7 @@ def _follow(
         def judge(plan: Plan) -> Study:
             return run_study(plan, asked, observers=observers, command=_command())
 
-        def tell(what: Taken | watch.Judged) -> None:
+        def tell(what: Taken | watch.Judged | watch.Waiting) -> None:
             if isinstance(what, watch.Judged):
                 last[:] = [what]
                 if not what.end:

@@ -14,7 +14,7 @@ from generation.errors import UserError
 
 if TYPE_CHECKING:
     from analysers.runs.plan import Plan
-    from analysers.runs.watch import Judged
+    from analysers.runs.watch import Judged, Waiting
     from analysers.study import Study
     from generation.cells import Checkpoint
     from generation.loras.keeping import Taken
@@ -170,10 +170,12 @@ def _tell(study: Study, report: Path) -> None:
     click.echo(f"\nReport: {report}")
 
 
-def followed(what: Taken | Judged) -> str:
+def followed(what: Taken | Judged | Waiting) -> str:
     """What a watched training brought, in a line."""
-    from analysers.runs.watch import Judged
+    from analysers.runs.watch import Judged, Waiting
 
+    if isinstance(what, Waiting):
+        return f"Judging waits; checkpoints are kept meanwhile. {what.reason}"
     if not isinstance(what, Judged):
         told = {"kept": "kept", "unfinished": "still being written", "failed": "cannot be kept"}
         reason = "" if what.what == "kept" else f" ({what.reason})"

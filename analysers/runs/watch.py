@@ -6,8 +6,10 @@ rendered twice. So watching can be ended anywhere, also by a kill, and begun aga
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,7 @@ from analysers.runs.plan import Plan, plan_study
 from analysers.runs.request import StudyRequest
 from analysers.study import Study
 from generation.errors import UserError
+from generation.files import is_full
 from generation.loras.keeping import SETTLED, Keeper, Taken
 
 LOOK = 30.0
@@ -32,6 +35,13 @@ class Judged:
     plan: Plan
     study: Study
     end: End = ""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Judging has to wait, such as for room on a disk; checkpoints are kept meanwhile."""
+
+    reason: str
 
 
 def folder_of(request: StudyRequest) -> Path:
@@ -57,33 +67,74 @@ def watch(
     judge: Callable[[Plan], Study],
     *,
     patience: int | None = None,
-    tell: Callable[[Taken | Judged], object] = lambda _: None,
+    tell: Callable[[Taken | Judged | Waiting], object] = lambda _: None,
     wait: Callable[[Path, float], object] | None = None,
 ) -> Judged:
     """Judge what is there, then every new checkpoint, until the final file has come, or `patience`
     checkpoints beyond the breakdown.
 
-    `judge` runs a plan; `wait` returns when the folder has changed, or after so many seconds.
-    Ctrl-C ends it by KeyboardInterrupt. Raises UserError where checkpoints cannot be planned.
+    `judge` runs a plan, and checkpoints that come and may go meanwhile are kept beside it. Where
+    a disk is full, or where checkpoints could be judged before and cannot be now, it is tried again
+    at every look: what is not kept by then is lost. `wait` returns when the folder has changed, or
+    after so many seconds. Ctrl-C ends it by KeyboardInterrupt. Raises UserError where the first
+    checkpoints cannot be planned.
     """
     wait = wait or changed
     kept = from_kept(request, keeper)
     known: set[Path] | None = None
+    meanwhile: list[Taken] = []
+    said, judged_before = "", False
     while True:
-        taken = list(keeper.take())
+        taken = [*meanwhile, *keeper.take()]
         for one in taken:
             tell(one)
         there = set(keeper.kept)
         if there and (there != known or any(one.what == "kept" for one in taken)):
-            known = there
-            plan = plan_study(kept)
-            study = judge(plan)
-            judged = Judged(plan, study, _end(plan, study, patience))
-            tell(judged)
+            try:
+                with keeping_on(keeper) as meanwhile:
+                    plan = plan_study(kept)
+                    study = judge(plan)
+                judged = Judged(plan, study, _end(plan, study, patience))
+                tell(judged)
+            except (OSError, UserError) as error:
+                if not is_full(error) and not judged_before:
+                    raise
+                if said != str(error):
+                    said = str(error)
+                    tell(Waiting(said))
+                known = None
+                wait(keeper.source, LOOK)
+                continue
+            known, judged_before = there, True
             if judged.end:
+                for one in meanwhile:
+                    tell(one)
                 return judged
             continue  # more may have come meanwhile
+        meanwhile = []
         wait(keeper.source, SETTLED if keeper.waiting else LOOK)
+
+
+@contextmanager
+def keeping_on(keeper: Keeper) -> Iterator[list[Taken]]:
+    """Keep what comes while the block runs: judging may take longer than a trainer leaves a file.
+
+    What was taken is in the list that it gives, when the block has ended.
+    """
+    taken: list[Taken] = []
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(SETTLED):
+            taken.extend(keeper.take())
+
+    beside = threading.Thread(target=keep, daemon=True)
+    beside.start()
+    try:
+        yield taken
+    finally:
+        ended.set()
+        beside.join()
 
 
 def judge_once(request: StudyRequest, keeper: Keeper, judge: Callable[[Plan], Study]) -> Judged:

@@ -1,7 +1,8 @@
 """Keep the checkpoints of a training that goes on: trainers prune what they wrote.
 
 A checkpoint is kept once it is wholly written: by a second name of the same file (a hard link)
-where the file system can and trainers do not write that name again, else as a copy. Nothing of the
+where the file system can and trainers do not write that name again, else as a copy. It stands in
+the record before it is made, so that a kill leaves nothing that nobody knows of. Nothing of the
 trainer's is moved, changed or removed; what was kept is let go only if it is still as it was kept.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from generation.errors import UserError
-from generation.files import open_file, read_json, replacing, write_text
+from generation.files import FULL, open_file, read_json, replacing, sweep, write_text
 from generation.loras.container import one_line, read_header
 from generation.loras.folders import lora_files
 from generation.loras.names import place_of
@@ -55,6 +56,8 @@ class Keeper:
     settled: float = SETTLED
     now: Callable[[], float] = time.time
     _kept: dict[str, State] = field(default_factory=dict, init=False)
+    _theirs: dict[str, State] = field(default_factory=dict, init=False)
+    """Second names of the trainer's files that somebody else made there: used, never removed."""
     waiting: bool = field(default=False, init=False)
     """Whether the last look met a file that is still being written."""
     _growing: set[Path] = field(default_factory=set, init=False)
@@ -67,6 +70,7 @@ class Keeper:
                 f"{self.folder} is the training's own folder; keep checkpoints in another.",
                 "keep_best",
             )
+        sweep(self.folder)
         record = self.folder / RECORD
         try:
             found = read_json(record)
@@ -82,7 +86,8 @@ class Keeper:
     @property
     def kept(self) -> tuple[Path, ...]:
         """All checkpoints that were kept and are still there."""
-        paths = (self.folder / name for name in self._kept if Path(name).name not in _COMPANIONS)
+        names = [one for one in (*self._kept, *self._theirs) if Path(one).name not in _COMPANIONS]
+        paths = (self.folder / name for name in names)
         return tuple(path for path in paths if path.is_file())
 
     def take(self) -> Iterator[Taken]:
@@ -94,7 +99,8 @@ class Keeper:
                 state = _state(path)
             except OSError:
                 continue  # pruned just now
-            if self._kept.get(name) == state and (self.folder / name).is_file():
+            known = self._kept.get(name) or self._theirs.get(name)
+            if known == state and (self.folder / name).is_file():
                 continue
             reason = self._unfinished(path, state)
             if reason:
@@ -103,15 +109,16 @@ class Keeper:
                     self._growing.add(path)
                     yield Taken(path, "unfinished", reason)
                 continue
+            before = self._kept.get(name)
             try:
-                self._keep(path, name)
+                self._keep(path, name, state)
             except OSError as error:
+                if before is None:
+                    self._kept.pop(name, None)
                 if self._told.get(path) != state:
                     self._told[path] = state
                     yield Taken(path, "failed", _why(error, self.folder))
                 continue
-            self._kept[name] = state
-            self._write()
             yield Taken(self.folder / name, "kept")
 
     def release(self, wanted: set[Path]) -> list[Path]:
@@ -155,20 +162,39 @@ class Keeper:
         quiet = self.now() - state[1] / 1e9
         return "" if not 0 <= quiet < self.settled else "it was written a moment ago"
 
-    def _keep(self, path: Path, name: str) -> None:
+    def _keep(self, path: Path, name: str, state: State) -> None:
+        """Make the second name, or the copy. Raises OSError where neither can be."""
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        for beside in (path.with_name(name) for name in _COMPANIONS):
+        before, there = self._kept.get(name), os.path.lexists(target)
+        same = there and os.path.samefile(path, target)
+        if there and before is None:
+            if not same:
+                raise FileExistsError(errno.EEXIST, "another file has this name there", str(target))
+            self._theirs[name] = state
+            return
+        if there and not same and before != _state(target):
+            raise FileExistsError(errno.EEXIST, "another file has this name there", str(target))
+        if there and not same and state != _state(target):
+            target.unlink()  # what it was before the trainer wrote it again
+            there = False
+        self._kept[name] = state
+        full: OSError | None = None
+        try:
+            self._write()
+        except OSError as error:  # a second name takes no room, so that it may be had nevertheless
+            full = error
+        if not there:
+            self._make(path, target, full)
+
+    def _make(self, path: Path, target: Path, full: OSError | None) -> None:
+        """The file there, with what readers look at beside it; no copy where the disk is `full`."""
+        for beside in (path.with_name(name) for name in _COMPANIONS if not full):
             near = target.with_name(beside.name)
             if beside.is_file() and not os.path.lexists(near):
                 _copy(beside, near)
                 self._kept[near.relative_to(self.folder).as_posix()] = _state(near)
-        if os.path.lexists(target):
-            if os.path.samefile(path, target):
-                return  # a link that was made before the record of it, or written again in place
-            if self._kept.get(name) != _state(target):
-                raise FileExistsError(errno.EEXIST, "another file has this name there", str(target))
-            target.unlink()
+                self._write()
         if _is_numbered(path):
             try:
                 os.link(path, target)
@@ -176,6 +202,8 @@ class Keeper:
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
+        if full:
+            raise full
         _copy(path, target)
 
     def _write(self) -> None:
@@ -196,14 +224,15 @@ def _is_numbered(path: Path) -> bool:
 
 
 def _copy(path: Path, target: Path) -> None:
-    """A copy with the times of the original, whole or not at all."""
+    """A copy with the times of the original, whole and with them or not at all."""
     state = os.stat(path)
     free = shutil.disk_usage(target.parent).free
     if state.st_size > free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
     with open_file(path) as source, replacing(target) as file:
         shutil.copyfileobj(source, file, _COPY_BLOCK)
-    os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
+        file.flush()
+        os.utime(file.name, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def _state(path: Path) -> State:
@@ -212,6 +241,6 @@ def _state(path: Path) -> State:
 
 
 def _why(error: OSError, folder: Path) -> str:
-    if error.errno == errno.ENOSPC:
+    if error.errno in FULL:
         return f"the disk of {folder} is full; make room there"
     return one_line(error.strerror or str(error))

@@ -8,6 +8,7 @@ A picture that gives way to another one is kept under `images/previous/`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -62,7 +63,7 @@ class Store:
                 f"{pictures} pictures need about {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB "
                 f"are free where {self.root} lies; make room, or choose another folder.",
                 field="out",
-            )
+            ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root))
 
     def settle(self, cells: Sequence[Cell]) -> list[Cell]:
         """Put pictures rendered earlier where this study wants them; return the missing cells.

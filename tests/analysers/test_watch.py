@@ -1,5 +1,6 @@
 """A training is watched for real: a process writes checkpoints slowly, breaks and prunes them."""
 
+import errno
 import os
 import shutil
 import signal
@@ -214,3 +215,97 @@ def test_a_folder_without_checkpoints_is_waited_for(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         watch.watch(request, keeper, lambda plan: pytest.fail("too early"), wait=wait)
     assert waited == [watch.LOOK, watch.LOOK, 2.0]
+
+
+def test_what_comes_and_is_pruned_while_others_are_judged_is_kept(tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    train.mkdir()
+    appear(train, 1)
+    keeper = Keeper(train, tmp_path / "keep")
+    rounds: list[list[str]] = []
+    told: list[Any] = []
+
+    def judge(plan: Any) -> Any:
+        rounds.append([checkpoint.file for checkpoint in plan.checkpoints])
+        if len(rounds) == 1:
+            appear(train, 2)
+            until(lambda: (tmp_path / "keep" / name(2)).exists(), 20)
+            (train / name(2)).unlink()
+        else:
+            appear(train, 3).rename(train / "pstr.safetensors")
+
+        class Found:
+            verdict = Verdict()
+            summaries = ()
+
+        return Found()
+
+    end = watch.watch(asked(train, tmp_path / "run"), keeper, judge, tell=told.append,
+                      wait=lambda folder, seconds: None)  # fmt: skip
+    assert end.end == "final"
+    assert rounds == [[name(1)], [name(1), name(2)], [name(1), name(2), "pstr.safetensors"]]
+    kept = [one.path.name for one in told if isinstance(one, watch.Taken) and one.what == "kept"]
+    assert kept == [name(1), name(2), "pstr.safetensors"]
+
+
+def test_a_full_disk_is_waited_for_while_checkpoints_are_kept(tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    train.mkdir()
+    appear(train, 1)
+    keeper = Keeper(train, tmp_path / "keep")
+    tries: list[int] = []
+    told: list[Any] = []
+
+    def judge(plan: Any) -> Any:
+        tries.append(len(plan.checkpoints))
+        if len(tries) < 3:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError:
+                raise UserError("cannot write a.png (No space left on device).") from None
+        if len(tries) == 3:
+            raise UserError("something else.")
+
+    def wait(folder: Path, seconds: float) -> None:
+        appear(train, 1 + len(tries))
+
+    with pytest.raises(UserError, match="something else"):
+        watch.watch(asked(train, tmp_path / "run"), keeper, judge, tell=told.append, wait=wait)
+    assert tries == [1, 2, 3]
+    waiting = [one for one in told if isinstance(one, watch.Waiting)]
+    assert len(waiting) == 1 and "No space" in waiting[0].reason, "it is said once"
+    assert len(keeper.kept) == 3
+
+
+def test_what_cannot_be_planned_in_the_middle_does_not_end_it(tmp_path: Path) -> None:
+    """A file of another training in the folder: checkpoints are kept on until it is gone."""
+    train = tmp_path / "train"
+    train.mkdir()
+    appear(train, 1)
+    keeper = Keeper(train, tmp_path / "keep")
+    rounds: list[int] = []
+    told: list[Any] = []
+
+    def judge(plan: Any) -> Any:
+        rounds.append(len(plan.checkpoints))
+        if len(rounds) == 1:
+            appear(train, 2).rename(train / "another-v2-000009.safetensors")
+
+        class Found:
+            verdict = Verdict()
+            summaries = ()
+
+        return Found()
+
+    def wait(folder: Path, seconds: float) -> None:
+        if any(isinstance(one, watch.Waiting) for one in told):
+            appear(train, 3)
+            (train / "another-v2-000009.safetensors").unlink(missing_ok=True)
+            (keeper.folder / "another-v2-000009.safetensors").unlink(missing_ok=True)
+        if len(rounds) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(asked(train, tmp_path / "run"), keeper, judge, tell=told.append, wait=wait)
+    (waiting,) = (one for one in told if isinstance(one, watch.Waiting))
+    assert "several LoRAs" in waiting.reason and rounds == [1, 2]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -163,11 +164,73 @@ def test_the_record_survives_a_restart(train, tmp_path):
     assert taken(again) == []
 
 
-def test_a_kill_between_the_link_and_its_record_is_mended(train, tmp_path):
+def test_a_second_name_that_somebody_else_made_is_used_and_never_removed(train, tmp_path):
     path = written(train / "my-000001.safetensors", lora())
     (tmp_path / "keep").mkdir()
     os.link(path, tmp_path / "keep" / path.name)
-    assert taken(Keeper(train, tmp_path / "keep")) == [(path.name, "kept")]
+    for _ in range(2):
+        keeper = Keeper(train, tmp_path / "keep")
+        assert taken(keeper) == [(path.name, "kept")] and taken(keeper) == []
+        assert [p.name for p in keeper.kept] == [path.name]
+    path.unlink()
+    keeper.release(set())
+    assert (tmp_path / "keep" / path.name).read_bytes() == lora()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("call", range(1, 9))
+def test_a_kill_at_any_call_of_the_system_is_mended(train, tmp_path, monkeypatch, links, call):
+    """Whatever was last done, the next run keeps the checkpoint, and lets go of it as its own."""
+    path = written(train / "checkpoint-1" / "adapter_model.safetensors", lora())
+    (path.parent / "adapter_config.json").write_text("{}")
+    count = [0]
+
+    def counted(real):
+        def called(*arguments, **more):
+            count[0] += 1
+            if count[0] > call:
+                raise Killed
+            return real(*arguments, **more)
+
+        return called
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", counted(os.link) if links else no_link)
+    for name in ("replace", "utime", "mkdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    keep = tmp_path / "keep"
+    with suppress(Killed):
+        list(Keeper(train, keep).take())
+    monkeypatch.undo()
+    again = Keeper(train, keep)
+    assert all(what == "kept" for _, what in taken(again)) and taken(again) == []
+    assert [p.read_bytes() for p in again.kept] == [lora()]
+    again.release(set())
+    assert not list(keep.rglob("*.safetensors")) and path.read_bytes() == lora()
+
+
+def test_on_a_full_disk_a_second_name_is_made_although_it_cannot_be_noted(
+    train, tmp_path, monkeypatch
+):
+    path = written(train / "my-000001.safetensors", lora())
+    last = written(train / "my.safetensors", lora(2))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    keeper = Keeper(train, tmp_path / "keep")
+    monkeypatch.setattr(keeping, "write_text", full)
+    assert taken(keeper) == [(path.name, "kept"), (last.name, "failed")]
+    path.unlink()
+    monkeypatch.undo()
+    assert taken(keeper) == [(last.name, "kept")]
+    assert {p.name for p in Keeper(train, tmp_path / "keep").kept} == {path.name, last.name}
 
 
 def test_a_full_disk_is_said_and_tried_again_when_the_file_is_looked_at_anew(
