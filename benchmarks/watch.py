@@ -252,6 +252,8 @@ def phase(log: Path) -> str:
 def verdict(run: Watched, found: dict[str, set[str]], left: dict[str, str]) -> list[str]:
     """Rows of what was judged, kept, painted and measured; what is wrong is noted."""
     judged, names = run.judged(), set(found)
+    seen = set[str]().union(*(found[file] for file in judged & names))
+    judged |= {file for file in names if found[file] & seen}  # by another name
     lost = names - judged
     if lost:
         run.wrong.append(f"not judged: {', '.join(sorted(lost))}")
