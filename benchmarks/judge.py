@@ -1,18 +1,25 @@
 """Who sees that content is lost: adherence, BRISQUE or SSIM, against labels given blind.
 
     python benchmarks/judge.py labels STRENGTHS EPOCHS
-    python benchmarks/judge.py ladders
+    python benchmarks/judge.py ladders [--model JUDGE]
+    python benchmarks/judge.py judged RUN ... [--model JUDGE]
     python benchmarks/judge.py copies RUN ... REFERENCES
+    python benchmarks/judge.py likeness RUN ... REFERENCES HELD_OUT
     python benchmarks/judge.py kinds RUN ...
 
 `labels`: the two demo runs' pictures that results/labels-demo.csv labels, the area under the ROC
 curve of each metric, and by setting the share labelled as lost. `ladders`: twelve pictures of the
-base model judged by their own prompt, by that with another subject's word in front ("similar"), and
-by another; and blended step by step with another picture or with noise. With the embedded model on
-the CPU; appended to results/judge.md. `copies`: how many of the runs' pictures are called a copy,
-by each sign, and how much of a reference, moved and mirrored, must shine through one until it is.
-REFERENCES is a folder of pictures, such as `seen` of train_small.py. `kinds`: what finished runs of
-LoRAs of a known kind (train_small.py) say of likeness, learning by heart, copies and leak.
+embedded model judged by their own prompt, by that with another subject's word in front ("similar"),
+and by another; and blended step by step with another picture or with noise. `judged`: adherence by
+setting of finished runs. With `--model` these two ask another model about what the embedded one
+painted (train_judges.py). `copies`: how many of the runs' pictures are called a copy, by each sign,
+and how much of a reference, moved and mirrored, must shine through one until it is. REFERENCES is a
+folder of pictures, such as `seen` of train_small.py. `likeness`: that of the runs' settings as a
+share of the way from controls to held-out pictures, by other features and other means. `kinds`:
+what finished runs of LoRAs of known kinds (train_small.py) say of likeness, learning by heart,
+copies and leak.
+
+With the embedded model on the CPU; appended to results/judge.md.
 """
 
 from __future__ import annotations
@@ -25,6 +32,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from scipy.stats import rankdata, spearmanr
@@ -37,22 +46,30 @@ from analysers.metrics.adherence import Adherence, AdherenceMargin, rivals
 from analysers.metrics.brisque import brisque
 from analysers.metrics.copying import compared, small
 from analysers.metrics.metric import Sample
-from analysers.metrics.references import fitted, pooled
+from analysers.metrics.references import alike, fitted, parts
 from analysers.metrics.ssim import ssim
 from analysers.runs.conclude import load_study
 from generation.cells import Case
 from generation.pictures.pixels import read_image
+from generation.renderers.diffusers import judge
 from generation.renderers.diffusers.engine import Engine, find_model
 
 RESULTS = Path(__file__).with_name("results")
 TRIGGER = "pstr style"
 
 
+EMBEDDED = sample_data.PATH / "model"
+
+
 def embedded() -> Engine:
     return Engine(
-        find_model(str(sample_data.PATH / "model")), sampler="dpmpp_2m_karras", steps=12,
-        guidance_scale=4.0, width=128, height=128, batch_size=4,
+        find_model(str(EMBEDDED)), sampler="dpmpp_2m_karras", steps=12, guidance_scale=4.0,
+        width=128, height=128, batch_size=4,
     )  # fmt: skip
+
+
+def judging(folder: Path) -> Engine:
+    return Engine(find_model(str(folder)), width=128, height=128, batch_size=4)
 
 
 def prompts() -> list[str]:
@@ -128,8 +145,8 @@ def labels(runs: list[Path]) -> list[str]:
     return text
 
 
-def ladders() -> list[str]:
-    engine, contents = embedded(), prompts()[:12]
+def ladders(model: Path) -> list[str]:
+    engine, judging_engine, contents = embedded(), judging(model), prompts()[:12]
     begin = time.perf_counter()
     cases = [Case(text, 11 + k) for k, text in enumerate(contents)]
     pictures = [p for k in range(0, 12, 4) for p in engine.render(cases[k : k + 4])]
@@ -138,8 +155,9 @@ def ladders() -> list[str]:
     judged: dict[str, list[tuple[float, float]]] = defaultdict(list)
     seconds = []
 
-    def judge(name: str, picture: np.ndarray, text: str) -> None:
-        own = Sample(picture, renderer=engine, content=text, others=rivals(text, contents))
+    def hold(name: str, picture: np.ndarray, text: str) -> None:
+        others = rivals(text, contents)
+        own = Sample(picture, renderer=judging_engine, content=text, others=others)
         begin = time.perf_counter()
         share = Adherence()([own])[0]
         seconds.append(time.perf_counter() - begin)
@@ -149,14 +167,14 @@ def ladders() -> list[str]:
     for k, picture in enumerate(pictures):
         shown = contents[k].removeprefix("a picture of a ")
         similar = f"a picture of a {contents[(k + 5) % 12].split(' ')[4]} {shown}"
-        judge("its own prompt", picture, contents[k])
-        judge("a similar prompt", picture, similar)
-        judge("another prompt", picture, contents[(k + 5) % 12])
+        hold("its own prompt", picture, contents[k])
+        hold("a similar prompt", picture, similar)
+        hold("another prompt", picture, contents[(k + 5) % 12])
         grain = noise.integers(0, 256, picture.shape)
         for name, other in (("replaced", pictures[(k + 5) % 12]), ("noise", grain)):
             for step in steps:
                 mixed = np.rint((1 - step) * picture + step * other).astype(np.uint8)
-                judge(f"{name}, {step:.2f}", mixed, contents[k])
+                hold(f"{name}, {step:.2f}", mixed, contents[k])
     own = np.array(judged["its own prompt"])
     text = [
         "| twelve pictures, judged under | adherence | margin | AUC of adherence | of the margin |",
@@ -191,7 +209,7 @@ def ladders() -> list[str]:
 
 
 Signs = tuple[float, float, float]
-"""Of the nearest reference: SSIM, share of equal bits, cosine of the base model's features."""
+"""Of the nearest reference: SSIM, share of equal bits, likeness by the base model's features."""
 
 
 class Nearness:
@@ -211,11 +229,11 @@ class Nearness:
         numbers = range(len(self.looks)) if among is None else among
         found = compared(small(picture), [self.looks[k] for k in numbers])
         own = self._features(picture)
-        cosine = max(float(own @ self.features[k]) for k in numbers)
-        return max(n.value for n in found), max(n.bits for n in found), cosine
+        like = max(alike(own, [self.features[k]]) for k in numbers)
+        return max(n.value for n in found), max(n.bits for n in found), like
 
     def _features(self, picture: np.ndarray) -> np.ndarray:
-        return pooled(Sample(fitted(picture, 128, 128), renderer=self.engine))
+        return parts(Sample(fitted(picture, 128, 128), renderer=self.engine))
 
     def row(self, name: str, pictures: list[np.ndarray]) -> str:
         found = np.array([self.of(picture) for picture in pictures])
@@ -235,6 +253,26 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def judged(runs: list[Path], model: Path) -> list[str]:
+    engine, contents = judging(model), prompts()
+    text = ["| setting | pictures | adherence | margin |", "|---|---|---|---|"]
+    for run in runs:
+        study = load_study(run)
+        found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for score in study.scores:
+            content = without_triggers(score.prompt, (TRIGGER,))
+            others = rivals(content, contents)
+            own = Sample(
+                read_image(run / score.image), renderer=engine, content=content, others=others
+            )
+            name = score.candidate.heading(study.kind) if score.candidate else "control"
+            found[name].append((Adherence()([own])[0], AdherenceMargin()([own])[0]))
+        for name, values in found.items():
+            share, margin = np.mean(values, axis=0)
+            text.append(f"| {name} | {len(values)} | {share:.2f} | {margin:+.4f} |")
+    return text
+
+
 def copies(folders: list[Path]) -> list[str]:
     *runs, folder = folders
     references = [fitted(read_image(p), 128, 128) for p in find_references(folder).pictures]
@@ -247,10 +285,10 @@ def copies(folders: list[Path]) -> list[str]:
             painted[who].append(read_image(run / score.image))
     controls = painted.pop("")
     near.limits = np.maximum(near.limits, np.max([near.of(p) for p in controls], axis=0))
-    ssim, bits, cosine = near.limits
+    ssim, bits, like = near.limits
     text = [
         f"{len(references)} references, {len(controls)} controls. Called a copy above an SSIM of "
-        f"{ssim:.2f}, a share of equal bits of {bits:.2f}, a cosine of {cosine:.3f}.",
+        f"{ssim:.2f}, a share of equal bits of {bits:.2f}, a likeness of {like:.2f}.",
         "",
         "| pictures | | by SSIM | by hash | by features | by SSIM or hash, as shipped |",
         "|---|---|---|---|---|---|",
@@ -268,6 +306,53 @@ def copies(folders: list[Path]) -> list[str]:
     for name, change in CHANGES.items():
         toned = [np.clip(np.rint(change(p)), 0, 255).astype(np.uint8) for p in moved]
         text.append(near.row(f"the same, {name}", toned))
+    return text
+
+
+BLOCKS: dict[str, Callable[[Any], Any]] = {
+    "middle": lambda denoiser: denoiser.mid_block,
+    "first of the way up": lambda denoiser: denoiser.up_blocks[0],
+    "second": lambda denoiser: denoiser.up_blocks[1],
+    "last": lambda denoiser: denoiser.up_blocks[2],
+}
+
+
+def means_alike(own: np.ndarray, references: list[np.ndarray]) -> float:
+    """The mean cosine between the mean over a picture's parts and that of each reference's."""
+    means = [part.mean(axis=0) for part in (own, *references)]
+    units = [mean / np.linalg.norm(mean) for mean in means]
+    return float(np.mean([units[0] @ unit for unit in units[1:]]))
+
+
+def likeness(folders: list[Path]) -> list[str]:
+    *runs, seen, kept = folders
+    engine = embedded()
+    pictures: dict[str, list[np.ndarray]] = defaultdict(list)
+    for run in runs:
+        study = load_study(run)
+        for score in study.scores:
+            name = score.candidate.heading(study.kind) if score.candidate else "control"
+            pictures[name].append(read_image(run / score.image))
+    for name, folder in (("seen", seen), ("kept", kept)):
+        paths = find_references(folder).pictures
+        pictures[name] = [fitted(read_image(path), 128, 128) for path in paths]
+    rest = [name for name in pictures if name not in ("control", "seen", "kept")]
+    text = [f"| block, timestep, of | {' | '.join(rest)} |", "|---|" + "---|" * len(rest)]
+    for block, chosen in BLOCKS.items():
+        for step in (50, 250):
+            with patch.object(judge, "_middle", chosen), patch.object(judge, "FEATURES_AT", step):
+                found = {
+                    name: [parts(Sample(picture, renderer=engine)) for picture in painted]
+                    for name, painted in pictures.items()
+                }
+            for by, like in (("each part", alike), ("their mean", means_alike)):
+                level = {
+                    name: np.mean([like(own, found["seen"]) for own in found[name]])
+                    for name in pictures
+                }
+                floor, span = level["control"], level["kept"] - level["control"]
+                cells = " | ".join(f"{(level[name] - floor) / span:.2f}" for name in rest)
+                text.append(f"| {block}, {step}, {by} | {cells} |")
     return text
 
 
@@ -310,18 +395,25 @@ LEAKS = (
 )
 
 
+WHAT: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "labels": lambda asked: labels(asked.runs),
+    "ladders": lambda asked: ladders(asked.model),
+    "judged": lambda asked: judged(asked.runs, asked.model),
+    "copies": lambda asked: copies(asked.runs),
+    "likeness": lambda asked: likeness(asked.runs),
+    "kinds": lambda asked: kinds(asked.runs),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["labels", "ladders", "copies", "kinds"])
+    parser.add_argument("what", choices=list(WHAT))
     parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--model", type=Path, default=EMBEDDED, help="the judge")
     options = parser.parse_args()
-    text = {
-        "labels": lambda: labels(options.runs),
-        "ladders": ladders,
-        "copies": lambda: copies(options.runs),
-        "kinds": lambda: kinds(options.runs),
-    }[options.what]()
-    head = f"## {options.what}, {date.today()}, {platform.machine()} CPU, one thread\n"
+    text = WHAT[options.what](options)
+    by = "" if options.model == EMBEDDED else f" by {options.model.name}"
+    head = f"## {options.what}{by}, {date.today()}, {platform.machine()} CPU, one thread\n"
     with (RESULTS / "judge.md").open("a") as file:
         file.write("\n".join([head, *text, "", ""]))
     print("\n".join(text))

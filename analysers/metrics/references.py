@@ -2,10 +2,12 @@
 
 What a diffusion model sees in a picture while it denoises tells subjects and styles apart without
 any training for it (Tang et al. 2023, "Emergent Correspondence from Image Diffusion",
-https://arxiv.org/abs/2306.03881). The mean cosine between a picture and all references is what
-DreamBooth takes of CLIP's and DINO's features (Ruiz et al. 2023, https://arxiv.org/abs/2208.12242,
-"CLIP-I" and "DINO"). A cosine alone says little: reports show it between that of the controls and
-that of the references among each other (`analysers.likeness`).
+https://arxiv.org/abs/2306.03881). A picture is like the references where each of its parts is like
+some part of theirs, as PatchCore tells good parts from bad ones by the nearest good ones (Roth et
+al. 2022, https://arxiv.org/abs/2106.08265). Of CLIP's and DINO's features the mean cosine between a
+picture and all references is taken, as DreamBooth does (Ruiz et al. 2023,
+https://arxiv.org/abs/2208.12242, "CLIP-I" and "DINO"). A cosine alone says little: reports show it
+between that of the controls and that of the references among each other (`analysers.likeness`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,12 @@ import numpy.typing as npt
 from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import Declaration, Declared, Sample
 from generation.errors import UserError, first_line
+
+GRID = 8
+"""Parts of a picture's sides: enough to tell what lies where, few enough to be held."""
+
+NEAREST, MOST = 10, 16384
+"""Of how many of the references' parts the cosine is meant, and how many are looked at."""
 
 T = TypeVar("T")
 Vector = npt.NDArray[np.floating[Any]]
@@ -69,20 +77,31 @@ def fitted(picture: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(image)
 
 
-def pooled(sample: Sample) -> Vector:
-    """The picture's features, mean over all positions, of length 1."""
-    return _unit(sample.once(_seen).mean(axis=0))
+def parts(sample: Sample) -> Vector:
+    """The base model's features of the picture, averaged down to at most 8 x 8 parts: (parts,
+    channels)."""
+    return sample.once(_parts)
 
 
-def cosine(vector: Vector, others: Sequence[Vector]) -> float:
-    """The mean cosine between a vector of length 1 and others."""
-    return float(np.mean([vector @ other for other in others]))
+def alike(own: Vector, references: Sequence[Vector]) -> float:
+    """The mean cosine between each part of a picture and the `NEAREST` of the references' parts,
+    all less the mean of the references' (at most `MOST` of them, evenly chosen).
+
+    Each part has to be like one that was trained on. The mean over all parts of a picture would
+    not do: a wreck in the right colours has the right one.
+    """
+    every = -(-sum(map(len, references)) // MOST)
+    known = np.concatenate(references)[::every]
+    middle = known.mean(axis=0)
+    cosines = _unit(own - middle) @ _unit(known - middle).T
+    return float(np.sort(cosines, axis=1)[:, -NEAREST:].mean())
 
 
 @dataclass(frozen=True)
 class ReferenceLikeness(Declared):
-    """Mean cosine of a picture's and the references' features, by the base model; or by a network
-    in a local `folder` that transformers can load (DINOv2, CLIP).
+    """How like a picture's parts are to the references', by the base model's features (`alike`); or
+    the mean cosine to the references by a network in a local `folder` that transformers can load
+    (DINOv2, CLIP).
     """
 
     folder: str = ""
@@ -124,6 +143,7 @@ def _declared(name: str, label: str, need: Any, folder: str) -> Declaration:
         f"{name}:{folder}" if folder else name,
         "higher",
         label=f"{label} ({Path(folder).name})" if folder else label,
+        version=1 if folder else 2,
         unit="cosine",
         about="does it look like the training pictures",
         needs=frozenset({need} if folder else {need, "renderer"}),
@@ -140,18 +160,18 @@ class _Network:
     def likeness(self, sample: Sample, references: Sequence[Pixels]) -> float:
         if not self.folder:
             with sample.renderer.without_lora():
-                own = pooled(sample)
                 high, wide = sample.image.shape[:2]
-                vectors = each(
+                known = each(
                     references,
-                    lambda picture: pooled(
+                    lambda picture: parts(
                         Sample(fitted(picture, high, wide), renderer=sample.renderer)
                     ),
-                    ("features", high, wide),
+                    ("parts", high, wide),
                 )
-                return cosine(own, vectors)
+                return alike(parts(sample), known)
         own = sample.once(self.vector_of)
-        return cosine(own, each(references, self.vector, self.folder))
+        vectors = each(references, self.vector, self.folder)
+        return float(np.mean([own @ vector for vector in vectors]))
 
     def vector_of(self, sample: Sample) -> Vector:
         return self.vector(sample.image)
@@ -203,12 +223,24 @@ class _Network:
         return model, AutoImageProcessor.from_pretrained(self.folder, **local)
 
 
-def _seen(sample: Sample) -> Vector:
+def _parts(sample: Sample) -> Vector:
     from generation.renderers.diffusers import judge
 
-    return judge.features(sample.renderer, judge.latents(sample.renderer, sample.image))
+    found: Vector = judge.features(sample.renderer, judge.latents(sample.renderer, sample.image))
+    high, wide = sample.image.shape[:2]
+    rows = round((len(found) * high / wide) ** 0.5)
+    if len(found) % rows:
+        return found[:: -(-len(found) // GRID**2)]
+    plane: Vector = found.reshape(rows, len(found) // rows, -1)
+    for axis in (0, 1):
+        edges = np.unique(np.arange(GRID) * plane.shape[axis] // GRID)
+        sizes = np.diff([*edges, plane.shape[axis]])
+        plane = np.add.reduceat(plane, edges, axis)
+        plane /= np.expand_dims(sizes, (1, 2) if axis == 0 else (0, 2))
+    return plane.reshape(-1, plane.shape[2])
 
 
-def _unit(vector: Vector) -> Vector:
-    length = float(np.linalg.norm(vector))
-    return vector / length if length else vector
+def _unit(vectors: Vector) -> Vector:
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units: Vector = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return units

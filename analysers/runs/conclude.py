@@ -112,7 +112,11 @@ def decide(
         likeness=alike,
         warnings=(*evidence.doubts, *found, *warnings),
     )
-    beside = [*_beside(verdict.pick, evidence, kind), *_passed_over(verdict, evidence, kind)]
+    judged = "adherence" in judging.all_metrics
+    beside = [
+        *_beside(verdict.pick, evidence, kind, judged),
+        *_passed_over(verdict, evidence, kind),
+    ]
     return Study(
         kind=kind,
         title=title,
@@ -129,8 +133,11 @@ def decide(
     )
 
 
-def _beside(pick: Candidate | None, evidence: Evidence, kind: Kind) -> Iterator[Sentence]:
-    """What training pictures and the leak test say of the recommended, or else the first."""
+def _beside(
+    pick: Candidate | None, evidence: Evidence, kind: Kind, judged: bool
+) -> Iterator[Sentence]:
+    """What training pictures and the leak test say of the recommended, or else the first; `judged`
+    is whether its content was, too."""
     if pick is None:
         return
     own = {
@@ -151,6 +158,9 @@ def _beside(pick: Candidate | None, evidence: Evidence, kind: Kind) -> Iterator[
             text += f"; it {'knows' if known else 'does not surely know'} them by heart"
         values = {name: row[name] for name in ("likeness", "low", "high")}
         yield say("why", "likeness", f"{text}.", [pick], **values)
+        if not judged:
+            text = "Likeness does not say whether a picture still shows its prompt; the metric "
+            yield say("why", "content", f"{text}adherence would, and was not asked.", [pick])
     if "leak" in own:
         row = own["leak"]
         share, low, high = (100 * row[name] for name in ("without trigger", "low", "high"))

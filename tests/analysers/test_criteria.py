@@ -68,6 +68,20 @@ def test_the_most_likeness_wins_where_references_are_known() -> None:
     assert inside(found, "reference_likeness") == ["0.6"]
 
 
+@pytest.mark.parametrize("lost", [(0.8, 0.6), (0.6, 0.4), (0.4, 0.0)])
+@pytest.mark.parametrize("like", [(0.5, 0.5, 0.5), (0.5, 0.7, 0.9), (0.5, 0.9, 0.6), (0.1, 0.2, 1)])
+def test_likeness_never_recommends_a_wreck(
+    lost: tuple[float, ...], like: tuple[float, ...]
+) -> None:
+    """However like it is: what lost its content is out of adherence's range."""
+    kept = (0.97, 0.97, 0.96, 0.95, *lost)
+    found = answer(adherence=kept, reference_likeness=(0.1, 0.2, 0.3, *like))
+    assert strength(found) in (None, "0.2", "0.4", "0.6")
+    assert "1.0" not in inside(found, "adherence")
+    alone = answer(reference_likeness=(0.1, 0.2, 0.3, *like))
+    assert like[2] < 0.9 or strength(alone) == "1.0"  # as it would without
+
+
 def test_what_is_known_by_heart_is_out_of_range() -> None:
     """Held-out pictures come no nearer at 0.8 and 1.0, training pictures do."""
     near = {"copying": (0.4, 0.4, 0.42, 0.42, 0.5, 0.7), "held_out_copying": (0.4,) * 6}

@@ -12,7 +12,13 @@ import torch
 import sample_data
 from analysers.metrics.adherence import Adherence, AdherenceMargin, rivals
 from analysers.metrics.metric import Sample
-from analysers.metrics.references import HeldOutLikeness, ReferenceLikeness
+from analysers.metrics.references import (
+    HeldOutLikeness,
+    Pictures,
+    ReferenceLikeness,
+    alike,
+    parts,
+)
 from generation.cells import Case, Checkpoint
 from generation.loras.inspection import tensor_hash
 from generation.renderers.diffusers import judge
@@ -176,8 +182,52 @@ def test_likeness_is_highest_to_pictures_of_the_same(demo: Engine) -> None:
     def like(picture: Any, references: Any) -> float:
         return metric([Sample(picture, renderer=demo, references=references)])[0]
 
-    assert like(apples[0], (apples[0],)) == pytest.approx(1, abs=1e-6)
-    assert like(apples[0], tuple(apples[1:])) > like(other, tuple(apples[1:])) + 0.1
-    assert HeldOutLikeness()(
-        [Sample(apples[0], renderer=demo, held_out=tuple(apples[1:]))]
-    ) == pytest.approx([like(apples[0], tuple(apples[1:]))])
+    rest = tuple(apples[1:])
+    assert like(apples[0], tuple(apples)) > like(apples[0], rest) > like(other, rest) + 0.1
+    assert HeldOutLikeness()([Sample(apples[0], renderer=demo, held_out=rest)]) == pytest.approx(
+        [like(apples[0], rest)]
+    )
+
+
+def test_a_wreck_in_the_right_colours_is_less_like_than_a_good_picture(demo: Engine) -> None:
+    """The sample LoRA's epoch 5, faint, good and far too strong, beside its training pictures."""
+    path = sample_data.PATH / "lora" / "pstr-000005.safetensors"
+    lora = Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
+    posters = Pictures(tuple(sorted((sample_data.PATH / "references").glob("*.jpg"))))
+    lines = (sample_data.PATH / "prompts.txt").read_text().splitlines()[:4]
+    found = []
+    for strength in ("0", "0.4", "1.0", "1.8"):
+        demo.apply(lora, Decimal(strength))
+        pictures = demo.render([Case(line, 1) for line in lines])
+        samples = [Sample(p, renderer=demo, references=posters) for p in pictures]
+        found.append(np.mean(ReferenceLikeness()(samples)))
+    none, faint, good, wrecked = found
+    assert none < faint < good and wrecked < good
+
+
+def test_each_part_has_to_be_like_one_of_the_references() -> None:
+    """Parts that have the references' mean, and are none of theirs, are not like them."""
+    random = np.random.default_rng(0)
+    kinds = random.normal(size=(4, 32))
+    references = [
+        kinds[random.permutation(np.repeat(range(4), 16))] + 0.1 * random.normal(size=(64, 32))
+        for _ in range(5)
+    ]
+    good = kinds[np.repeat(range(4), 16)]
+    wreck = np.repeat(kinds.mean(axis=0)[None], 64, axis=0) + random.normal(size=(64, 32))
+    wreck += good.mean(axis=0) - wreck.mean(axis=0)
+    np.testing.assert_allclose(good.mean(axis=0), wreck.mean(axis=0))
+    assert alike(good, references) > 0.95 > 0.6 > alike(wreck, references)
+    shuffled = good[random.permutation(64)]
+    assert alike(shuffled, references[::-1]) == pytest.approx(alike(good, references))
+
+
+@pytest.mark.parametrize(("high", "wide"), [(128, 128), (128, 192), (320, 128), (40, 40)])
+def test_parts_are_means_of_the_features(demo: Engine, high: int, wide: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (high, wide, 3), dtype=np.uint8)
+    whole = judge.features(demo, judge.latents(demo, picture))
+    found = parts(Sample(picture, renderer=demo))
+    assert len(found) == min(8, -(-high // 16)) * min(8, -(-wide // 16))
+    np.testing.assert_allclose(found.mean(axis=0), whole.mean(axis=0), atol=0.15)
+    if len(found) == len(whole):
+        np.testing.assert_array_equal(found, whole)
