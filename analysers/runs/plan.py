@@ -30,6 +30,7 @@ from generation.pictures.store import Store
 from generation.prompts import PromptLine, unused_options
 from generation.renderers.diffusers.models import check_name
 from generation.renderers.diffusers.prompts import check as check_prompts
+from generation.renderers.diffusers.quantised import MERGED
 from generation.renderers.diffusers.render import DiffusersRenderer
 from generation.renderers.diffusers.setup import Setup, import_engine
 from generation.renderers.renderer import Renderer
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 class Plan:
     """What is rendered, and by whom. `refused` are checkpoints that cannot be used, with reasons.
 
-    `settings` is what a person is told of the rendering, `told` what was found in a workflow.
+    `settings` is what a person is told of the rendering, `told` what was found in a workflow or of
+    a quantised base model.
     `probes` are cells beside those of the study, without the trigger word.
     """
 
@@ -133,6 +135,7 @@ def plan_study(request: StudyRequest) -> Plan:
             devices=import_engine().devices(settings.device),
             fixed=fixed,
             cluster=_cluster(rendering.cluster, settings.device),
+            stored=base.stored,
         ),
         settings=settings,
         cells=grid.cells(cases, checkpoints, subject.strengths),
@@ -145,6 +148,7 @@ def plan_study(request: StudyRequest) -> Plan:
             *check_prompts(texts, base.family),
         ),
         refused=refused,
+        told=(f"The base model is {base.stored}: {MERGED}.",) if base.stored else (),
         trigger=request.prompts.trigger,
         probes=_probes(request, cases, checkpoints, infos.values()),
     )

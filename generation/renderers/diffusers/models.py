@@ -1,8 +1,8 @@
 """Base models: where they lie, what family they are, how they load with no network.
 
 A model is a diffusers folder, a hub id (found in the hub's cache, or downloaded), or a single
-`.safetensors` checkpoint in Stability's or Black Forest Labs' layout. Configurations and tokenizer
-for single files of Stable Diffusion 1.x, 2.x and XL ship in `configs` beside this file.
+`.safetensors` or `.gguf` checkpoint in Stability's or Black Forest Labs' layout. Configurations and
+tokenizer for single files of Stable Diffusion 1.x, 2.x and XL ship in `configs` beside this file.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class BaseModel:
     of a folder's names and contents. `scheduler` is the model's own scheduler configuration.
     `few_steps` marks a distilled model, such as FLUX.1 schnell, which its model card renders in few
     steps without guidance. `edits` is the pipeline of a model that edits pictures, else "".
+    `stored` says how the weights are quantised, if they are.
     """
 
     name: str
@@ -65,6 +66,7 @@ class BaseModel:
     config: Path | None = None
     few_steps: bool = False
     edits: str = ""
+    stored: str = ""
 
     @property
     def traits(self) -> Rendering:
@@ -86,7 +88,7 @@ def find_model(
     path = Path(name).expanduser()
     if path.is_file():
         return _single_file(name, path, config, prediction_type)
-    if path.suffix in {".safetensors", ".ckpt", ".pt"}:
+    if path.suffix in {".safetensors", ".gguf", ".ckpt", ".pt"}:
         wrong = "is no file; name one." if path.exists() else "does not exist; check the path."
         raise UserError(f"{name} {wrong}", field="model")
     if config is not None:
@@ -208,10 +210,9 @@ def load_pipeline(model: BaseModel, dtype: torch.dtype) -> Any:
         if model.traits.flow:
             _check_holds(model, denoiser)
             parts = _whole_parts(model, model.config, dtype, without=denoiser)
-            header = read_header(model.path)
-            scaled = quantised.scales(header)
+            numbers = quantised.dequantised(quantised.read(model.path), dtype)
             parts[denoiser] = getattr(diffusers, model.traits.model).from_single_file(
-                quantised.dequantised(header, dtype) if scaled else str(model.path),
+                str(model.path) if numbers is None else numbers,
                 config=str(model.config),
                 subfolder=denoiser,
                 **options,
@@ -299,7 +300,7 @@ def _check_holds(model: BaseModel, part: str) -> None:
     config = _config(model.config, part)
     with torch.device("meta"):
         expected = getattr(diffusers, kind).from_config(config).state_dict()
-        stored = read_header(model.path).tensors
+        stored = quantised.read(model.path).tensors
         weights = {key: torch.empty(stored[key].shape) for key in quantised.weights(stored)}
     if 2 * len(expected.keys() & weights.keys()) < len(expected):  # not in diffusers' names
         layouts: Mapping[str, Any] = SINGLE_FILE_LOADABLE_CLASSES
@@ -335,11 +336,13 @@ def _refuse_holes(model: BaseModel, part: str, keys: Collection[str]) -> None:
 def _single_file(
     name: str, path: Path, config: Path | None, prediction_type: str | None
 ) -> BaseModel:
-    header = read_header(path)  # refuses pickles, web pages and truncated files
+    header = quantised.read(path)  # refuses pickles, web pages and truncated files
     family = checkpoint_family(header)
-    if quantised.scales(header) and not FAMILIES[family].flow:
+    quantised.scales(header)  # refuses what is quantised otherwise
+    stored = quantised.kinds(header)
+    if stored not in {"", "fp8"} and not FAMILIES[family].flow:
         raise UserError(
-            f"{name} is {words(family)} in scaled fp8, which is not read here; name the same model "
+            f"{name} is {words(family)} in {stored}, which is not read here; name the same model "
             "in float16 or plain fp8.",
             field="model",
         )
@@ -380,7 +383,9 @@ def _single_file(
         few = not any(layer in key for key in header.tensors for layer in traits.guided_by)
     else:
         few = _is_distilled(config, family, scheduler)
-    return BaseModel(name, path, family, width, height, digest, scheduler, config, few, edits)
+    return BaseModel(
+        name, path, family, width, height, digest, scheduler, config, few, edits, stored
+    )
 
 
 def checkpoint_family(header: Header) -> str:

@@ -21,7 +21,7 @@ from generation.errors import UserError, named
 from generation.executors import Executor, ProcessPool, never, worker_number
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import Pixels, encode_png
-from generation.renderers.diffusers import batches, pacing
+from generation.renderers.diffusers import batches, pacing, quantised
 from generation.renderers.diffusers.batches import stretches
 from generation.renderers.diffusers.setup import import_engine
 from generation.renderers.renderer import Renderer
@@ -51,7 +51,8 @@ class DiffusersRenderer(Renderer):
     `open_engine(settings, device)` loads the model, once and only if something is to be painted;
     with more than one of `devices` it is called in a process of its own for each, and must be
     picklable; a `cluster` does it on its nodes instead. `fixed` are the LoRAs under every picture,
-    for its infotext; what of them decides pixels stands in the settings.
+    for its infotext; what of them decides pixels stands in the settings. `stored` says how the
+    model's file is quantised, for the record.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class DiffusersRenderer(Renderer):
         fixed: Sequence[tuple[Checkpoint, Decimal]] = (),
         engine: Engine | None = None,
         cluster: Executor | None = None,
+        stored: str = "",
     ) -> None:
+        self.stored = stored
         self.settings, self.devices, self.fixed = settings, tuple(devices), tuple(fixed)
         self._open_engine, self._engine = open_engine, engine
         self._cluster = cluster
@@ -83,8 +86,11 @@ class DiffusersRenderer(Renderer):
 
     def record(self) -> Mapping[str, Any]:
         """The model and the settings, as they were used."""
+        model = {"name": self.settings.model, "sha256": self.settings.model_hash}
+        if self.stored:
+            model |= {"stored": self.stored, "merged": quantised.MERGED}
         return {
-            "model": {"name": self.settings.model, "sha256": self.settings.model_hash},
+            "model": model,
             "settings": asdict(self.settings),
         }
 
@@ -139,6 +145,7 @@ class DiffusersRenderer(Renderer):
             fixed=self.fixed,
             engine=engine,
             cluster=self._cluster,
+            stored=self.stored,
         )
         key = pacing.batch_key(self.settings)
         begun._keep = partial(batches.keep, out, key, batching)

@@ -1,0 +1,198 @@
+"""Base models in GGUF: what their numbers are, and LoRAs on them."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+gguf = pytest.importorskip("gguf")
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from generation.cells import Case, Checkpoint  # noqa: E402
+from generation.errors import UserError  # noqa: E402
+from generation.loras import deltas  # noqa: E402
+from generation.renderers.diffusers import quantised  # noqa: E402
+from generation.renderers.diffusers.engine import Engine  # noqa: E402
+from generation.renderers.diffusers.models import find_model  # noqa: E402
+
+Single = Callable[[str], tuple[Path, Path]]
+Q = gguf.GGMLQuantizationType
+
+
+def write_gguf(tensors: dict[str, torch.Tensor], path: Path, kind: str) -> Path:
+    """As converters do: matrices in `kind`, the rest in float32."""
+    writer = gguf.GGUFWriter(path, "flux")
+    for name, tensor in tensors.items():
+        array = tensor.float().numpy()
+        block = gguf.GGML_QUANT_SIZES[Q[kind]][0]
+        fits = array.ndim == 2 and array.shape[1] % block == 0
+        of = Q[kind] if fits else Q.F32
+        writer.add_tensor(name, gguf.quantize(array, of), raw_dtype=of)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def engine(path: Path, config: Path) -> Engine:
+    few = {"steps": 1, "guidance_scale": 1.0, "width": 64, "height": 64, "batch_size": 1}
+    return Engine(find_model(str(path), config=config), **few)  # type: ignore[arg-type]
+
+
+def matrices(one: Engine) -> dict[str, torch.Tensor]:
+    return {n: w.detach().clone() for n, w in one.denoiser.named_parameters() if w.dim() == 2}
+
+
+@pytest.mark.parametrize(("family", "kind", "low", "high"), [
+    ("flux", "Q8_0", 1e-3, 1e-2), ("qwen", "Q8_0", 1e-3, 1e-2), ("klein", "Q5_1", 1e-2, 4e-2),
+    ("qwen", "Q4_0", 4e-2, 1.5e-1), ("qwen", "BF16", 1e-4, 4e-3),
+])  # fmt: skip
+def test_gguf_is_read_as_what_it_stands_for(
+    family: str, kind: str, low: float, high: float, tiny_checkpoint: Single, tmp_path: Path
+) -> None:
+    """LoRAs are added to the numbers, without quantising again; strength 0 is the base."""
+    full, config = tiny_checkpoint(family)
+    stored = write_gguf(load_file(full), tmp_path / f"{kind}.gguf", kind)
+    assert find_model(str(stored), config=config).stored == f"GGUF {kind}".removesuffix(" BF16")
+    meant = {
+        t.name: gguf.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(stored).tensors
+    }
+    save_file({n: torch.from_numpy(a.copy()) for n, a in meant.items()}, tmp_path / "m.safetensors")
+    few, same, whole = (engine(path, config) for path in (stored, tmp_path / "m.safetensors", full))
+    cases = [Case("a cat", 1)]
+    pictures = [one.render(cases)[0] for one in (few, same)]
+    assert np.array_equal(pictures[0], pictures[1])  # type: ignore[arg-type]
+    base, exact = matrices(few), matrices(whole)
+    apart = {n: float((base[n] - exact[n]).norm() / exact[n].norm()) for n in base}
+    assert low < max(apart.values()) < high
+    path = tmp_path / "lora.safetensors"
+    generator = torch.Generator().manual_seed(1)
+    tensors, updates = {}, {}
+    for name, weight in base.items():
+        if name.endswith(("to_q.weight", "to_v.weight", "proj_out.weight")):
+            down = torch.randn(2, weight.shape[1], generator=generator)
+            up = torch.randn(weight.shape[0], 2, generator=generator)
+            stem = f"transformer.{name.removesuffix('.weight')}"
+            tensors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+            updates[name] = up.double() @ down.double()
+    save_file(tensors, path)
+    few.apply(Checkpoint(path, "lora", tensor_hash="1"), Decimal("0.5"))
+    peak = max(float(update.abs().max()) for update in updates.values()) / 2
+    for name, weight in matrices(few).items():
+        wanted = base[name].double() + updates.get(name, torch.zeros(())) / 2
+        assert float((weight.double() - wanted).abs().max()) <= 1e-6 * peak
+    assert not np.array_equal(pictures[0], few.render(cases)[0])  # type: ignore[arg-type]
+    few.apply(None, Decimal(0))
+    assert all(torch.equal(w, base[n]) for n, w in matrices(few).items())
+    assert np.array_equal(pictures[0], few.render(cases)[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [
+    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL",
+    "IQ4_XS",
+])  # fmt: skip
+def test_numbers_are_those_of_diffusers_own_decoder(kind: str, tmp_path: Path) -> None:
+    """Random blocks of each type: ggml's decoder against diffusers', which was written in torch."""
+    from diffusers.quantizers.gguf.utils import dequantize_functions
+
+    elements, size = gguf.GGML_QUANT_SIZES[Q[kind]]
+    raw = np.random.default_rng(3).integers(0, 256, (6, 4 * size), np.uint8)
+    # As half floats the scales would often be NaN; these are all of ordinary size.
+    blocks = raw.reshape(-1, size)
+    for at in {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2),
+               "Q5_K": (0, 2), "Q6_K": (208,)}.get(kind, (0,)):  # fmt: skip
+        halves = np.linspace(0.01, 2, len(blocks)).astype(np.float16)
+        blocks[:, at : at + 2] = halves[:, None].view(np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "flux")
+    writer.add_tensor("a.weight", raw, raw_dtype=Q[kind])
+    writer.add_array("comfy.gguf.orig_shape.a.weight", [3, 2, 4 * elements])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    header = quantised.read(tmp_path / "x.gguf")
+    entry = header.tensors["a.weight"]
+    assert (entry.dtype, entry.shape) == (kind, (3, 2, 4 * elements))
+    found = quantised.dequantised(header, torch.float32)
+    assert found is not None and found["a.weight"].shape == entry.shape
+    theirs = dequantize_functions[Q[kind]](
+        torch.from_numpy(blocks), elements, size, dtype=torch.float32
+    ).reshape(entry.shape)
+    error = (found["a.weight"] - theirs).abs().max() / theirs.abs().max()
+    assert torch.isfinite(theirs).all() and float(error) <= 1e-6
+
+
+def test_what_cannot_be_read_is_refused(
+    tiny_checkpoint: Single, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, config = tiny_checkpoint("qwen")
+    whole = write_gguf(load_file(full), tmp_path / "whole.gguf", "Q8_0")
+    content = whole.read_bytes()
+    for size in (6, 40, 2000, len(content) - 500):
+        (tmp_path / "cut.gguf").write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"cut\.gguf is no complete GGUF file"):
+            find_model(str(tmp_path / "cut.gguf"), config=config)
+    random = np.random.default_rng(0)
+    for _ in range(30):  # a byte of the header changed: refused in words, or read
+        broken = bytearray(content)
+        broken[int(random.integers(4, 3000))] = int(random.integers(256))
+        (tmp_path / "odd.gguf").write_bytes(broken)
+        try:
+            find_model(str(tmp_path / "odd.gguf"), config=config)
+        except UserError as error:
+            assert "\n" not in str(error)
+    with pytest.raises(UserError, match="model_config FOLDER"):
+        find_model(str(whole))
+    sd1, _ = tiny_checkpoint("sd1")
+    unet = {k: v for k, v in load_file(sd1).items() if "transformer" in k or "input_blocks.0" in k}
+    write_gguf(unet, tmp_path / "sd1.gguf", "Q8_0")
+    with pytest.raises(UserError, match=r"sd1\.gguf is Stable Diffusion 1\.x in GGUF Q8_0, which"):
+        find_model(str(tmp_path / "sd1.gguf"))
+    with pytest.raises(UserError, match="is a GGUF file; safetensors is needed"):
+        deltas.modules(whole)
+    usual = builtins.__import__
+
+    def without(name: str, *more: Any) -> Any:
+        if name == "gguf":
+            raise ModuleNotFoundError("No module named 'gguf'", name="gguf")
+        return usual(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"reading it needs gguf: pip install 'lora-analysers\[gguf\]'"
+    ):
+        find_model(str(copy), config=config)
+
+
+def test_a_study_says_how_its_base_is_stored(tiny_checkpoint: Single, tmp_path: Path) -> None:
+    from rendering import planned
+
+    full, config = tiny_checkpoint("qwen")
+    stored = write_gguf(load_file(full), tmp_path / "base.gguf", "Q8_0")
+    name = "transformer_blocks.0.attn.to_q"
+    tensors = {
+        f"{name}.lora_A.weight": torch.ones(1, 32),
+        f"{name}.lora_B.weight": torch.ones(32, 1),
+    }
+    save_file(tensors, tmp_path / "lora.safetensors")
+    common: dict[str, Any] = {
+        "loras": [tmp_path / "lora.safetensors"], "model_config": config, "prompts": ["a cat"],
+        "out": tmp_path / "run", "width": 64, "height": 64,
+    }  # fmt: skip
+    plan = planned("strength", model=str(stored), **common)
+    assert plan.told == (f"The base model is GGUF Q8_0: {quantised.MERGED}.",)
+    model = plan.renderer.record()["model"]
+    assert (model["stored"], model["merged"]) == ("GGUF Q8_0", quantised.MERGED)
+    whole = planned("strength", model=str(full), **common)
+    assert whole.told == () and whole.renderer.record()["model"].keys() == {"name", "sha256"}
