@@ -1,8 +1,9 @@
-"""Servers that speak ComfyUI's and A1111's protocols, with the embedded model behind them.
+"""Servers that speak ComfyUI's, A1111's and SwarmUI's protocols, the embedded model behind them.
 
 They run in this process on a loopback port, answer as the programs' own sources say (server.py and
-execution.py; modules/api/api.py), and can be told to misbehave: `faults` is a list of names that
-are used up one by one by whatever part of the server they belong to.
+execution.py; modules/api/api.py; docs/API.md and src/WebAPI), and can be told to misbehave:
+`faults` is a list of names that are used up one by one by whatever part of the server they belong
+to.
 """
 
 from __future__ import annotations
@@ -504,6 +505,142 @@ class WebuiServer(Running):
         if fault == "cut":
             return Response(json.dumps(answer)[:-300], media_type="application/json")
         return answer
+
+
+class SwarmServer(Running):
+    """SwarmUI: sessions, which a restart forgets; a picture comes over a websocket. Where `token`
+    is given, sessions are begun with it only."""
+
+    def __init__(self, studio: Studio, token: str = "") -> None:
+        super().__init__()
+        self.studio, self.token, self.version = studio, token, "0.9.7.4"
+        self.loras = [f"styles/{path.stem}" for path in sorted(LORAS.glob("*.safetensors"))]
+        self.bodies: list[dict[str, Any]] = []
+        self.sent: dict[str, bytes] = {}
+        self._queue = threading.Lock()
+
+    def start(self) -> None:
+        self.sessions: dict[str, threading.Event] = {}
+        super().start()
+
+    def app(self) -> Starlette:
+        return Starlette(routes=[
+            WebSocketRoute("/API/GenerateText2ImageWS", self._paint),
+            Route("/API/{route}", self._api, methods=["POST"]),
+            Route("/View/{path:path}", self._view),
+        ])  # fmt: skip
+
+    async def _api(self, request: Request) -> Response:
+        route, body = request.path_params["route"], await request.json()
+        self.asked.append(route)
+        match self.fault("busy", "redirect", "page"):
+            case "busy":
+                return Response("busy", 503)
+            case "redirect":
+                return RedirectResponse(f"http://elsewhere.example/API/{route}", 307)
+            case "page":
+                return Response("<html>hello</html>")
+        if route == "GetNewSession":
+            if self.token and request.cookies.get("swarm_token") != self.token:
+                return JSONResponse({"error": "Invalid or unauthorized."})
+            ident = uuid.uuid4().hex.upper()
+            self.sessions[ident] = threading.Event()
+            return JSONResponse({"session_id": ident, "user_id": "local", "version": self.version})
+        if body.get("session_id") not in self.sessions or self.fault("no session"):
+            return JSONResponse(UNKNOWN_SESSION, 401)
+        if route == "InterruptAll":
+            self.sessions[body["session_id"]].set()
+            return JSONResponse({"success": True})
+        if route in ("ListT2IParams", "TriggerRefresh"):
+            return JSONResponse({
+                "list": [{"id": "sampler", "values": ["euler", "euler_ancestral", "dpmpp_2m"]},
+                         {"id": "scheduler", "values": ["normal///Normal", "karras"]},
+                         {"id": "steps", "values": None}],
+                "models": {"Stable-Diffusion": [["tiny.safetensors", "stable-diffusion-v1"]],
+                           "LoRA": [[name + ".safetensors", None] for name in self.loras]},
+            })  # fmt: skip
+        if route == "GetCurrentStatus":
+            return JSONResponse({"status": {"waiting_gens": 0}})
+        return JSONResponse({"error": "Unknown API route.", "error_id": "bad_route"}, 400)
+
+    async def _view(self, request: Request) -> Response:
+        return Response(self.sent[request.path_params["path"]], media_type="image/png")
+
+    async def _paint(self, ws: WebSocket) -> None:
+        await ws.accept()
+        body = await ws.receive_json()
+        session = self.sessions.get(body["session_id"])
+        if session is None or self.fault("lost session"):
+            await ws.send_json(UNKNOWN_SESSION)
+            return await ws.close()
+        self.asked.append("paint")
+        self.bodies.append(body)
+        session.clear()
+        await ws.send_json({"status": {"waiting_gens": 1}, "supported_features": ["comfyui"]})
+        fault = self.fault("drop", "half", "cut", "error", "jpeg", "another file", "another seed",
+                           "another strength", "none", "elsewhere", "saved", "nested")  # fmt: skip
+        if fault == "error":
+            await ws.send_json({"error": "CUDA out of memory"})
+            return await ws.close()
+        await ws.send_json({"gen_progress": {"batch_index": "0", "overall_percent": 0.5}})
+        data, metadata = await asyncio.to_thread(self._painted, body, fault)
+        if fault == "drop":
+            return await ws.close()
+        if fault == "none" or session.is_set():
+            await ws.send_json({"discard_indices": []})
+            return await ws.close()
+        text = "data:image/png;base64," + base64.b64encode(data).decode()
+        if fault == "elsewhere":
+            text = "http://elsewhere.example/picture.png"
+        if fault == "saved":
+            self.sent["local/raw/a cat #1.png"] = data
+            text = "View/local/raw/a cat #1.png"
+        told: dict[str, Any] = {"image": text, "batch_index": "0", "metadata": metadata}
+        await ws.send_json({"image": text[:40], "batch_index": "-11", "metadata": None})
+        if fault == "cut":
+            await ws.send_text(json.dumps(told)[:-300])
+            return await ws.close()
+        await ws.send_json({"image": told} if fault == "nested" else told)
+        await ws.send_json({"keep_alive": True})
+        await ws.send_json({"discard_indices": []})
+        await ws.send_json({"socket_intention": "close"})
+        await ws.close()
+
+    def _painted(self, body: Mapping[str, Any], fault: str) -> tuple[bytes, str]:
+        names = [name for name in body.get("loras", "").split(",") if name]
+        weights = [weight for weight in body.get("loraweights", "").split(",") if weight]
+        assert body["model"] == "tiny" and len(names) == len(weights) < 2 and body["donotsave"]
+        assert set(names) <= set(self.loras), "the engine knows models by their names"
+        lora = names[0].rsplit("/", 1)[-1] + ".safetensors" if names else ""
+        with self._queue:
+            pixels = self.studio.paint(
+                body["prompt"], body["negativeprompt"], body["seed"],
+                (body["width"], body["height"]), body["steps"], body["cfgscale"],
+                COMFY_SAMPLERS[body["sampler"], body["scheduler"]], lora,
+                Decimal(weights[0]) if weights else Decimal(0),
+            )  # fmt: skip
+        data = encode_png(pixels, {})
+        if fault == "half":
+            data = data[: len(data) // 2]
+        if fault == "jpeg":
+            data = b"\xff\xd8\xff" + data
+        used: dict[str, Any] = {"prompt": body["prompt"], "seed": body["seed"], "model": "tiny",
+                                "swarm_version": self.version}  # fmt: skip
+        if fault == "another seed":
+            used["seed"] += 1
+        models = [{"name": "tiny.safetensors", "param": "model", "hash": "0x" + "a" * 64}]
+        if lora:
+            used |= {"loras": names, "loraweights": weights}
+            if fault == "another strength":
+                used["loraweights"] = ["0.1"]
+            digest = "ab" * 32 if fault == "another file" else tensor_hash(LORAS / lora)
+            models.append({"name": names[0] + ".safetensors", "param": "loras",
+                           "hash": "0x" + digest})  # fmt: skip
+        return data, json.dumps({"sui_image_params": used, "sui_models": models}, indent=2)
+
+
+UNKNOWN_SESSION = {"error": "Invalid session ID. You may need to refresh the page.",
+                   "error_id": "invalid_session_id"}  # fmt: skip
 
 
 def file(name: str) -> Path:

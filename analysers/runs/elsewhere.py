@@ -1,4 +1,4 @@
-"""Studies whose pictures a server paints: ComfyUI, or A1111 and its kin."""
+"""Studies whose pictures a server paints: ComfyUI, A1111 and its kin, or SwarmUI."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from generation.loras.inspection import LoraInfo
 from generation.prompts import PromptLine
 from generation.renderers.renderer import Renderer
 from generation.renderers.servers import (
+    Asked,
     Server,
-    Unreachable,
     check_login,
     file_on_server,
     open_servers,
@@ -26,6 +26,7 @@ from generation.renderers.servers import (
 from generation.samplers import sampler_key
 
 COMFYUI, A1111 = "http://127.0.0.1:8188", "http://127.0.0.1:7860"
+SWARMUI = "http://127.0.0.1:7801"
 """Where the programs listen unless they are told otherwise."""
 
 Agreed = Callable[[str], Any]
@@ -57,7 +58,7 @@ def plan_elsewhere(
     Raises UserError for what the request asks and a server cannot.
     """
     _refuse(request)
-    opens = {"comfyui": _comfyui, "a1111": _a1111}
+    opens = {"comfyui": _comfyui, "a1111": _a1111, "swarmui": _swarmui}
     return opens[request.rendering.renderer](request, checkpoints, info, prompts, agreed)
 
 
@@ -289,22 +290,46 @@ def _a1111(
     prompts: Callable[[], Sequence[PromptLine]],
     agreed: Agreed,
 ) -> Elsewhere:
-    from generation.renderers.a1111 import A1111 as Painter
-    from generation.renderers.a1111 import Asked, look, lora_there, sampler_there
+    from generation.renderers import a1111
 
-    asked = request.rendering
-    servers = open_servers(asked.urls, A1111)
+    servers = open_servers(request.rendering.urls, A1111)
     usual = _Asked.of(request, info, agreed)
+    return _by_settings(request, servers, a1111, a1111.A1111, checkpoints, usual, prompts)
+
+
+def _swarmui(
+    request: StudyRequest,
+    checkpoints: Sequence[Checkpoint],
+    info: LoraInfo,
+    prompts: Callable[[], Sequence[PromptLine]],
+    agreed: Agreed,
+) -> Elsewhere:
+    from generation.renderers import swarmui
+
+    servers = open_servers(request.rendering.urls, SWARMUI, cookie=swarmui.COOKIE)
+    usual = _Asked.of(request, info, agreed)
+    return _by_settings(request, servers, swarmui, swarmui.SwarmUI, checkpoints, usual, prompts)
+
+
+def _by_settings(
+    request: StudyRequest,
+    servers: Sequence[Server],
+    program: Any,
+    renderer: Callable[..., Renderer],
+    checkpoints: Sequence[Checkpoint],
+    usual: _Asked,
+    prompts: Callable[[], Sequence[PromptLine]],
+) -> Elsewhere:
+    """The plan for a program that is asked for pictures by settings; `program` is its module."""
+    asked = request.rendering
     for server in servers:
-        try:
-            server.json("/sdapi/v1/refresh-loras", {})
-        except (Unreachable, UserError):
-            continue  # servers without that route list what they found when they started
-    told = look(servers, asked.model)
-    sampler = sampler_there(servers[0], usual.sampler)
+        program.refresh(server)
+    told = program.look(servers, asked.model)
+    sampler = program.sampler_there(servers[0], usual.sampler)
 
     def named_there(path: Path, digest: str) -> str:
-        return [lora_there(server, path.name, digest) for server in servers][0]
+        name: str = [program.lora_there(server, path.name, digest) for server in servers][0]
+        return name
 
     names, refused = _names(checkpoints, lambda c: named_there(c.path, c.tensor_hash))
     factors = request.subject.part_strengths
@@ -324,7 +349,7 @@ def _a1111(
     lines = request.prompts.prompts or tuple(prompts())
     shown = RenderSettings(
         model=str(told["model"]),
-        model_hash=str(told["sha256"]),
+        model_hash=str(told.get("sha256", "")),
         **vars(usual),
         clip_skip=asked.clip_skip,
         dtype=str(told["version"]),
@@ -332,7 +357,7 @@ def _a1111(
         batch_size=1,
     )
     return Elsewhere(
-        Painter(servers, settings, names, told, sampler),
+        renderer(servers, settings, names, told, sampler),
         shown,
         grid.cases(lines, request.prompts.seeds, request.prompts.negative),
         check_login(servers),

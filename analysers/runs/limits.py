@@ -24,6 +24,6 @@ REAL: Mapping[str, tuple[float, float | None]] = {
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "prediction_type": ("epsilon", "v_prediction"),
-    "renderer": ("diffusers", "comfyui", "a1111"),
+    "renderer": ("diffusers", "comfyui", "a1111", "swarmui"),
     "dtype": ("auto", "float32", "float16", "bfloat16"),
 }

@@ -103,8 +103,9 @@ class Rendering:
     """How it is painted. Where a value is None, the prompt lines' flags decide, then the LoRA's
     metadata, then the model. `batch_size` 0 is as many as fit.
 
-    `renderer` "comfyui" and "a1111" paint on the servers at `urls`, where `model` is one of their
-    checkpoints; `workflow` is a ComfyUI graph in API format, `sets` are NODE.INPUT=VALUE in it.
+    `renderer` "comfyui", "a1111" and "swarmui" paint on the servers at `urls`, where `model` is one
+    of their checkpoints; `workflow` is a ComfyUI graph in API format, `sets` are
+    NODE.INPUT=VALUE in it.
     `cluster` ("auto" or an address) renders on the nodes of a Ray cluster.
     """
 

@@ -6,8 +6,6 @@ picture's facts hold; a picture whose infotext names another LoRA file is refuse
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import re
@@ -16,7 +14,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -26,13 +23,15 @@ from generation.executors import never
 from generation.renderers.renderer import Renderer
 from generation.renderers.servers import (
     MOST_PICTURE,
+    SECONDS,
+    Asked,
     Refused,
     Server,
     Unreachable,
     Waiting,
     alike,
+    decoded,
     spread,
-    whole,
 )
 from generation.samplers import a1111_sampler
 
@@ -58,18 +57,10 @@ _DECIDING = re.compile(
 """Options that change a picture (A1111's shared_options.py; Forge's and SD.Next's additions)."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What every picture is asked for, in our words; `fixed` are LoRAs by the server's names."""
-
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    sampler: str
-    clip_skip: int = 0
-    fixed: tuple[tuple[str, str], ...] = ()
-    factors: tuple[tuple[str, str], ...] = ()
+def refresh(server: Server) -> None:
+    """Let the server look for LoRAs; those without that route list what they found at the start."""
+    with suppress(Refused, Unreachable):
+        server.json(API + "/refresh-loras", {})
 
 
 class A1111(Renderer):
@@ -88,8 +79,7 @@ class A1111(Renderer):
 
     def identity(self, cell: Cell) -> Mapping[str, Any]:
         """The servers' program, checkpoint and options, and what is asked of them."""
-        asked = vars(self.asked) | {"factors": [] if cell.is_control else self.asked.factors}
-        settings = json.loads(json.dumps(asked))
+        settings = self.asked.plain | ({"factors": []} if cell.is_control else {})
         return {"renderer": "a1111", **self.told, "settings": settings}
 
     def record(self) -> Mapping[str, Any]:
@@ -98,7 +88,7 @@ class A1111(Renderer):
                 "name": "A1111",
                 "urls": [server.url for server in self.servers],
                 **self.told,
-                "settings": json.loads(json.dumps(vars(self.asked))),
+                "settings": self.asked.plain,
             }
         }
 
@@ -137,7 +127,7 @@ class A1111(Renderer):
                 tries += 1
                 if tries >= TRIES:
                     raise
-                _wait_for(server, waiting, error)
+                waiting.until(lambda: _progress(server), error)
                 continue
             except Refused as error:
                 if error.status in (0, 401, 403) or 300 <= error.status < 400:
@@ -192,10 +182,6 @@ class A1111(Renderer):
         images = answer.get("images") if isinstance(answer, dict) else None
         if not isinstance(images, list) or not images or not isinstance(images[0], str):
             return Picture(cell, reason="the server answers without a picture")
-        try:
-            data = base64.b64decode(images[0].split(",", 1)[-1], validate=True)
-        except (binascii.Error, ValueError):
-            return Picture(cell, reason="the server's picture is damaged: it is no base64")
         info = _info(answer)
         infotext = str((info.get("infotexts") or [""])[0])
         if info.get("seed") not in (None, cell.case.seed):
@@ -209,7 +195,7 @@ class A1111(Renderer):
             "version": str(info.get("version", ""))[:100],
             "model_hash": str(info.get("sd_model_hash", ""))[:64],
         }
-        return whole(cell, data, facts)
+        return decoded(cell, images[0], facts)
 
     def _another_lora(self, cell: Cell, infotext: str) -> str:
         """Why the infotext's "Lora hashes" say that another file was applied, or none; "" where
@@ -236,26 +222,16 @@ def _told(server: Server, body: Mapping[str, Any]) -> Any:
         raise Unreachable("half an answer") from None
 
 
-def _wait_for(server: Server, waiting: Waiting, error: Unreachable) -> None:
-    """Until the server answers again."""
-    while True:
-        waiting.again(error)
-        try:
-            server.ask(API + "/progress", query={"skip_current_image": "true"})
-        except Unreachable as again:
-            error = again
-        else:
-            waiting.answered()
-            return
+def _progress(server: Server, seconds: float = SECONDS) -> Any:
+    query = {"skip_current_image": "true"}
+    return server.json(API + "/progress", query=query, seconds=seconds)
 
 
 def _interrupt(tasks: Mapping[str, Server]) -> None:
     """Interrupt our own pictures. A server that does not tell whose it paints is left alone."""
     for task, server in list(tasks.items()):
         with suppress(Unreachable, Refused):
-            progress = server.json(
-                API + "/progress", query={"skip_current_image": "true"}, seconds=5
-            )
+            progress = _progress(server, seconds=5)
             if isinstance(progress, dict) and progress.get("current_task") == task:
                 server.json(API + "/interrupt", {}, seconds=5)
 
@@ -326,13 +302,14 @@ def _is(model: Mapping[str, Any], wanted: str) -> bool:
 
 
 def _version(server: Server) -> str:
-    """SD.Next tells its version, A1111 and Forge within their system report."""
-    with suppress(Refused, Unreachable):
-        told = server.json(API + "/version")
+    """SD.Next tells its version, A1111 and Forge within their system report; "unknown" only where
+    neither route is there. Raises UserError for a server that does not answer."""
+    with suppress(Refused):
+        told = server.first(API + "/version")
         if isinstance(told, dict) and told:
             return " ".join(str(told[k]) for k in ("app", "version", "hash") if told.get(k))[:100]
-    with suppress(Refused, Unreachable):
-        told = server.json("/internal/sysinfo", query={"attachment": "false"})
+    with suppress(Refused):
+        told = server.first("/internal/sysinfo", query={"attachment": "false"})
         if isinstance(told, dict) and told.get("Version"):
             return str(told["Version"])[:100]
     return "unknown"

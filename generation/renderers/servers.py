@@ -7,8 +7,11 @@ verified, and a login comes from the environment, so that it stands in no file o
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import os
+import re
 import ssl
 import threading
 import time
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     import httpx
 
 LOGIN = "LORA_ANALYSERS_LOGIN"
-"""The environment variable that holds "user:password" for servers that ask for one."""
+"""The environment variable that holds "user:password" for servers that ask for one, or a token."""
 
 PIP_REMOTE = "pip install 'lora-analysers[remote]'"
 
@@ -60,11 +63,13 @@ class Refused(UserError):
 
 @dataclass(frozen=True)
 class Server:
-    """One server by its address, such as http://127.0.0.1:8188. Raises UserError for addresses
-    that hold a login or lead elsewhere than to a server's root."""
+    """One server by its address, such as http://127.0.0.1:8188. `cookie` is the name under which
+    its program takes a token. Raises UserError for addresses that hold a login or lead elsewhere
+    than to a server's root."""
 
     url: str
     patience: float = PATIENCE
+    cookie: str = ""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -98,6 +103,20 @@ class Server:
     def _context(self) -> ssl.SSLContext:
         return ssl.create_default_context()
 
+    @property
+    def _login(self) -> dict[str, str]:
+        """The header of the login: a token goes into the program's cookie, all else is Basic.
+        Raises UserError, without the login in it, for one that no header can hold."""
+        login = os.environ.get(LOGIN, "")
+        if not login:
+            return {}
+        if ":" in login or not self.cookie:
+            login = login if ":" in login else login + ":"
+            return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+        if not re.fullmatch(r"[!-~]+", login) or re.search(r'[",;\\]', login):
+            raise UserError(f"{LOGIN} holds no token (a blank, a quote, a line break?); mend it.")
+        return {"Cookie": f"{self.cookie}={login}"}
+
     @cached_property
     def _client(self) -> httpx.Client:
         try:
@@ -106,9 +125,8 @@ class Server:
             raise UserError(
                 f"Rendering on a server needs httpx, which is missing: {PIP_REMOTE}"
             ) from None
-        user, _, password = os.environ.get(LOGIN, "").partition(":")
         return httpx.Client(
-            auth=(user, password) if user else None,
+            headers=self._login,
             follow_redirects=False,
             trust_env=False,
             limits=httpx.Limits(max_keepalive_connections=0),
@@ -161,9 +179,10 @@ class Server:
             to = headers.get("location", "elsewhere")[:200]
             sentence = f"{where} redirects to {to}; give the address that answers itself."
         elif status in (401, 403):
+            what = "user:password, or a token," if self.cookie else "user:password"
             sentence = (
-                f"{where} asks for a login ({status}); put user:password into the environment "
-                f"variable {LOGIN}."
+                f"{where} asks for a login ({status}); put {what} into the environment variable "
+                f"{LOGIN}."
             )
         else:
             sentence = f"{where} answers {status}: {data[:300].decode('utf-8', 'replace')}"
@@ -192,10 +211,10 @@ class Server:
                 "",
             ) from None
 
-    def first(self, path: str) -> Any:
+    def first(self, path: str, body: Any = None, *, query: Mapping[str, str] | None = None) -> Any:
         """As `json`; a server that does not answer is a UserError."""
         try:
-            return self.json(path)
+            return self.json(path, body, query=query)
         except Unreachable as error:
             raise UserError(
                 f"{self.url} does not answer ({error}); start the server, or mend the address.",
@@ -204,20 +223,14 @@ class Server:
 
     def socket(self, path: str, seconds: float = 10.0) -> Any:
         """A websocket to the server. Raises Unreachable."""
-        import base64
-
         from websockets.exceptions import WebSocketException
         from websockets.sync.client import connect
 
-        login = os.environ.get(LOGIN, "")
-        headers = {}
-        if login:
-            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
         secure = self.url.startswith("https")
         try:
             opened: Any = connect(
                 "ws" + self.url.removeprefix("http") + path,
-                additional_headers=headers,
+                additional_headers=self._login,
                 ssl=self._context if secure else None,
                 open_timeout=seconds,
                 close_timeout=1,
@@ -227,6 +240,29 @@ class Server:
             return opened.__enter__()  # as websockets asks for since 17.1; `close` ends it
         except (OSError, WebSocketException, TimeoutError) as error:
             raise Unreachable(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every picture is asked for, in our words; `fixed` are LoRAs by the server's names."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    clip_skip: int = 0
+    fixed: tuple[tuple[str, str], ...] = ()
+    factors: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {name: _listed(value) for name, value in vars(self).items()}
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _json(data: bytes) -> Any:
@@ -257,6 +293,18 @@ class Waiting:
 
     def answered(self) -> None:
         self._since, self._pause = None, 0.2
+
+    def until(self, ask: Callable[[], Any], error: Unreachable) -> Any:
+        """The answer, once the server gives one again."""
+        while True:
+            self.again(error)
+            try:
+                answer = ask()
+            except Unreachable as again:
+                error = again
+            else:
+                self.answered()
+                return answer
 
 
 Paint = Callable[[Server, Cell, threading.Event], Picture]
@@ -328,6 +376,14 @@ def whole(cell: Cell, data: bytes, facts: Mapping[str, Any]) -> Picture:
     return Picture(cell, data, facts=facts)
 
 
+def decoded(cell: Cell, text: str, facts: Mapping[str, Any]) -> Picture:
+    """As `whole`, of a picture in base64, with or without what a data address begins with."""
+    try:
+        return whole(cell, base64.b64decode(text.split(",", 1)[-1], validate=True), facts)
+    except (binascii.Error, ValueError):
+        return Picture(cell, reason="the server's picture is damaged: it is no base64")
+
+
 def file_on_server(name: str, listed: Sequence[str], where: str) -> str:
     """The entry of a server's list that is the file of this name, whatever folder it lies in.
 
@@ -355,12 +411,14 @@ def check_login(servers: Sequence[Server]) -> tuple[str, ...]:
     )
 
 
-def open_servers(urls: Sequence[str], usual: str, patience: float = PATIENCE) -> tuple[Server, ...]:
+def open_servers(
+    urls: Sequence[str], usual: str, patience: float = PATIENCE, cookie: str = ""
+) -> tuple[Server, ...]:
     """The servers at these addresses, each once; at the usual address if none is given."""
     found = dict.fromkeys(url.strip() for url in urls or (usual,))
     if not all(found):
         raise UserError(f"an address is empty; write one such as {usual}.", field="urls")
-    return tuple(Server(url, patience) for url in found)
+    return tuple(Server(url, patience, cookie) for url in found)
 
 
 def alike(what: str, told: Mapping[str, Any]) -> Any:

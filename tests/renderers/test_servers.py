@@ -22,20 +22,20 @@ pytest.importorskip("httpx")
 pytest.importorskip("starlette")
 
 from click.testing import CliRunner  # noqa: E402
-from fakes import LORAS, ComfyServer, Studio, WebuiServer  # noqa: E402
+from fakes import LORAS, ComfyServer, Studio, SwarmServer, WebuiServer  # noqa: E402
 
 from analysers.commands.main import analyse_strength  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, Picture  # noqa: E402
 from generation.errors import UserError  # noqa: E402
 from generation.loras.inspection import tensor_hash  # noqa: E402
 from generation.pictures.pixels import decode_image, read_image  # noqa: E402
-from generation.renderers import a1111  # noqa: E402
+from generation.renderers import a1111, swarmui  # noqa: E402
 from generation.renderers.comfyui import render as comfy  # noqa: E402
 from generation.renderers.comfyui.graphs import built_in  # noqa: E402
 from generation.renderers.comfyui.workflow import analyse  # noqa: E402
 from generation.renderers.conformance import renderer_conforms  # noqa: E402
 from generation.renderers.renderer import Renderer  # noqa: E402
-from generation.renderers.servers import LOGIN, Server  # noqa: E402
+from generation.renderers.servers import LOGIN, Asked, Server  # noqa: E402
 
 
 def checkpoint(name: str) -> Checkpoint:
@@ -70,6 +70,13 @@ def webui(studio: Studio) -> Iterator[WebuiServer]:
         yield server
 
 
+@pytest.fixture
+def swarm(studio: Studio) -> Iterator[SwarmServer]:
+    studio.slow = 0.0
+    with SwarmServer(studio) as server:
+        yield server
+
+
 def on_comfyui(*urls: str, patience: float = 5.0) -> comfy.ComfyUI:
     servers = [Server(url, patience) for url in urls]
     graph = built_in("sd1", "tiny.safetensors", guidance=4.0, sampler="euler_a", **SETTINGS)
@@ -80,10 +87,19 @@ def on_comfyui(*urls: str, patience: float = 5.0) -> comfy.ComfyUI:
 
 def on_webui(*urls: str, patience: float = 5.0) -> a1111.A1111:
     servers = [Server(url, patience) for url in urls]
-    asked = a1111.Asked(guidance_scale=4.0, sampler="euler_a", **SETTINGS)
+    asked = Asked(guidance_scale=4.0, sampler="euler_a", **SETTINGS)
     names = {c.tensor_hash: c.path.stem for c in (EARLY, LATE)}
     told = a1111.look(servers, "")
     return a1111.A1111(servers, asked, names, told, a1111.sampler_there(servers[0], "euler_a"))
+
+
+def on_swarm(*urls: str, patience: float = 5.0, model: str = "tiny") -> swarmui.SwarmUI:
+    servers = [Server(url, patience, swarmui.COOKIE) for url in urls]
+    asked = Asked(guidance_scale=4.0, sampler="euler_a", **SETTINGS)
+    names = {c.tensor_hash: swarmui.lora_there(servers[0], c.path.name, "") for c in (EARLY, LATE)}
+    told = swarmui.look(servers, model)
+    sampler = swarmui.sampler_there(servers[0], "euler_a")
+    return swarmui.SwarmUI(servers, asked, names, told, sampler)
 
 
 def pixels(pictures: list[Picture]) -> dict[Cell, Any]:
@@ -113,10 +129,14 @@ def test_a1111_conforms(webui: WebuiServer) -> None:
     renderer_conforms(lambda: on_webui(webui.url), CELLS)
 
 
-def test_all_three_paint_the_same_pixels(
-    comfyui: ComfyServer, webui: WebuiServer, here: dict[Cell, Any]
+def test_swarmui_conforms(swarm: SwarmServer) -> None:
+    renderer_conforms(lambda: on_swarm(swarm.url), CELLS)
+
+
+def test_all_paint_the_same_pixels(
+    comfyui: ComfyServer, webui: WebuiServer, swarm: SwarmServer, here: dict[Cell, Any]
 ) -> None:
-    for renderer in (on_comfyui(comfyui.url), on_webui(webui.url)):
+    for renderer in (on_comfyui(comfyui.url), on_webui(webui.url), on_swarm(swarm.url)):
         painted = pixels(list(renderer.render(CELLS)))
         for cell in CELLS:
             assert np.array_equal(painted[cell], here[cell])
@@ -148,6 +168,64 @@ def test_a_passing_fault_of_a1111_costs_no_picture(
     assert not webui.faults
 
 
+SWARM_FAULTS = ["busy", "no session", "lost session", "drop", "half", "cut"]
+
+
+@pytest.mark.parametrize("fault", [*SWARM_FAULTS, "saved", "nested"])
+def test_a_passing_fault_of_swarmui_costs_no_picture(
+    fault: str, swarm: SwarmServer, here: dict[Cell, Any]
+) -> None:
+    renderer = on_swarm(swarm.url)
+    swarm.faults += [fault, fault] if fault != "no session" else ["drop", fault]
+    painted = pixels(list(renderer.render(CELLS)))
+    assert all(np.array_equal(painted[cell], here[cell]) for cell in CELLS)
+    assert not swarm.faults
+
+
+def test_what_fails_for_good_on_swarmui_fails_its_cell_in_words(swarm: SwarmServer) -> None:
+    renderer = on_swarm(swarm.url)
+    for fault, count, words in (
+        ("error", 1, "SwarmUI: CUDA out of memory"),
+        ("none", 1, "ended without a picture"),
+        ("elsewhere", 3, "names no picture of its own (http://elsewhere.example"),
+        ("jpeg", 3, "format to PNG"),
+        ("another seed", 3, "painted seed 2 instead"),
+    ):
+        swarm.faults += [fault] * count
+        told = reasons(renderer, CELLS[:1])
+        assert len(told) == 1 and words in told[0], told
+    for fault, words in (("another file", "is another file (abababababab, not"),
+                         ("another strength", "at 0.1 instead of 1")):  # fmt: skip
+        swarm.faults += [fault] * 3
+        told = reasons(renderer, CELLS[2:3])
+        assert len(told) == 1 and words in told[0], told
+
+
+def test_giving_up_stops_our_own_pictures_on_swarmui(swarm: SwarmServer) -> None:
+    swarm.studio.slow = 0.3
+    renderer = on_swarm(swarm.url)
+    foreign = swarmui.Session(Server(swarm.url))
+    foreign.opened()
+    pictures = renderer.render(CELLS)
+    next(pictures)
+    pictures.close()  # type: ignore[attr-defined]
+    assert not swarm.sessions[foreign.ident].is_set(), "another's pictures go on"
+
+
+def test_a_token_of_swarmui_is_a_cookie_and_stands_in_no_error(
+    swarm: SwarmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm.token = "6c6f63616c.aB3.cD4"
+    with pytest.raises(UserError, match=f"put an account's token .* {LOGIN}"):
+        on_swarm(swarm.url)
+    monkeypatch.setenv(LOGIN, swarm.token)
+    assert len(pixels(list(on_swarm(swarm.url).render(CELLS[:2])))) == 2
+    monkeypatch.setenv(LOGIN, "line\nbreak")
+    with pytest.raises(UserError) as error:
+        on_swarm(swarm.url)
+    assert "break" not in str(error.value).replace("line break", "")
+
+
 def reasons(renderer: Renderer, cells: list[Cell] = CELLS) -> list[str]:
     return [picture.reason for picture in renderer.render(cells) if picture.reason]
 
@@ -169,13 +247,14 @@ def test_what_fails_for_good_fails_its_cell_with_the_servers_words(
     assert len(told := reasons(on_webui(webui.url))) == 3 and "another file" in told[0]
 
 
-@pytest.mark.parametrize("kind", ["comfyui", "webui"])
+@pytest.mark.parametrize("kind", ["comfyui", "webui", "swarm"])
 def test_a_restarted_server_is_waited_for(
     kind: str, here: dict[Cell, Any], request: pytest.FixtureRequest
 ) -> None:
     server = request.getfixturevalue(kind)
     server.studio.slow = 0.2
-    renderer = on_comfyui(server.url) if kind == "comfyui" else on_webui(server.url)
+    open_renderer = {"comfyui": on_comfyui, "webui": on_webui, "swarm": on_swarm}[kind]
+    renderer: Renderer = open_renderer(server.url)
     found = []
     for number, picture in enumerate(renderer.render(CELLS)):
         found.append(picture)
@@ -251,11 +330,17 @@ def test_the_noise_floor_is_painted_anew(comfyui: ComfyServer) -> None:
 # --- security -------------------------------------------------------------------------------------
 
 
-def test_redirects_and_endless_answers_are_refused(comfyui: ComfyServer) -> None:
+def test_redirects_and_endless_answers_are_refused(
+    comfyui: ComfyServer, swarm: SwarmServer
+) -> None:
     for fault, words in (("redirect", "redirects to http://elsewhere.example"), ("huge", "64 MB")):
         comfyui.faults += [fault]
         with pytest.raises(UserError, match=words):
             list(on_comfyui(comfyui.url).render(CELLS[:1]))
+    for fault, words in (("redirect", "redirects to http://elsewhere.example"), ("page", "JSON")):
+        swarm.faults += [fault]
+        with pytest.raises(UserError, match=words):
+            on_swarm(swarm.url)
 
 
 @pytest.mark.parametrize(
@@ -291,23 +376,29 @@ def study(tmp_path: Path, name: str, *arguments: str, code: int = 0) -> str:
 
 
 def test_the_same_study_has_the_same_answer_everywhere(
-    comfyui: ComfyServer, webui: WebuiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    comfyui: ComfyServer, webui: WebuiServer, swarm: SwarmServer, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setenv(LOGIN, "me:secret")
     webui.login = "me:secret"
     study(tmp_path, "here", "--model", "demo", "--batch-size", "1")
     study(tmp_path, "comfyui", "--renderer", "comfyui", "--url", comfyui.url, "--model",
           "tiny.safetensors")  # fmt: skip
     study(tmp_path, "a1111", "--renderer", "a1111", "--url", webui.url)
+    monkeypatch.setenv(LOGIN, "top.secret")
+    swarm.token = "top.secret"
+    study(tmp_path, "swarmui", "--renderer", "swarmui", "--url", swarm.url, "--model", "tiny")
+    monkeypatch.setenv(LOGIN, "me:secret")
     answers = []
-    for name in ("here", "comfyui", "a1111"):
+    for name in ("here", "comfyui", "a1111", "swarmui"):
         told = json.loads((tmp_path / name / "study.json").read_text())
         rows = [(s["candidate"] and s["candidate"]["strength"], s["case"], s["values"])
                 for s in told["scores"]]  # fmt: skip
         answers.append((told["verdict"]["best"], told["verdict"]["recommended"], rows))
-    assert answers[0] == answers[1] == answers[2]
+    assert all(answer == answers[0] for answer in answers)
     kept = "".join(
-        path.read_text() for name in ("comfyui", "a1111") for path in (tmp_path / name).glob("*.*")
+        path.read_text() for name in ("comfyui", "a1111", "swarmui")
+        for path in (tmp_path / name).glob("*.*")
         if path.suffix in (".json", ".html", ".csv", ".jsonl")
     )  # fmt: skip
     assert "secret" not in kept and webui.url in kept
@@ -384,7 +475,7 @@ def test_a_users_workflow(comfyui: ComfyServer, tmp_path: Path) -> None:
 
 
 def test_what_a_server_has_not_is_said_before_anything_is_rendered(
-    comfyui: ComfyServer, webui: WebuiServer, tmp_path: Path
+    comfyui: ComfyServer, webui: WebuiServer, swarm: SwarmServer, tmp_path: Path
 ) -> None:
     at = ["--renderer", "comfyui", "--url", comfyui.url]
     assert "has no checkpoint 'other'" in study(tmp_path, "x", *at, "--model", "other", code=2)
@@ -399,6 +490,15 @@ def test_what_a_server_has_not_is_said_before_anything_is_rendered(
     comfyui.faults += ["another file"]
     told = study(tmp_path, "x", *at, "--model", "tiny.safetensors", code=2)
     assert "is another file than the one given" in told
+    at = ["--renderer", "swarmui", "--url", swarm.url]
+    assert "no checkpoint named 'other'" in study(tmp_path, "x", *at, "--model", "other", code=2)
+    assert "--model is missing: name one" in study(tmp_path, "x", *at, code=2)
+    told = study(tmp_path, "x", *at, "--model", "tiny", "--sampler", "heun", code=2)
+    assert "has no sampler heun; it has euler, " in told
+    for names, words in (([], "has no LoRA pstr-000003"), (["a/pstr-000003", "pstr-000003"],
+                         "more than once"), (["a,b/pstr-000003"], "comma")):  # fmt: skip
+        swarm.loras = names
+        assert words in study(tmp_path, "x", *at, "--model", "tiny", code=2)
     at = ["--renderer", "a1111", "--url", webui.url]
     assert "no checkpoint named 'other'" in study(tmp_path, "x", *at, "--model", "other", code=2)
     assert "has no Heun" in study(tmp_path, "x", *at, "--sampler", "heun", code=2)
@@ -454,3 +554,10 @@ def test_a_real_comfyui_conforms() -> None:
 @pytest.mark.skipif("A1111_URL" not in os.environ, reason="no server of one's own")
 def test_a_real_a1111_conforms() -> None:
     renderer_conforms(lambda: on_webui(os.environ["A1111_URL"]), CELLS)
+
+
+@pytest.mark.skipif("SWARMUI_URL" not in os.environ, reason="no server of one's own")
+def test_a_real_swarmui_conforms() -> None:
+    """SWARMUI_URL, SWARMUI_MODEL (its checkpoint) and the embedded LoRAs in its folder."""
+    url, model = os.environ["SWARMUI_URL"], os.environ["SWARMUI_MODEL"]
+    renderer_conforms(lambda: on_swarm(url, model=model), CELLS)

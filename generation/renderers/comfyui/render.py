@@ -399,9 +399,10 @@ def check_nodes(server: Server, workflow: Workflow) -> None:
 
 
 def lora_metadata(server: Server, name: str) -> Mapping[str, Any]:
-    """What the server's LoRA file says of itself, {} where it says nothing."""
-    with suppress(Refused, Unreachable):
-        told = server.json("/view_metadata/loras", query={"filename": name})
+    """What the server's LoRA file says of itself, {} where it says nothing. Raises UserError for a
+    server that does not answer."""
+    with suppress(Refused):
+        told = server.first("/view_metadata/loras", query={"filename": name})
         if isinstance(told, dict):
             return told
     return {}
