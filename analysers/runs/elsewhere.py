@@ -304,7 +304,7 @@ def _swarmui(
     prompts: Callable[[], Sequence[PromptLine]],
     agreed: Agreed,
 ) -> Elsewhere:
-    from generation.renderers import swarmui
+    from generation.renderers.comfyui import swarmui
 
     servers = open_servers(request.rendering.urls, SWARMUI, cookie=swarmui.COOKIE)
     usual = _Asked.of(request, info, agreed)

@@ -29,8 +29,9 @@ from generation.cells import Case, Cell, Checkpoint, Picture  # noqa: E402
 from generation.errors import UserError  # noqa: E402
 from generation.loras.inspection import tensor_hash  # noqa: E402
 from generation.pictures.pixels import decode_image, read_image  # noqa: E402
-from generation.renderers import a1111, swarmui  # noqa: E402
+from generation.renderers import a1111  # noqa: E402
 from generation.renderers.comfyui import render as comfy  # noqa: E402
+from generation.renderers.comfyui import swarmui
 from generation.renderers.comfyui.graphs import built_in  # noqa: E402
 from generation.renderers.comfyui.workflow import analyse  # noqa: E402
 from generation.renderers.conformance import renderer_conforms  # noqa: E402

@@ -1,1 +1,1 @@
-"""Paints with ComfyUI servers: the user's workflow, or a built-in one."""
+"""Paints with ComfyUI servers, by the user's workflow or a built-in one, and with SwarmUI."""
