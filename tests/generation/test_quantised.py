@@ -1,8 +1,9 @@
-"""Base models in GGUF: what their numbers are, and LoRAs on them."""
+"""Base models in GGUF and in bitsandbytes' 4 bits: what their numbers are, and LoRAs on them."""
 
 from __future__ import annotations
 
 import builtins
+import json
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -43,6 +44,45 @@ def write_gguf(tensors: dict[str, torch.Tensor], path: Path, kind: str) -> Path:
     return path
 
 
+def write_four_bits(tensors: dict[str, torch.Tensor], path: Path, kind: str) -> Path:
+    """As Forge and diffusers save them; "nested" with scales that are quantised too."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor.contiguous()
+        if tensor.dim() == 2 and name.endswith(".weight"):
+            packed, state = functional.quantize_4bit(
+                tensor, quant_type=kind[:3], compress_statistics="nested" in kind
+            )
+            found[name] = packed
+            found |= {f"{name}.{k}": v for k, v in state.as_dict(packed=True).items()}
+    save_file(found, path)
+    return path
+
+
+def read_four_bits(path: Path) -> dict[str, torch.Tensor]:
+    """The format read by hand: two codes a byte, the first in the high bits; a scale a block."""
+    stored, found = load_file(path), {}
+    for name, tensor in stored.items():
+        if ".weight." in name:
+            continue
+        told = [k for k in stored if k.startswith(f"{name}.quant_state.")]
+        if not told:
+            found[name] = tensor
+            continue
+        state = json.loads(bytes(stored[told[0]].tolist()))
+        scales = stored[f"{name}.absmax"]
+        if f"{name}.nested_absmax" in stored:
+            of = stored[f"{name}.nested_absmax"].repeat_interleave(state["nested_blocksize"])
+            of = of[: scales.numel()] * stored[f"{name}.nested_quant_map"][scales.long()]
+            scales = of + state["nested_offset"]
+        codes = torch.stack([tensor.flatten() >> 4, tensor.flatten() & 15], 1).flatten().long()
+        numbers = stored[f"{name}.quant_map"][codes]
+        numbers = numbers * scales.repeat_interleave(state["blocksize"])[: numbers.numel()]
+        found[name] = numbers.reshape(state["shape"])
+    return found
+
+
 def engine(path: Path, config: Path) -> Engine:
     few = {"steps": 1, "guidance_scale": 1.0, "width": 64, "height": 64, "batch_size": 1}
     return Engine(find_model(str(path), config=config), **few)  # type: ignore[arg-type]
@@ -54,25 +94,34 @@ def matrices(one: Engine) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("family", "kind", "low", "high"), [
     ("flux", "Q8_0", 1e-3, 1e-2), ("qwen", "Q8_0", 1e-3, 1e-2), ("klein", "Q5_1", 1e-2, 4e-2),
-    ("qwen", "Q4_0", 4e-2, 1.5e-1), ("qwen", "BF16", 1e-4, 4e-3),
+    ("qwen", "Q4_0", 4e-2, 1.5e-1), ("qwen", "BF16", 1e-4, 4e-3), ("qwen", "nf4", 5e-2, 1.5e-1),
+    ("zimage", "nf4 nested", 5e-2, 1.5e-1), ("klein", "fp4", 5e-2, 2e-1),
 ])  # fmt: skip
-def test_gguf_is_read_as_what_it_stands_for(
+def test_it_is_read_as_what_it_stands_for(
     family: str, kind: str, low: float, high: float, tiny_checkpoint: Single, tmp_path: Path
 ) -> None:
     """LoRAs are added to the numbers, without quantising again; strength 0 is the base."""
     full, config = tiny_checkpoint(family)
-    stored = write_gguf(load_file(full), tmp_path / f"{kind}.gguf", kind)
-    assert find_model(str(stored), config=config).stored == f"GGUF {kind}".removesuffix(" BF16")
-    meant = {
-        t.name: gguf.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(stored).tensors
-    }
-    save_file({n: torch.from_numpy(a.copy()) for n, a in meant.items()}, tmp_path / "m.safetensors")
+    if "p4" in kind or "nf" in kind:
+        stored = write_four_bits(load_file(full), tmp_path / "4.safetensors", kind)
+        said, meant = f"bitsandbytes {kind[:3].upper()}", read_four_bits(stored)
+    else:
+        stored = write_gguf(load_file(full), tmp_path / f"{kind}.gguf", kind)
+        said = f"GGUF {kind}".removesuffix(" BF16")
+        meant = {
+            tensor.name: torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+            for tensor in gguf.GGUFReader(stored).tensors
+        }
+    assert find_model(str(stored), config=config).stored == said
+    save_file(meant, tmp_path / "m.safetensors")
     few, same, whole = (engine(path, config) for path in (stored, tmp_path / "m.safetensors", full))
     cases = [Case("a cat", 1)]
     pictures = [one.render(cases)[0] for one in (few, same)]
     assert np.array_equal(pictures[0], pictures[1])  # type: ignore[arg-type]
     base, exact = matrices(few), matrices(whole)
-    apart = {n: float((base[n] - exact[n]).norm() / exact[n].norm()) for n in base}
+    apart = {
+        n: float((base[n] - exact[n]).norm() / exact[n].norm()) for n in base if exact[n].any()
+    }
     assert low < max(apart.values()) < high
     path = tmp_path / "lora.safetensors"
     generator = torch.Generator().manual_seed(1)
@@ -196,3 +245,29 @@ def test_a_study_says_how_its_base_is_stored(tiny_checkpoint: Single, tmp_path: 
     assert (model["stored"], model["merged"]) == ("GGUF Q8_0", quantised.MERGED)
     whole = planned("strength", model=str(full), **common)
     assert whole.told == () and whole.renderer.record()["model"].keys() == {"name", "sha256"}
+
+
+def test_four_bits_that_do_not_agree_are_refused(tiny_checkpoint: Single, tmp_path: Path) -> None:
+    """Sizes that would have the library read beyond a tensor's end, a state that is none."""
+    full, config = tiny_checkpoint("qwen")
+    whole = load_file(write_four_bits(load_file(full), tmp_path / "4.safetensors", "nf4 nested"))
+    name = "transformer_blocks.0.attn.to_q.weight"
+    state = f"{name}.quant_state.bitsandbytes__nf4"
+
+    def told(**more: Any) -> torch.Tensor:
+        text = json.dumps({**json.loads(bytes(whole[state].tolist())), **more})
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    absmax, nested = f"{name}.absmax", f"{name}.nested_absmax"
+    for key, tensor, said in (
+        (name, whole[name][:-1], "not whole"), (absmax, whole[absmax][:-1], "not whole"),
+        (f"{name}.quant_map", torch.zeros(8), "not whole"), (nested, torch.zeros(9), "not whole"),
+        (state, told(blocksize=1), "not whole"), (state, told(blocksize=0), "not whole"),
+        (state, told(nested_blocksize=1), "not whole"), (state, told(dtype="nothing"), "not whole"),
+        (state, told(shape=[64, 32]), "lacks weights"), (state, told(shape="x"), "its shape"),
+        (state, whole[state][:-9].clone(), "without its shape"),
+        ("extra.weight.absmax", torch.zeros(3), "in another way than NF4 and FP4"),
+    ):  # fmt: skip
+        save_file({**whole, key: tensor.contiguous()}, tmp_path / "odd.safetensors")
+        with pytest.raises(UserError, match=said):
+            engine(tmp_path / "odd.safetensors", config)

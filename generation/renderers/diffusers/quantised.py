@@ -2,15 +2,20 @@
 
 Plain fp8 stores each weight rounded. ComfyUI's scaled fp8 (its QUANTIZATION.md) stores w / scale
 and the scale beside it, one a matrix or one a row: `scale_weight` in older files, `weight_scale` in
-newer. GGUF (ggml's docs/gguf.md) stores blocks of few bits with scales of their own. All are
-dequantised once, while loading, into the dtype that is rendered in: LoRAs are then merged into
-those numbers as into any others, nothing is quantised again, and strength 0 is the base bit for
-bit. It costs the memory of that dtype.
+newer. GGUF (ggml's docs/gguf.md) stores blocks of few bits with scales of their own, and so does
+bitsandbytes' NF4 and FP4, whose scales lie beside each weight. All are dequantised once, while
+loading, into the dtype that is rendered in: LoRAs are then merged into those numbers as into any
+others, nothing is quantised again, and strength 0 is the base bit for bit. It costs the memory of
+that dtype.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +35,9 @@ MERGED = (
 _SCALES = (".scale_weight", ".weight_scale")
 _BESIDE = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant")
 _FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
-_BITSANDBYTES = (".absmax", ".quant_map", ".nested_absmax")
+_FOUR = frozenset({"NF4", "FP4"})
+_BITSANDBYTES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+_STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
 _WHOLE = frozenset({"F64", "F32", "F16", "BF16"})
 _GGUF = b"GGUF"
 _SHAPE = "comfy.gguf.orig_shape."
@@ -40,13 +47,32 @@ _SHAPE = "comfy.gguf.orig_shape."
 def read(path: Path) -> Header:
     """The header of a single checkpoint: safetensors or GGUF, whatever the file's name.
 
-    A GGUF file's tensors have ggml's types (Q4_K). Raises UserError for all else, and for GGUF
-    without the gguf package.
+    A GGUF file's tensors have ggml's types (Q4_K), bitsandbytes' weights its own (NF4) and the
+    shapes that they stand for. Raises UserError for all else, and for GGUF without the gguf
+    package.
     """
-    if not is_gguf(path):
-        return read_header(path)
-    header: Header = _read_gguf(path)
+    header: Header = _read_gguf(path) if is_gguf(path) else _with_four_bits(read_header(path))
     return header
+
+
+def _with_four_bits(header: Header) -> Header:
+    """The header with bitsandbytes' packed weights as what they stand for."""
+    found = {}
+    for key, entry in header.tensors.items():
+        if match := _STATE.fullmatch(key):
+            begin, end = entry.offsets
+            try:
+                with open_file(header.path) as file:
+                    file.seek(header.data_start + begin)
+                    shape = json.loads(file.read(end - begin))["shape"]
+                packed = header.tensors[match[1]]
+                shape = tuple(int(side) for side in shape)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise _refusal(
+                    header.path.name, f"bitsandbytes' without its shape ({key})"
+                ) from error
+            found[match[1]] = TensorEntry(match[2].upper(), shape, packed.offsets)
+    return replace(header, tensors={**header.tensors, **found}) if found else header
 
 
 def is_gguf(path: Path) -> bool:
@@ -99,6 +125,8 @@ def kinds(header: Header) -> str:
     if is_gguf(header.path):
         stored = {tensor.dtype for tensor in header.tensors.values()}
         return f"GGUF {', '.join(sorted(stored - _WHOLE))}".strip()
+    if four := sorted({entry.dtype for entry in header.tensors.values()} & _FOUR):
+        return f"bitsandbytes {', '.join(four)}"
     if any(tensor.dtype in _FP8 for tensor in header.tensors.values()):
         return "scaled fp8" if scales(header) else "fp8"
     return ""
@@ -106,7 +134,13 @@ def kinds(header: Header) -> str:
 
 def weights(keys: Iterable[str]) -> list[str]:
     """The keys without those that only say how others are stored."""
-    return [key for key in keys if not key.endswith(_BESIDE) and key.split(".")[-1] != "scaled_fp8"]
+    return [
+        key
+        for key in keys
+        if not key.endswith((*_BESIDE, *_BITSANDBYTES))
+        and key.split(".")[-1] != "scaled_fp8"
+        and not _STATE.fullmatch(key)
+    ]
 
 
 def scales(header: Header) -> dict[str, str]:
@@ -116,8 +150,10 @@ def scales(header: Header) -> dict[str, str]:
     matrix or row: read as plain numbers they would be wrong.
     """
     name = header.path.name
-    if any(key.endswith(_BITSANDBYTES) or ".quant_state." in key for key in header.tensors):
-        raise _refusal(name, "bitsandbytes' 4 or 8 bits")
+    for key in header.tensors:
+        of = header.tensors.get(key.rpartition(".")[0])
+        if key.endswith(_BITSANDBYTES) and (of is None or of.dtype not in _FOUR):
+            raise _refusal(name, f"bitsandbytes' in another way than NF4 and FP4 ({key})")
     found = {}
     for key in header.tensors:
         for ending in _SCALES:
@@ -143,7 +179,7 @@ def scales(header: Header) -> dict[str, str]:
 def _refusal(name: str, how: str) -> UserError:
     return UserError(
         f"{name} stores its weights quantised as {how}, which is not read here; name the same "
-        "model in bfloat16, float16, GGUF or fp8 (plain, or with one scale a matrix).",
+        "model in bfloat16, float16, GGUF, NF4 or fp8 (plain, or with one scale a matrix).",
         field="model",
     )
 
@@ -153,6 +189,8 @@ def dequantised(header: Header, dtype: torch.dtype) -> dict[str, Any] | None:
     can read the file itself."""
     if is_gguf(header.path):
         return _from_gguf(header, dtype)
+    if any(entry.dtype in _FOUR for entry in header.tensors.values()):
+        return _from_four_bits(header, dtype)
     scaled = scales(header)
     return _unscaled(header, scaled, dtype) if scaled else None
 
@@ -168,6 +206,53 @@ def _unscaled(header: Header, scaled: dict[str, str], dtype: torch.dtype) -> dic
             factor = factor.reshape(-1, *[1] * (stored[weight].dim() - 1))
         stored[weight] = (stored[weight].to(torch.float32) * factor).to(dtype)
     return {key: stored[key] for key in weights(stored)}
+
+
+def _from_four_bits(header: Header, dtype: torch.dtype) -> dict[str, Any]:
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        from bitsandbytes import functional
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{header.path} is in bitsandbytes' 4 bits, and reading them needs {error.name}: "
+            "pip install 'lora-analysers[bitsandbytes]'.",
+            field="model",
+        ) from error
+    stored = load_file(header.path)
+    for weight, entry in header.tensors.items():
+        if entry.dtype in _FOUR:
+            beside = {k: v for k, v in stored.items() if k.startswith(f"{weight}.")}
+            try:
+                state = functional.QuantState.from_dict(beside, device=torch.device("cpu"))
+                _check_four_bits(stored[weight], state)
+                state.dtype = torch.float32  # not the 16 bits that it was rounded from
+                # As one row: in rows shorter than a block, 0.50.2 takes other blocks' scales.
+                state.shape = torch.Size([math.prod(entry.shape)])
+                numbers = functional.dequantize_4bit(stored[weight], state)
+            except Exception as error:  # of many kinds, all of which mean this
+                raise _refusal(
+                    header.path.name, f"bitsandbytes' 4 bits that are not whole ({weight})"
+                ) from error
+            stored[weight] = numbers.reshape(entry.shape).to(dtype)
+    return {key: stored[key] for key in weights(stored)}
+
+
+def _check_four_bits(packed: torch.Tensor, state: Any) -> None:
+    """Raise ValueError where the library would read beyond a tensor's end."""
+
+    def blocks(count: int, size: int) -> int:
+        return -(-count // size)
+
+    count, size, nested = math.prod(state.shape), state.blocksize, state.state2
+    sizes = [(packed.nbytes, blocks(count, 2)), (state.code.numel(), 16)]
+    sizes += [(state.absmax.numel(), blocks(count, size))]
+    if nested is not None:
+        sizes += [(nested.absmax.numel(), blocks(blocks(count, size), nested.blocksize))]
+        sizes += [(nested.code.numel(), 256)]
+    if any(found != wanted for found, wanted in sizes):
+        raise ValueError("sizes do not agree")
 
 
 def _from_gguf(header: Header, dtype: torch.dtype) -> dict[str, Any]:
