@@ -15,8 +15,18 @@ from reports.html import visible
 HEAD = ("strength there", "effect", "same effect here at", "low", "high")
 
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
-    "td,th{text-align:right;padding:.2rem .8rem;border-bottom:1px solid #ddd}svg{max-width:24rem}"
+    ":root{color-scheme:light dark}"
+    "body{font:16px/1.55 system-ui,sans-serif;max-width:46rem;margin:0 auto;padding:1.5rem 1.25rem;"
+    "background:Canvas;color:CanvasText}"
+    "h1{font-size:1rem;font-weight:400;margin:0}"
+    ".lead{font-size:clamp(1.3rem,4.5vw,1.9rem);line-height:1.25;"
+    "font-weight:650;margin:.6rem 0 1rem}"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "td,th{text-align:right;font-weight:400;padding:.4rem 1.2rem .4rem 0}"
+    "tr{border-bottom:1px solid #8886}"
+    "th{vertical-align:bottom}"
+    "svg{display:block;width:100%;max-width:24rem;background:#fff;"
+    "border-radius:8px;margin:1.5rem 0}"
 )
 
 
@@ -39,16 +49,19 @@ def write_comparison(
     lines = ["".join(f"<td>{text(cell)}</td>" for cell in row) for row in table]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{text(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{text(title)}</h1>"
-        + "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
-        + f"<table><tr>{''.join(f'<th>{head}</th>' for head in HEAD)}</tr>"
+        f'<main><h1>{text(title)}</h1><p class="lead">'
+        + "</p><p>".join(map(text, sentences))
+        + '</p><div class="scroll" tabindex="0" role="region" aria-label="Strengths"><table><tr>'
+        + "".join(f'<th scope="col">{head}</th>' for head in HEAD)
+        + "</tr>"
         + "".join(f"<tr>{line}</tr>" for line in lines)
-        + f"</table>{svg(found)}<p>"
-        + " ".join(f'<a href="{escape(to)}">{text(words)}</a>' for words, to in pages)
-        + "</p></html>\n"
+        + f"</table></div>{svg(found)}<p>"
+        + " · ".join(f'<a href="{escape(to)}">{text(words)}</a>' for words, to in pages)
+        + "</p></main></html>\n"
     )
     written = io.StringIO()
     csv.writer(written, lineterminator="\n").writerows([HEAD, *table])

@@ -26,6 +26,7 @@
   const number = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
   const prompt = (k) => prompts[cases[k].prompt];
   const seedText = (k) => (cases[k].seed === null ? "" : "seed " + cases[k].seed);
+  const caseName = (k) => [prompt(k), seedText(k)].filter(Boolean).join(" · ");
   const cellOf = (c, k) => (c < 0 ? null : cells[c][k] || null);
   const pictureOf = (c, k) => study.pictures[c < 0 ? cases[k].control : (cellOf(c, k) || [0])[0]];
   const controlOf = (c, k) => study.pictures[(cellOf(c, k) && cellOf(c, k)[4]) || cases[k].control];
@@ -182,7 +183,7 @@
     const pager = $("page"), label = $("page-label");
     let options = [];
     if (state.layout === "seeds") options = unique(list.map((k) => cases[k].prompt)).map((p) => [p, prompts[p]]);
-    if (state.layout.startsWith("plane")) options = list.map((k) => [k, prompt(k) + " " + seedText(k)]);
+    if (state.layout.startsWith("plane")) options = list.map((k) => [k, caseName(k)]);
     if (state.layout === "wall") options = [[-1, "control"], ...settings.map((c) => [c, candidates[c].heading])];
     label.hidden = options.length === 0;
     if (options.length) {
@@ -362,6 +363,7 @@
       image.addEventListener("error", () => frame.replaceChildren(make("span", { className: "why", textContent: "picture not found" })));
       image.src = source;
       frame.append(image);
+      if (cell && cell[1] === "failed" && cell[2]) frame.append(make("span", { className: "why over", textContent: clip(visible(cell[2]), 160) }));
     } else {
       const left = c >= 0 && candidates[c].settled ? "settled, not rendered" : "not in the study";
       const reason = c === -2 || (c >= 0 && !cell) ? left : cell ? cell[2] || "no picture" : cases[k].reason || "no control";
@@ -568,7 +570,7 @@
       }));
     };
     fill($("choose-settings"), candidates.map((c) => c.heading), state.hidden);
-    fill($("choose-cases"), cases.map((_, k) => prompt(k) + " " + seedText(k)), state.hiddenCases);
+    fill($("choose-cases"), cases.map((_, k) => caseName(k)), state.hiddenCases);
   }
   $("choose").addEventListener("toggle", () => { if ($("choose").open) choices(); });
   $("choose").addEventListener("keydown", (event) => {
@@ -624,7 +626,7 @@
     about.forEach((line, i) => context.fillText(line, gap, 46 + 24 * i));
     const heads = [...(table.pinned ? [{ control: true }] : []), ...columns];
     const said = (item) => (item.control ? "control" : item.setting !== undefined ? candidates[item.setting].heading
-      : item.case !== undefined ? prompt(item.case) + " " + seedText(item.case) : item.place !== undefined ? candidates.find((c) => c.place === item.place).where
+      : item.case !== undefined ? caseName(item.case) : item.place !== undefined ? candidates.find((c) => c.place === item.place).where
         : item.strength !== undefined ? String(item.strength) : "");
     if (!table.bare) heads.forEach((item, j) => {
       const c = item.setting !== undefined && candidates[item.setting];

@@ -827,11 +827,11 @@ def test_axe_finds_nothing_serious(page: Page, report: Path, plane: Path, scheme
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1440, 1920])
 def test_nothing_is_wider_than_the_window(
-    page: Page, report: Path, plane: Path, width: int
+    page: Page, report: Path, plane: Path, epochs: Path, width: int
 ) -> None:
-    for path in (report, plane):
+    for path in (report, plane, epochs):
         page.open(path, width=width, height=844)
-        page.js("(document.getElementById('why').open = true)")
+        page.js("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
         assert page.js("document.documentElement.scrollWidth") <= page.js("innerWidth")
         page.click(".open")
         assert page.js("document.getElementById('viewer').scrollWidth") <= width
