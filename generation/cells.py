@@ -14,6 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
+from generation.records import Sparse
+
 ENGINE = 1
 """Counts how the engine paints and reads prompts: to be raised when the same cell would come out
 otherwise, so that no folder mixes pictures of two kinds."""
@@ -81,6 +83,27 @@ class Cell:
     @property
     def is_control(self) -> bool:
         return self.checkpoint is None
+
+
+@dataclass(frozen=True)
+class ModelRecord(Sparse):
+    """The base model as the user named it, and the digest of its files; of a quantised one how it
+    is `stored`, and how LoRAs are `merged` into it."""
+
+    name: str
+    sha256: str
+    stored: str | None = None
+    merged: str | None = None
+
+
+@dataclass(frozen=True)
+class RendererRecord:
+    """What run.json says of a renderer, without secrets: base model and settings, or under
+    `renderer` what another program is and was told (both JSON-ready)."""
+
+    model: ModelRecord | None = None
+    settings: Mapping[str, Any] | None = None
+    renderer: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ from analysers.study import (
     Score,
     Study,
     Summary,
-    plain,
 )
 from generation.cells import strength_text
 from generation.folder import write_result
+from generation.records import plain
 from reports import pictures, plots
 from reports.tables import interval_text, label, notes, shared_settings, used_loras
 from reports.votes import people, votes_table
@@ -239,7 +239,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
         evidence=tuple(_evidence(study.evidence)),
         copies=tuple(_copies(study.evidence)),
         votes=votes_table(study),
-        run={k: v for k, v in study.run.items() if k not in ("request", "format")},
+        run={k: v for k, v in plain(study.run).items() if k not in ("request", "format")},
         counts=_counts(table),
         glossary=GLOSSARY,
         data=_json(_data(study, table, addresses, width / height, maps, thumbs, folder)),
@@ -460,14 +460,13 @@ def _data(
             }
         )
     # What else belongs to the case: run.json knows it where the pictures were rendered.
-    rendered = study.run.get("cases")
-    for row in rendered if isinstance(rendered, (list, tuple)) else ():
-        if not isinstance(row, Mapping) or row.get("name") not in table.cases:
+    for one in study.run.cases or ():
+        if one.name not in table.cases:
             continue
-        of = cases[table.cases.index(row["name"])]
-        if row.get("negative"):
-            of["negative"] = str(row["negative"])
-        if edited := pictures.edited(row, folder):
+        of = cases[table.cases.index(one.name)]
+        if one.negative:
+            of["negative"] = one.negative
+        if edited := pictures.edited(one, folder):
             of["edited"] = edited
     controls = {case: c["path"] for case, c in zip(table.cases, cases, strict=True)}
     cells = []
@@ -505,7 +504,7 @@ def _data(
         "cells": cells,
         "settings": shared_settings(study.run),
         "loras": used_loras(study.run),
-        "command": shlex.join(map(str, study.run.get("command") or ())),
+        "command": shlex.join(study.run.command or ()),
         "thumbs": [thumbs.get(path, "") for path in ("", *addresses)] if thumbs else [],
         "glossary": dict(GLOSSARY),
         "answer": study.verdict.answer,

@@ -11,14 +11,14 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from analysers.study import Candidate, Score, Sentence, Study
+from analysers.study import Candidate, CaseRecord, Score, Sentence, Study
 from generation.errors import UserError
 from generation.files import open_file, write_atomically
 from generation.folder import write_result
@@ -135,13 +135,11 @@ def _uri(small: Image.Image, quality: int = 75) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def edited(case: Mapping[str, object], folder: Path) -> str | None:
-    """What a case of run.json edits, small, as a data URI; only ever the copy in the folder."""
-    picture = case.get("picture")
-    copy = picture.get("copy") if isinstance(picture, Mapping) else None
-    if not isinstance(copy, str) or not re.fullmatch(r"input_[0-9a-f]{12}\.png", copy):
+def edited(case: CaseRecord, folder: Path) -> str | None:
+    """What a case edits, small, as a data URI; only ever the copy in the folder."""
+    if case.picture is None or not re.fullmatch(r"input_[0-9a-f]{12}\.png", case.picture.copy):
         return None
-    place = folder / copy
+    place = folder / case.picture.copy
     return None if place.is_symlink() else data_uri(place)
 
 

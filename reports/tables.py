@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared, declared_by_summary
 from analysers.phrases import GLOSSARY
-from analysers.study import Candidate, Interval, Study, Summary
+from analysers.study import Candidate, Interval, RunRecord, Study, Summary
 from generation.cells import strength_text
 from generation.folder import write_result
 from generation.samplers import shown_sampler
@@ -328,12 +328,10 @@ def notes(study: Study, summary: Summary) -> list[str]:
     return found
 
 
-def shared_settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+def shared_settings(run: RunRecord) -> list[tuple[str, str]]:
     """What the pictures share, named as A1111 names it, for the text that reproduces one."""
-    found: dict[str, Any] = {}
-    for part in (run, *(v for k, v in run.items() if k in ("settings", "render"))):
-        if isinstance(part, Mapping):
-            found.update({k: v for k, v in part.items() if isinstance(v, (str, int, float))})
+    given = (run.settings or {}).items()
+    found: dict[str, Any] = {k: v for k, v in given if isinstance(v, (str, int, float))}
     if isinstance(found.get("sampler"), str):
         found["sampler"] = shown_sampler(found["sampler"])
     if "width" in found and "height" in found:
@@ -360,11 +358,9 @@ _A1111 = {
 }
 
 
-def used_loras(run: Mapping[str, Any]) -> list[str]:
+def used_loras(run: RunRecord) -> list[str]:
     """The file names of the LoRAs under study."""
-    rows = run.get("loras")
-    rows = rows if isinstance(rows, (list, tuple)) else []
-    return [str(row["file"]) for row in rows if isinstance(row, Mapping) and "file" in row]
+    return [lora.file for lora in run.loras or ()]
 
 
 def about(study: Study) -> str:

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysers.records import build
 from analysers.study import Candidate, Interval, Study, Vote, Votes
 from generation.errors import UserError, named
 from generation.files import read_json
+from generation.records import build
 
 FORMAT = 1
 KIND = "lora-analysers votes"

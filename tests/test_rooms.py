@@ -16,7 +16,7 @@ FLOORS = (
     ("generation.families", "generation.pictures"),
     ("generation.loras", "generation.pictures.readers", "generation.renderers"),
     ("generation.renderers.comfyui", "generation.renderers.diffusers"),
-    ("analysers.metrics",),
+    ("analysers.metrics", "analysers.study"),
     ("analysers", "analysers.intake"),
     ("analysers.runs", "reports"),
     ("analysers.serve",),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -215,20 +215,22 @@ def metric_list() -> str:
     return "\n".join(lines)
 
 
-def rendered(record: Mapping[str, Any]) -> str:
+def rendered(study: Study) -> str:
     """What was rendered just now: "128 pictures and 16 controls in 37 s (3.9 pictures/s)"."""
-    kept = count(record["kept"], "picture")
-    fresh = record["pictures"] + record["controls"]
+    record = study.run.rendered
+    if record is None:
+        return ""
+    kept = count(record.kept, "picture")
+    fresh = record.pictures + record.controls
     if not fresh:
         return f"Nothing to render: {kept} lay there already."
-    counts = [
-        count(record[noun + "s"], noun) for noun in ("picture", "control") if record[noun + "s"]
-    ]
+    painted = {"picture": record.pictures, "control": record.controls}
+    counts = [count(number, noun) for noun, number in painted.items() if number]
     told = (
-        f"Rendered {' and '.join(counts)} in {duration(record['seconds'])} "
-        f"({rate(fresh / record['seconds'])}, loading included)"
+        f"Rendered {' and '.join(counts)} in {duration(record.seconds)} "
+        f"({rate(fresh / record.seconds)}, loading included)"
     )
-    return told + (f"; {kept} lay there already." if record["kept"] else ".")
+    return told + (f"; {kept} lay there already." if record.kept else ".")
 
 
 def spared(study: Study) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from analysers import checks, ranking
 from analysers.measure import Measured
@@ -24,19 +22,20 @@ from analysers.study import (
     Evidence,
     Kind,
     Left,
+    RunRecord,
     Score,
     Sentence,
     Stopped,
     Study,
     Verdict,
     from_json,
-    plain,
     to_json,
 )
 from analysers.wording import say
 from generation.errors import UserError
 from generation.files import read_utf8
 from generation.folder import write_result
+from generation.records import plain
 
 MOST_STUDY = 1 << 28
 """Bytes of a study.json that are read: a study of a million pictures has a few hundred MB."""
@@ -70,7 +69,7 @@ def decide(
     judging: Judging,
     out: Path,
     evidence: Evidence,
-    run: Mapping[str, Any],
+    run: RunRecord,
     warnings: Sequence[str],
     choice: ChoiceRecord | None = None,
 ) -> Study:
@@ -199,6 +198,6 @@ def _left(choice: ChoiceRecord) -> Left:
 
 def write(study: Study, out: Path) -> Path:
     """Write run.json and study.json into the run folder; return study.json's path."""
-    write_result(out / "run.json", json.dumps(study.run, indent=1, default=str) + "\n")
+    write_result(out / "run.json", study.run.to_json())
     write_result(out / "study.json", to_json(study))
     return out / "study.json"

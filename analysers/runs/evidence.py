@@ -12,15 +12,15 @@ from analysers.measure import Measured
 from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import declared
 from analysers.ranking import margin_of
-from analysers.records import build
 from analysers.runs.events import Ended, Event, Repeated
 from analysers.runs.request import Judging
-from analysers.study import Kind, KindsOfPicture, Noise, Score, TrustResult, Weights, plain
+from analysers.study import Kind, KindsOfPicture, Noise, Score, TrustResult, Weights
 from generation.cells import Case, Cell, Checkpoint
 from generation.errors import UserError
 from generation.files import read_json
 from generation.folder import write_result
 from generation.pictures.store import Store
+from generation.records import build, plain
 from generation.renderers.renderer import Renderer
 
 MAGNITUDES = (

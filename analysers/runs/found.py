@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from analysers.runs.evidence import TRUST_CONTROLS
 from analysers.runs.request import StudyRequest, Subject
 from analysers.runs.source import Shot, Tell, relative
-from analysers.study import Candidate, Evidence, Kind, Score
+from analysers.study import Candidate, Evidence, Kind, RunRecord, Score
 from generation.cells import Checkpoint
 from generation.errors import UserError
 from generation.folder import check_folder, open_run_folder
@@ -47,7 +47,7 @@ class FoundPictures:
         self.kind, self.out, self.title = kind, out, title or out.name
         self.label = label or self.title
         self._found = [*_controls(pictures, out), *_with_lora(pictures, out)]
-        self._paths = [str(pair.picture.path) for pair in pictures.pairs]
+        self._paths = tuple(str(pair.picture.path) for pair in pictures.pairs)
         self.with_lora = len(pictures.pairs)
         self.cells: Sequence[int] = range(len(self._found))
         self.probes: Sequence[int] = ()
@@ -73,9 +73,9 @@ class FoundPictures:
         """None: nothing can be rendered again."""
         return Evidence()
 
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> RunRecord:
         """The pictures' paths."""
-        return {"pictures": self._paths}
+        return RunRecord(pictures=self._paths)
 
 
 @contextmanager

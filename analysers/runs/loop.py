@@ -25,7 +25,7 @@ from analysers.runs.race import Race
 from analysers.runs.refine import Refine
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
-from analysers.study import NOT_RENDERED, Evidence, Score, Share, Study
+from analysers.study import NOT_RENDERED, RUN_FORMAT, Evidence, RunRecord, Score, Share, Study
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
 
@@ -66,10 +66,9 @@ class Run(Generic[C]):
         self._chooser = chooser or FullGrid(source.cells)
         self._observers = tuple(observers)
         self._executor = executor
-        self._head: dict[str, Any] = {"format": 1, "command": list(command)}
+        self._command = tuple(command)
+        self._request = None if asked is None else json.loads(asked.to_json())
         self._others = asked is not None and asked.output.allow_non_empty
-        if asked is not None:
-            self._head["request"] = json.loads(asked.to_json())
         self._lock = threading.Lock()
         self._asked: dict[C, None] = {}
         self._scores: dict[C, Score] = {}
@@ -100,9 +99,8 @@ class Run(Generic[C]):
         if self.control.interrupted:
             raise KeyboardInterrupt
         evidence = self._beside(source.evidence(self._tell))
-        seconds = {"seconds": round(perf_counter() - begin, 1)} if source.rendering else {}
-        record = {**self._head, **seconds, **source.record(), "versions": versions()}
-        study = self._decide(evidence, record)
+        seconds = round(perf_counter() - begin, 1) if source.rendering else None
+        study = self._decide(evidence, replace(source.record(), seconds=seconds))
         self._tell(events.Decided(study))
         self._tell(events.Written(write(study, source.out)))
         return study
@@ -114,7 +112,7 @@ class Run(Generic[C]):
                 raise ValueError("nothing is scored yet")
             scored = sum(cell in self._scores for cell in self.source.cells)
         evidence = Evidence(so_far=Share(scored, len(self.source.cells)))
-        return self._decide(evidence, {**self._head, "versions": versions()})
+        return self._decide(evidence, RunRecord())
 
     def _beside(self, found: Evidence) -> Evidence:
         """With what references and pictures without the trigger say; asked once, at the end."""
@@ -204,8 +202,15 @@ class Run(Generic[C]):
                 self._measured[cell] = result
         self._tell(events.Measured(score))
 
-    def _decide(self, evidence: Evidence, record: Mapping[str, Any]) -> Study:
+    def _decide(self, evidence: Evidence, made: RunRecord) -> Study:
         source = self.source
+        record = replace(
+            made,
+            format=RUN_FORMAT,
+            command=self._command,
+            request=self._request,
+            versions=versions(),
+        )
         with self._lock:
             scores, measured = dict(self._scores), dict(self._measured)
             order = [cell for cell in source.cells if cell in self._asked]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,16 @@ from analysers.intake.cases import without_triggers
 from analysers.metrics.adherence import rivals
 from analysers.runs.evidence import TRUST_CONTROLS, noise_floor, weights
 from analysers.runs.source import Shot, Tell
-from analysers.study import Candidate, Evidence, Score
+from analysers.study import (
+    Candidate,
+    CaseRecord,
+    Evidence,
+    InputRecord,
+    LoraRecord,
+    Rendered,
+    RunRecord,
+    Score,
+)
 from generation.cells import Case, Cell
 from generation.folder import write_result
 from generation.loras.inspection import LoraInfo, sha256
@@ -131,41 +139,39 @@ class RenderedPictures:
         usable = [c for c in self.plan.checkpoints if c.name not in self.plan.refused]
         return Evidence(noise=noise, weights=weights(usable) if self.kind != "strength" else None)
 
-    def record(self) -> Mapping[str, Any]:
-        """What run.json says of the rendering."""
-        return {
-            "rendered": {
-                "pictures": sum(not cell.is_control for cell in self._painted),
-                "controls": sum(cell.is_control for cell in self._painted),
-                "kept": self._kept,
-                "seconds": round(self._seconds, 2),
-            },
-            **self.renderer.record(),
-            "loras": [_lora_record(info) for info in self.plan.loras],
-            "cases": [self._case(case) for case in self.plan.cases],
-            "strengths": [str(s) for s in self.plan.strengths],
-        }
+    def record(self) -> RunRecord:
+        """What was painted, by what, from which files and cases."""
+        plan, used = self.plan, self.renderer.record()
+        controls = sum(cell.is_control for cell in self._painted)
+        return RunRecord(
+            rendered=Rendered(
+                len(self._painted) - controls, controls, self._kept, round(self._seconds, 2)
+            ),
+            model=used.model,
+            settings=used.settings,
+            renderer=used.renderer,
+            loras=tuple(map(_lora_record, plan.loras)),
+            cases=tuple(map(self._case_record, plan.cases)),
+            strengths=plan.strengths,
+        )
 
-    def _case(self, case: Case) -> Mapping[str, Any]:
+    def _case_record(self, case: Case) -> CaseRecord:
         """The case; a copy of the picture that it edits lies beside run.json."""
-        told = asdict(case)
-        if case.picture is None:
-            del told["picture"]
-        else:
+        picture = None
+        if case.picture is not None:
             copy = f"input_{case.picture.sha256[:12]}.png"
             write_result(self.out / copy, encode_png(read_input(case.picture), {}))
-            told["picture"] |= {"path": str(case.picture.path), "copy": copy}
-        return told
+            picture = InputRecord(case.picture.sha256, str(case.picture.path), copy)
+        return CaseRecord(case.prompt, case.seed, case.negative, case.name, picture)
 
 
-def _lora_record(info: LoraInfo) -> dict[str, Any]:
-    """A LoRA file as run.json names it."""
-    return {
-        "file": info.path.name,
-        "sha256": sha256(info.path),
-        "format": info.format,
-        "family": info.family,
-        "rank": info.rank,
-        "epoch": info.epoch,
-        "step": info.step,
-    }
+def _lora_record(info: LoraInfo) -> LoraRecord:
+    return LoraRecord(
+        info.path.name,
+        sha256(info.path),
+        info.format,
+        info.family,
+        info.rank,
+        info.epoch,
+        info.step,
+    )

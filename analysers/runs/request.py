@@ -16,12 +16,12 @@ from typing import Any, get_args
 
 import sample_data
 from analysers.metrics.metric import declared, load_metric
-from analysers.records import build, parse
 from analysers.runs.limits import CHOICES, REAL, WHOLE
 from analysers.study import Kind
 from generation.errors import UserError, named
 from generation.plan import parse_seeds, parse_strengths
 from generation.prompts import PromptLine, parse_prompt, read_prompts
+from generation.records import build, parse
 from generation.values import decimal_within
 
 FORMAT = 1

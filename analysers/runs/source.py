@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from analysers.runs.events import Event
-from analysers.study import Evidence, Kind, Score
+from analysers.study import Evidence, Kind, RunRecord, Score
 
 C = TypeVar("C")
 Tell = Callable[[Event], object]
@@ -88,8 +88,8 @@ class Source(Protocol[C]):
         """What argues for and against the answer beside the scores; asked once, at the end."""
         ...
 
-    def record(self) -> Mapping[str, Any]:
-        """What run.json says of where the pictures came from."""
+    def record(self) -> RunRecord:
+        """Where the pictures came from; the rest of it is left open."""
         ...
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from generation.cells import Cell, Picture, strength_text
+from generation.cells import Cell, Picture, RendererRecord, strength_text
 from generation.errors import UserError, named
 from generation.executors import never
 from generation.renderers.renderer import Renderer
@@ -82,15 +82,15 @@ class A1111(Renderer):
         settings = self.asked.plain | ({"factors": []} if cell.is_control else {})
         return {"renderer": "a1111", **self.told, "settings": settings}
 
-    def record(self) -> Mapping[str, Any]:
-        return {
-            "renderer": {
+    def record(self) -> RendererRecord:
+        return RendererRecord(
+            renderer={
                 "name": "A1111",
                 "urls": [server.url for server in self.servers],
                 **self.told,
                 "settings": self.asked.plain,
             }
-        }
+        )
 
     @property
     def warm_up(self) -> int:

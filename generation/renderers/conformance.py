@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
-from generation.cells import Cell
+from generation.cells import Cell, RendererRecord
 from generation.executors import Executor
 from generation.pictures.pixels import decode_image
 from generation.renderers.renderer import Renderer
@@ -23,7 +24,9 @@ def renderer_conforms(open_renderer: Callable[[], Renderer], cells: Sequence[Cel
         identity = renderer.identity(cell)
         assert json.loads(json.dumps(identity)) == json.loads(json.dumps(dict(identity)))
         assert identity == open_renderer().identity(cell), "the identity follows from the settings"
-    json.dumps(renderer.record())
+    record = renderer.record()
+    assert isinstance(record, RendererRecord)
+    json.dumps(asdict(record))
     pictures = {picture.cell: picture for picture in renderer.render(cells)}
     assert set(pictures) == set(cells), "one picture for every cell, and no other"
     painted = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from generation.cells import Cell, Picture
+from generation.cells import Cell, Picture, RendererRecord
 from generation.errors import UserError
 from generation.executors import never
 from generation.pictures.store import Store
@@ -48,9 +48,9 @@ class Renderer(Protocol):
         """How long these cells would take, from a trial; None where that cannot be told."""
         return None
 
-    def record(self) -> Mapping[str, Any]:
-        """What run.json says of the renderer (JSON-ready); no secrets."""
-        return {}
+    def record(self) -> RendererRecord:
+        """What run.json says of the renderer."""
+        return RendererRecord()
 
     @property
     def engine(self) -> Any:

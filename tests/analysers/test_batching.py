@@ -78,7 +78,7 @@ def test_a_folder_that_began_mixed_goes_on_mixed(tmp_path: Path) -> None:
     batches.keep(study.out, pacing.batch_key(study.settings), batches.Batching(5, mixed=True))
     options = Judging(workers=0)
     first = run_study(study, options)
-    record = first.run["settings"]
+    record = first.run.settings
     assert (record["batch_size"], record["mixed"]) == (5, True)
     store = Store(study.out, begun(study))
     assert not store.missing(study.cells)
@@ -110,4 +110,4 @@ def test_the_noise_floor_in_one_batch_as_on_a_gpu(tmp_path: Path) -> None:
     assert all(0.98 < similar <= 1 and apart < 1 for similar, apart in noise.pairs)
     again = run_study(study, Judging(workers=0))
     assert again.evidence.floor == noise.floor
-    assert again.run["rendered"]["kept"] == 8
+    assert again.run.rendered.kept == 8

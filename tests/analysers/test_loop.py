@@ -62,7 +62,7 @@ def test_a_finished_study_renders_and_measures_nothing_again(tmp_path: Path) -> 
     log = (tmp_path / "measured.jsonl").read_bytes()
     again = run_study(toy_plan(tmp_path, renderer=toy), HERE)
     assert not toy.painted and (tmp_path / "measured.jsonl").read_bytes() == log
-    assert again.scores == first.scores and again.run["rendered"]["kept"] == 12
+    assert again.scores == first.scores and again.run.rendered.kept == 12
 
 
 def test_no_picture_moves_when_axes_grow(tmp_path: Path) -> None:

@@ -306,9 +306,9 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
     assert not study.evidence.copies.pictures
     (row,) = study.evidence.leak.rows
     assert 0 < row["effect"] < 1 and math_finite(row["without trigger"], row["unrelated"])
-    assert len(study.scores) == 2 and study.run["rendered"]["kept"] >= 2
+    assert len(study.scores) == 2 and study.run.rendered.kept >= 2
     again = run_study(plan_study(request), request)
-    assert again.run["rendered"]["pictures"] == again.run["rendered"]["controls"] == 0
+    assert again.run.rendered.pictures == again.run.rendered.controls == 0
     to_json(study)
 
     picture = Image.open(tmp_path / "run" / image)

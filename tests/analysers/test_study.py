@@ -2,14 +2,16 @@
 
 import json
 import math
-from dataclasses import replace
+import re
+from dataclasses import MISSING, fields, is_dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from analysers.ranking import decide, decide_again
-from analysers.study import Candidate, Evidence, Noise, Score, Study, from_json, to_json
+from analysers.study import Candidate, Evidence, Noise, RunRecord, Score, Study, from_json, to_json
 from generation.cells import strength_text
 
 
@@ -37,7 +39,7 @@ def finished() -> Study:
         summaries,
         verdict,
         evidence=Evidence(noise=Noise(floor={"ssim": 0.0})),
-        run={"command": ["analyse-strength"]},
+        run=RunRecord(command=("analyse-strength",)),
     )
 
 
@@ -162,3 +164,57 @@ def test_a_study_follows_the_documented_schema(tmp_path, kind):
         margin=math.nan,
     )  # fmt: skip
     jsonschema.validate(json.loads(to_json(study)), schema)
+
+
+OLDER_RUNS = (
+    {
+        "format": 1,
+        "command": ["analyse-strength", "my.safetensors"],
+        "seconds": 12.5,
+        "rendered": {"pictures": 12, "controls": 2, "kept": 3, "seconds": 9.75},
+        "model": {"name": "demo", "sha256": "0" * 64},
+        "loras": [{"file": "my.safetensors", "sha256": "1" * 64, "format": "kohya", "family": "sd",
+                   "rank": 4, "epoch": None, "step": 600}],
+        "settings": {"model": "demo", "width": 64, "guidance_scale": 4.0,
+                     "versions": {"torch": "2"},
+                     "part_strengths": [["text", "0.5"]], "scheduler": {"_class_name": "Euler"}},
+        "cases": [{"prompt": "a fox", "seed": 7, "negative": "", "name": "p00_s7"}],
+        "strengths": ["0.20", "1"],
+        "versions": {"python": "3.11.7", "lora-analysers": "0.1.0"},
+    },
+    {"format": 1, "command": [], "pictures": ["/pictures/a.png"], "versions": {"numpy": "2.0"}},
+    {"command": ["analyse-strength"]},
+    {},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("run", OLDER_RUNS)
+def test_what_a_study_was_made_with_is_written_again_as_the_first_release_wrote_it(run):
+    data = json.loads(to_json(finished())) | {"run": run}
+    read = from_json(json.dumps(data))
+    assert json.loads(to_json(read))["run"] == run == json.loads(read.run.to_json())
+    assert from_json(to_json(read)).run == read.run
+
+
+def classes(kind: Any, found: dict[str, type]) -> dict[str, type]:
+    """The dataclass and those that its fields hold, by the name that the schema gives them."""
+    if is_dataclass(kind) and isinstance(kind, type) and kind not in found.values():
+        found[re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()] = kind
+        for hint in get_type_hints(kind).values():
+            classes(hint, found)
+    for part in get_args(kind):
+        classes(part, found)
+    return found
+
+
+def test_the_schema_describes_every_record():
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "study.schema.json").read_text())
+    found = classes(Study, {})
+    assert len(found) > 25
+    for name, kind in found.items():
+        told = schema if kind is Study else schema["$defs"][name]
+        assert set(told["properties"]) == {f.name for f in fields(kind)}, name
+        needed = {
+            f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING
+        }
+        assert needed <= set(told.get("required", ())), name

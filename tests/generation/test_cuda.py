@@ -103,7 +103,7 @@ def test_a_study_decides_its_batches_and_keeps_to_them(tmp_path: Path) -> None:
     study = run_study(plan())
     assert [s.status for s in study.scores].count("failed") == 0
     kept = next(iter(json.loads((tmp_path / "batch.json").read_text()).values()))
-    used = study.run["settings"]
+    used = study.run.settings
     assert (kept["size"], kept["mixed"]) == (used["batch_size"], used["mixed"])
     again = run_study(plan())
-    assert again.run["rendered"]["pictures"] == 0
+    assert again.run.rendered.pictures == 0

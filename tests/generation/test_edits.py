@@ -155,23 +155,27 @@ def test_a_study_edits_each_cases_picture(
     scores = [score for score in study.scores if score.candidate is not None]
     assert [score.status for score in scores] == ["ok", "ok"]
     assert all(score.values["ssim"] < 1 for score in scores)
-    copies = [row["picture"]["copy"] for row in study.run["cases"]]
+    copies = [case.picture.copy for case in study.run.cases]
     for copy, picture in zip(copies, edited, strict=True):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "run" / copy)), read_input(picture))
     page = write_report(study, tmp_path / "run").read_text()
     assert page.count('"edited":') == 2
     again = run_study(plan, Judging(metrics=("ssim",), workers=0))
-    assert again.run["rendered"]["kept"] == 4  # nothing is painted twice
+    assert again.run.rendered.kept == 4  # nothing is painted twice
 
 
 def test_reports_show_no_file_that_a_study_merely_names(inputs: list[Path], tmp_path: Path) -> None:
+    from analysers.study import CaseRecord, InputRecord
     from reports.pictures import edited
 
+    def case(copy: str) -> CaseRecord:
+        return CaseRecord("a cat", 1, picture=InputRecord("0" * 64, "/elsewhere.png", copy))
+
     (tmp_path / "input_0123456789ab.png").symlink_to(inputs[0])
-    for copy in (str(inputs[0]), "../one.png", "input_0123456789ab.png", 3, None):
-        assert edited({"picture": {"copy": copy}}, tmp_path) is None
+    for copy in (str(inputs[0]), "../one.png", "input_0123456789ab.png", ""):
+        assert edited(case(copy), tmp_path) is None
     shutil.copy(inputs[0], tmp_path / "input_000000000000.png")
-    found = edited({"picture": {"copy": "input_000000000000.png"}}, tmp_path)
+    found = edited(case("input_000000000000.png"), tmp_path)
     assert found is not None and found.startswith("data:image/")
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from generation.cells import Case, Checkpoint  # noqa: E402
 from generation.errors import UserError  # noqa: E402
 from generation.loras import deltas  # noqa: E402
+from generation.records import plain
 from generation.renderers.diffusers import quantised  # noqa: E402
 from generation.renderers.diffusers.engine import Engine  # noqa: E402
 from generation.renderers.diffusers.models import find_model  # noqa: E402
@@ -241,10 +242,10 @@ def test_a_study_says_how_its_base_is_stored(tiny_checkpoint: Single, tmp_path: 
     }  # fmt: skip
     plan = planned("strength", model=str(stored), **common)
     assert plan.told == (f"The base model is GGUF Q8_0: {quantised.MERGED}.",)
-    model = plan.renderer.record()["model"]
-    assert (model["stored"], model["merged"]) == ("GGUF Q8_0", quantised.MERGED)
+    model = plan.renderer.record().model
+    assert (model.stored, model.merged) == ("GGUF Q8_0", quantised.MERGED)
     whole = planned("strength", model=str(full), **common)
-    assert whole.told == () and whole.renderer.record()["model"].keys() == {"name", "sha256"}
+    assert whole.told == () and plain(whole.renderer.record().model).keys() == {"name", "sha256"}
 
 
 def test_four_bits_that_do_not_agree_are_refused(tiny_checkpoint: Single, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from analysers.study import (
     Interval,
     Ladder,
     Noise,
+    RunRecord,
     Score,
     Sentence,
     Study,
@@ -190,16 +191,16 @@ def build_study(
         summaries=tuple(summaries),
         verdict=verdict,
         evidence=evidence,
-        run={
-            "model": "demo",
-            "settings": {
+        run=RunRecord(
+            settings={
+                "model": "demo",
                 "width": size,
                 "height": size,
                 "steps": 20,
                 "guidance_scale": 4.0,
                 "sampler": "dpmpp_2m_karras",
             },
-        },
+        ),
     )
 
 

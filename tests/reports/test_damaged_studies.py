@@ -135,7 +135,13 @@ HOSTILE = (
     ("evidence.deep", 1, "evidence.deep is not known"),
     ("evidence.noise.floor", 0.5, "evidence.noise.floor is 0.5, not an object"),
     ("evidence.weights", {"rows": [{"a": nested(200, "list")}]}, "nested too deeply"),
-    ("run.deep", nested(200, "object"), "nested too deeply"),
+    ("run.deep", 1, "run.deep is not known"),
+    ("run.settings", {"deep": nested(200, "object")}, "nested too deeply"),
+    ("run.format", 3, "run.format is 3, this version reads 1"),
+    ("run.loras", [{"file": "a", "sha256": 7, "format": "kohya"}], r"run.loras\[0\].sha256 is 7"),
+    ("run.cases", [{"prompt": "a fox"}], r"run.cases\[0\].seed is missing"),
+    ("run.rendered", {"pictures": 1}, "run.rendered.controls is missing"),
+    ("run.strengths", ["much"], r'run.strengths\[0\] is "much", not a decimal'),
     ("format", "1", "format"),
 )
 

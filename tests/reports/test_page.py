@@ -21,6 +21,7 @@ from analysers.study import (
     Candidate,
     Evidence,
     Interval,
+    RunRecord,
     Score,
     Sentence,
     Study,
@@ -765,7 +766,8 @@ def hostile_study(folder: Path) -> Study:
         evidence=Evidence(leak=Told(nasty, tuple({t[:80]: t[:80], "x": t} for t in INJECTIONS)),
                           weights=Weights(tuple({"label": t[:80], t[:60]: 1.5, "norm": 2.0}
                                                 for t in INJECTIONS))),
-        run={"settings": {"sampler": nasty, "model": INJECTIONS[1]}, nasty: {nasty: [nasty, 1]}},
+        run=RunRecord(settings={"sampler": nasty, "model": INJECTIONS[1],
+                                nasty: {nasty: [nasty, 1]}}),
     )  # fmt: skip
 
 

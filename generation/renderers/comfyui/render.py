@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from generation.cells import Cell, Picture
+from generation.cells import Cell, Picture, RendererRecord
 from generation.errors import UserError
 from generation.executors import never
 from generation.renderers.comfyui.workflow import Workflow, without
@@ -76,16 +76,16 @@ class ComfyUI(Renderer):
         factors = {} if cell.is_control else {k: str(v) for k, v in self.factors.items()}
         return {"renderer": "comfyui", **self.told, "workflow": self._digest, "factors": factors}
 
-    def record(self) -> Mapping[str, Any]:
-        return {
-            "renderer": {
+    def record(self) -> RendererRecord:
+        return RendererRecord(
+            renderer={
                 "name": "ComfyUI",
                 "urls": [server.url for server in self.servers],
                 **self.told,
                 "workflow": self._digest,
                 "found": list(self.workflow.found),
             }
-        }
+        )
 
     @property
     def warm_up(self) -> int:

@@ -10,17 +10,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from generation.cells import Cell, Checkpoint, Picture, RenderSettings
+from generation.cells import (
+    Cell,
+    Checkpoint,
+    ModelRecord,
+    Picture,
+    RendererRecord,
+    RenderSettings,
+)
 from generation.errors import UserError, named
 from generation.executors import Executor, ProcessPool, never, worker_number
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import Pixels, encode_png
+from generation.records import plain
 from generation.renderers.diffusers import batches, pacing, quantised
 from generation.renderers.diffusers.batches import stretches
 from generation.renderers.diffusers.setup import import_engine
@@ -84,15 +92,12 @@ class DiffusersRenderer(Renderer):
         """The settings that decide pixels, with the engine's own version."""
         return self.settings.identity(cell)
 
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> RendererRecord:
         """The model and the settings, as they were used."""
-        model = {"name": self.settings.model, "sha256": self.settings.model_hash}
-        if self.stored:
-            model |= {"stored": self.stored, "merged": quantised.MERGED}
-        return {
-            "model": model,
-            "settings": asdict(self.settings),
-        }
+        used = self.settings
+        merged = quantised.MERGED if self.stored else None
+        model = ModelRecord(used.model, used.model_hash, self.stored or None, merged)
+        return RendererRecord(model, plain(used))
 
     @property
     def warm_up(self) -> int:

@@ -1,4 +1,4 @@
-"""JSON -> frozen dataclasses, checked against their own annotations.
+"""Frozen dataclasses <-> JSON, checked against their own annotations.
 
 A file from somebody else says anything. What is built here has the types that its class declares,
 or a sentence says where the file is wrong.
@@ -27,6 +27,28 @@ LARGEST = 1e15
 """No measurement is larger, and curves can still be drawn of what is smaller."""
 
 _DECIMAL = re.compile(r"-?\d{1,12}(\.\d{1,24})?", re.ASCII)
+
+
+class Sparse:
+    """A dataclass that leaves what is None out of its JSON."""
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: dataclasses as objects, NaN as null, decimals as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        given = [(f.name, getattr(value, f.name)) for f in fields(value)]
+        leave = isinstance(value, Sparse)
+        return {name: plain(v) for name, v in given if v is not None or not leave}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, (bool, str, int)) or value is None:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
 
 
 def parse(text: str) -> Any:
