@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from generation.cells import Case, Checkpoint  # noqa: E402
 from generation.errors import UserError  # noqa: E402
 from generation.loras import deltas  # noqa: E402
-from generation.records import plain
+from generation.records import plain  # noqa: E402
 from generation.renderers.diffusers import quantised  # noqa: E402
 from generation.renderers.diffusers.engine import Engine  # noqa: E402
 from generation.renderers.diffusers.models import find_model  # noqa: E402
