@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-from generation.cells import Cell, Picture, strength_text
+from generation.cells import Cell, Picture, RendererRecord, strength_text
 from generation.errors import UserError, named
 from generation.executors import never
 from generation.pictures.readers.metadata import swarmui as read_metadata
@@ -151,15 +151,15 @@ class SwarmUI(Renderer):
         settings = self.asked.plain | ({"factors": []} if cell.is_control else {})
         return {"renderer": "swarmui", **self.told, "settings": settings}
 
-    def record(self) -> Mapping[str, Any]:
-        return {
-            "renderer": {
+    def record(self) -> RendererRecord:
+        return RendererRecord(
+            renderer={
                 "name": "SwarmUI",
                 "urls": [server.url for server in self.servers],
                 **self.told,
                 "settings": self.asked.plain,
             }
-        }
+        )
 
     @property
     def warm_up(self) -> int:
