@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import dctn
 
 from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Declaration, Declared, Sample
@@ -57,6 +56,7 @@ def dct_hash(picture: Pixels) -> npt.NDArray[np.bool_]:
     """Whether each of the 8 x 8 lowest frequencies of an uint8 plane, brought to 32 x 32, is above
     their median: "pHash", as ImageHash 4.3 computes it (`phash`)."""
     from PIL import Image
+    from scipy.fft import dctn
 
     plane = Image.fromarray(picture).resize((HASHED, HASHED), Image.Resampling.LANCZOS)
     low = dctn(np.asarray(plane, np.float64))[:KEPT, :KEPT]

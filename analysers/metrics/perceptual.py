@@ -20,6 +20,7 @@ import numpy as np
 
 from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import Declaration, Declared, Metric, Sample
+from analysers.metrics.references import whole
 from generation.errors import UserError, first_line, named
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class ClipScore(Declared):
         source = self.model or CLIP_DEFAULT
         local: dict[str, Any] = {"local_files_only": True}
         return (
-            CLIPModel.from_pretrained(source, use_safetensors=True, **local).eval(),
+            whole(CLIPModel, source),
             AutoTokenizer.from_pretrained(source, **local),
             AutoImageProcessor.from_pretrained(source, **local),
         )

@@ -180,22 +180,16 @@ class _Network:
         """The network's one vector of a picture, of length 1: CLIP's embedding, else the class
         token of the last layer (which is what DINO and DINOv2 are compared by).
         """
-        import torch
-
-        model, processor = self._loaded
+        ask, processor = self._loaded
         image = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=2)
         pixels = processor(images=image, return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            told = model(pixel_values=pixels)
-        embedding = getattr(told, "image_embeds", None)
-        vector = embedding[0] if embedding is not None else told.last_hidden_state[0, 0]
-        return _unit(vector.float().numpy())
+        return _unit(ask(pixels))
 
     def check(self) -> None:
         if not Path(self.folder).is_dir():
             raise UserError(
                 f'"{self.folder}" is no folder; name one with a vision model that transformers '
-                "can load, such as DINOv2, as reference_likeness:FOLDER.",
+                "can load, such as DINOv2, or with an ONNX file, as reference_likeness:FOLDER.",
                 field="metrics",
             )
         try:
@@ -203,24 +197,82 @@ class _Network:
         except Exception as error:
             raise UserError(
                 f'The vision model in "{self.folder}" cannot be loaded ({first_line(error)}); name '
-                "a folder with its config.json, its safetensors and its image processor.",
+                "a folder with its image processor and its config.json and safetensors, or one "
+                "ONNX file.",
                 field="metrics",
             ) from error
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        from transformers import (
-            AutoConfig,
-            AutoImageProcessor,
-            AutoModel,
-            CLIPVisionModelWithProjection,
-        )
+    def _loaded(self) -> tuple[Callable[[Any], Vector], Any]:
+        """What gives a vector for pixel values (1 x 3 x H x W), and the image processor."""
+        from transformers import AutoImageProcessor
 
-        local: dict[str, Any] = {"local_files_only": True}
-        kind = AutoConfig.from_pretrained(self.folder, **local).model_type
-        load = CLIPVisionModelWithProjection if kind.startswith("clip") else AutoModel
-        model = load.from_pretrained(self.folder, use_safetensors=True, **local).eval()
-        return model, AutoImageProcessor.from_pretrained(self.folder, **local)
+        folder = Path(self.folder)
+        exported = sorted([*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")])
+        ask = _exported(exported) if exported else _in_transformers(self.folder)
+        return ask, AutoImageProcessor.from_pretrained(self.folder, local_files_only=True)
+
+
+def whole(load: Any, folder: str, **given: Any) -> Any:
+    """The network of a local folder by one of transformers' classes; ValueError where its file
+    lacks weights, which transformers makes up after a mere warning."""
+    model, info = load.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **given
+    )
+    lacking = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind]]
+    if lacking := [key for key in lacking if not key.startswith("pooler.")]:
+        raise ValueError(f"its weights lack {lacking[0]}")
+    return model.eval()
+
+
+def _in_transformers(folder: str) -> Callable[[Any], Vector]:
+    import torch
+    from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    load: Any = AutoModel
+    if config.model_type.startswith("clip"):
+        load, both = CLIPVisionModelWithProjection, config
+        config = getattr(both, "vision_config", both)
+        config.projection_dim = both.projection_dim
+    model = whole(load, folder, config=config)
+
+    @torch.no_grad()
+    def ask(pixels: Any) -> Vector:
+        told = model(pixel_values=pixels)
+        embedding = getattr(told, "image_embeds", None)
+        vector = embedding[0] if embedding is not None else told.last_hidden_state[0, 0]
+        return np.asarray(vector.float().numpy())
+
+    return ask
+
+
+def _exported(files: Sequence[Path]) -> Callable[[Any], Vector]:
+    """An ONNX file with one input: its `image_embeds`, else `last_hidden_state`'s class token, else
+    its first output."""
+    try:
+        from onnxruntime import InferenceSession
+    except ImportError as error:
+        raise ImportError(
+            'onnxruntime is missing: pip install "lora-analysers[render,onnx]"'
+        ) from error
+
+    if len(files) > 1:
+        raise ValueError(f"it holds {len(files)} ONNX files, such as {files[1].name}")
+    session = InferenceSession(files[0], providers=["CPUExecutionProvider"])
+    inputs, outputs = (
+        [x.name for x in part] for part in (session.get_inputs(), session.get_outputs())
+    )
+    if len(inputs) != 1:
+        raise ValueError(f"{files[0].name} asks for {', '.join(inputs)}, not for a picture alone")
+    known = [name for name in ("image_embeds", "last_hidden_state") if name in outputs]
+    (chosen,) = [*known, outputs[0]][:1]
+
+    def ask(pixels: Any) -> Vector:
+        (told,) = session.run([chosen], {inputs[0]: pixels.numpy()})
+        return np.asarray(told[0, 0] if told.ndim == 3 else told.ravel(), np.float32)
+
+    return ask
 
 
 def _parts(sample: Sample) -> Vector:
