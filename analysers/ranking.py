@@ -407,7 +407,7 @@ def _ranges(
     safe = [
         i
         for i, s in enumerate(summaries)
-        if s.safe and s.candidate.strength != 0 and _same_side(s.candidate, pick)
+        if s.safe and s.candidate.strength != 0 and same_side(s.candidate, pick)
     ]
     strongest = max(
         safe, key=lambda i: amount(summaries[i].candidate, kind, effect[i]), default=None
@@ -507,7 +507,7 @@ def _confidence(
     return "low" if few or summaries[pick].state != "clean" else "moderate"
 
 
-def _same_side(candidate: Candidate, pick: Candidate) -> bool:
+def same_side(candidate: Candidate, pick: Candidate) -> bool:
     """Whether both strengths are positive or both negative; beside 0 the positive side counts."""
     if candidate.strength is None or pick.strength is None:
         return True
@@ -520,7 +520,7 @@ def _breakdown(pick: Candidate, kind: Kind, summaries: Sequence[Summary]) -> Can
     broken = [
         s.candidate
         for s in summaries
-        if s.state == "broken" and s.candidate.strength != 0 and _same_side(s.candidate, pick)
+        if s.state == "broken" and s.candidate.strength != 0 and same_side(s.candidate, pick)
     ]
     if kind == "plane":
         column = [c for c in broken if c.place == pick.place]

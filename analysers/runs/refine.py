@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from analysers.racing import EARLY, Asked
+from analysers.ranking import margin_of, same_side
 from analysers.runs.chooser import ChoiceRecord, Chooser, FullGrid, with_lora
 from analysers.runs.plane import coarse_plane, expected, next_on_plane
 from analysers.runs.race import Race
@@ -103,7 +105,8 @@ class Refine(Chooser[C]):
         self._unseen = Counter(passed_over(self._line, summaries, verdict, self.asked.kind))
         if self.asked.kind == "plane":
             return next_on_plane(self._line, summaries, verdict)
-        return between(self._line, summaries, verdict)
+        found = between(self._line, summaries, verdict)
+        return found or tuple(stronger(self._line, summaries, verdict, self.asked)[:1])
 
 
 def coarse(line: Sequence[Candidate]) -> list[Candidate]:
@@ -128,8 +131,41 @@ def between(
         above = [i for i in known if i > place[verdict.pick]]
         if above:
             gaps.append((place[verdict.pick], above[0]))
+        below = [i for i in known if i < place[verdict.pick]]
+        if below and "most_effect" not in verdict.why:
+            gaps.append((below[-1], place[verdict.pick]))
     found = {halfway(low, high, effect) for low, high in gaps if high - low > 1}
     return tuple(line[i] for i in sorted(found))
+
+
+def stronger(
+    line: Sequence[Candidate], summaries: Sequence[Summary], verdict: Verdict, asked: Asked
+) -> list[Candidate]:
+    """Those that nobody looked at and that apply more of the LoRA than what is recommended, the
+    most first: of many that are level the strongest is asked for, and one that was no choice by
+    chance has neighbours that are.
+
+    Left out is what lies beyond one that breaks, and where the ranked metric, interpolated, is
+    worse than the control by more than the margin. Where references tell there are none.
+    """
+    pick, margin = verdict.pick, margin_of(asked.rank_by, asked.margin)
+    if pick is None:
+        return []
+    known = {s.candidate: s for s in summaries if s.rank is not None}
+    if pick not in line or "most_likeness" in verdict.why or not math.isfinite(margin):
+        return []
+    sign = 1.0 if asked.better == "lower" else -1.0
+    side = [one for one in line if same_side(one, pick)]
+    places = [i for i, one in enumerate(side) if one in known]
+    worse = [sign * known[side[i]].diff_control.mean for i in places]
+    broken = [s.candidate for s in summaries if s.state == "broken"]
+    return [
+        side[i]
+        for i in range(len(side) - 1, side.index(pick), -1)
+        if side[i] not in known
+        and not any(before(b, side[i], asked.kind) for b in broken)
+        and not np.interp(i, places, worse) > margin
+    ]
 
 
 def passed_over(

@@ -20,6 +20,7 @@ from analysers.study import Study
 from generation.errors import UserError
 from generation.files import is_full
 from generation.loras.keeping import SETTLED, Keeper, Taken
+from generation.loras.training import unfinished
 
 LOOK = 30.0
 """Seconds after which the folder is looked at without being told of a change: network folders tell
@@ -171,7 +172,9 @@ def changed(folder: Path, seconds: float) -> None:
 
 
 def _end(plan: Plan, study: Study, patience: int | None) -> End:
-    if plan.checkpoints[-1].final:
+    last = plan.checkpoints[-1]
+    told = [info.metadata for info in plan.loras if info.path == last.path]
+    if last.final and not any(map(unfinished, told)):
         return "final"
     breakdown = study.verdict.breakdown
     if patience is not None and breakdown is not None:

@@ -71,6 +71,13 @@ def stored_epoch(metadata: Mapping[str, str]) -> int | None:
     return None
 
 
+def unfinished(metadata: Mapping[str, str]) -> bool:
+    """Whether kohya's metadata say that training was to go on after this file (``ss_steps`` of
+    ``ss_max_train_steps``), whatever its name; False where they say nothing."""
+    done, planned = (whole_number(metadata.get(key)) for key in ("ss_steps", "ss_max_train_steps"))
+    return done is not None and planned is not None and done < planned
+
+
 def trainer(metadata: Mapping[str, str]) -> str | None:
     """kohya, ai-toolkit, onetrainer, simpletuner or diffusers, where the metadata betray it."""
     software = parse_json(metadata.get("software"))

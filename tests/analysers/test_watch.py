@@ -104,8 +104,7 @@ def test_checkpoints_are_judged_as_they_come_and_outlive_the_trainers_pruning(
         shutil.copy(LORAS / name(4), part)
         part.rename(old(part).with_name(name(4)))  # a trainer that renames
         until(lambda: name(4) in judged(out))
-        shutil.copy(LORAS / name(4), train / "pstr.safetensors")
-        old(train / "pstr.safetensors")
+        old(Path(shutil.copy(LORAS / "pstr.safetensors", train)))
         output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "its final file is there" in errors
@@ -185,9 +184,11 @@ def test_patience_counts_what_lies_beyond_the_breakdown(tmp_path: Path) -> None:
     assert watch._end(plan, study(candidates[2]), 3) == ""
     assert watch._end(plan, study(candidates[2]), None) == ""
     assert watch._end(plan, study(None), 1) == ""
-    ended = replace(plan, checkpoints=(*plan.checkpoints[:-1],
-                                       replace(plan.checkpoints[-1], final=True)))  # fmt: skip
-    assert watch._end(ended, study(None), None) == "final"
+    last = replace(plan.checkpoints[-1], final=True)
+    ended = replace(plan, checkpoints=(*plan.checkpoints[:-1], last))
+    assert watch._end(ended, study(None), None) == "", "it says itself: step 120 of 240"
+    shutil.copy(LORAS / "pstr.safetensors", train)
+    assert watch._end(plan_study(asked(train, tmp_path / "run")), study(None), None) == "final"
 
 
 def test_only_one_folder_can_be_watched(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_what_comes_and_is_pruned_while_others_are_judged_is_kept(tmp_path: Path
             until(lambda: (tmp_path / "keep" / name(2)).exists(), 20)
             (train / name(2)).unlink()
         else:
-            appear(train, 3).rename(train / "pstr.safetensors")
+            old(Path(shutil.copy(LORAS / "pstr.safetensors", train)))
 
         class Found:
             verdict = Verdict()
