@@ -8,9 +8,11 @@ settled. There are two kinds of answer, and they need different care:
   the last has the rest of the five (Haybittle 1971; Peto et al. 1976). Confidence sequences that
   hold at any time (Howard et al. 2021) need no plan of looks, but with the 4 to 24 cases of a study
   they are two to three times as wide.
-* *"settled"*: by what is seen so far, the cases that are left will hardly change what it is to
-  the answer (stochastic curtailment: Lan, Simon and Halperin 1982). Nothing is claimed of it, so no
-  error is spent; the final decision judges it by the pictures that it has.
+* *"settled"*: by what is seen so far, the cases that are left will hardly make it what is
+  recommended, nor broken (stochastic curtailment: Lan, Simon and Halperin 1982). Final means are
+  drawn for all candidates together, and of those that are seldom chosen in the end as many go as
+  would be in `DOUBT` of the draws. Nothing is claimed of them, so no error is spent; the final
+  decision judges them by the pictures that they have.
 
 What is asked decides what is raced: with metrics beside the ranked one that have a range
 (`analysers.criteria`) a candidate is as good as certain only inside all of them, and no choice
@@ -25,7 +27,7 @@ The decision itself is `analysers.ranking.decide`, at each look as at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -53,7 +55,11 @@ EARLY = 0.01
 """Chance of a false finding over all looks before the last; the last keeps `ERROR - EARLY`."""
 
 DOUBT = 0.02
-"""A candidate is settled when the cases that are left change its part with a smaller chance."""
+"""Candidates are settled when the cases that are left make one of them the recommended one with a
+smaller chance, and each of them broken."""
+
+DRAWS = 1000
+"""Of the final means, by which the chance of each candidate to be recommended is found."""
 
 FIRST = 4
 GROWTH = 1.5
@@ -118,53 +124,66 @@ def settled(
     if not running:
         return done
     tables = tabulate(scores, asked.kind)
-    ahead = _forecast(tables, asked, running[0].candidate, cases, stopped)
-    most_effect = not by_references(tables)
+    ahead = _forecast(tables, asked, running, cases, stopped)
+    hardly = _together_below(DOUBT, {c: ahead[c].chosen for c in ahead})
     reach = {s.candidate: amount(s.candidate, asked.kind, s.effect) for s in running}
     enough = max(
-        (s.candidate for s in running if most_effect and ahead[s.candidate].good() >= 1 - DOUBT),
-        key=lambda candidate: reach[candidate],
+        (s.candidate for s in running if ahead[s.candidate].good() >= 1 - DOUBT),
+        key=reach.__getitem__,
         default=None,
     )
     for s in running:
         chance = ahead[s.candidate]
         no_choice = chance.clean <= DOUBT or chance.level <= DOUBT or chance.fits <= DOUBT
         outdone = enough is not None and reach[s.candidate] <= reach[enough]
-        if chance.broken <= DOUBT and (no_choice or outdone):
+        if chance.broken <= DOUBT and (no_choice or outdone or s.candidate in hardly):
             done[s.candidate] = "settled"
     if any(s.candidate not in done and s.candidate not in stopped for s in running):
         # those that go on are compared with the first, and may yet give way to the strongest
-        done.pop(running[0].candidate, None)
-        if enough is not None:
-            done.pop(enough, None)
+        for candidate in (running[0].candidate, *([enough] if enough else [])):
+            done.pop(candidate, None)
     return done
 
 
+def _together_below(most: float, chances: Mapping[Candidate, float]) -> set[Candidate]:
+    """As many as possible whose chances add up to no more than `most`; the least likely first."""
+    found, total = set(), 0.0
+    for candidate in sorted(chances, key=lambda candidate: chances[candidate]):
+        total += chances[candidate]
+        if not total <= most:
+            break
+        found.add(candidate)
+    return found
+
+
 class _Chances(NamedTuple):
-    """That a candidate will be called clean, broken, and level with the leader, show no sign of
-    over-cooking, and be inside the ranges of other metrics, when all cases are there. NaN where
-    fewer than three prompts say nothing yet."""
+    """That a candidate will be called clean, broken, and level with the leader, and be inside the
+    ranges of other metrics, when all cases are there; and that it will be the one recommended. NaN
+    where fewer than three prompts say nothing yet."""
 
     clean: float
     broken: float
     level: float
     calm: float
     fits: float
+    chosen: float
 
     def good(self) -> float:
-        """The least of the chances that it has to have to be recommended; NaN as a number is 0."""
+        """The least of the chances that it has to have to be as good as the leader; 0 where one is
+        not known, or where it is not the most effect that is recommended."""
         chances = (self.clean, self.level, self.calm, self.fits)
-        return 0.0 if any(map(math.isnan, chances)) else min(chances)
+        known = not any(map(math.isnan, (*chances, self.chosen)))
+        return min(chances) if known else 0.0
 
 
 def _forecast(
     tables: Tables,
     asked: Asked,
-    leader: Candidate,
+    running: Sequence[Summary],
     cases: int,
     stopped: Collection[Candidate],
 ) -> dict[Candidate, _Chances]:
-    """By the trend so far, each candidate by itself.
+    """By the trend so far; `running` are those that may be recommended, the leader first.
 
     The final mean of a paired difference is Student's t about today's, and the standard error
     shrinks as the root of the cases. A pair of which one is stopped stays as it is.
@@ -174,7 +193,8 @@ def _forecast(
     loss = sign * tables.values.get(asked.rank_by, empty)
     control = sign * tables.control.get(asked.rank_by, empty)
     margin = ranking.margin_of(asked.rank_by, asked.margin)
-    first = tables.candidates.index(leader)
+    rows = [tables.candidates.index(s.candidate) for s in running]
+    first = rows[0]
     counted = BEST_SHARE * ERROR / max(1, len(loss) - 1)
     runs = np.array([candidate not in stopped for candidate in tables.candidates])
 
@@ -182,26 +202,64 @@ def _forecast(
         return _Trend.of(table, tables.prompts, np.where(runs, cases, 0))
 
     worse = trend(loss - control, runs)
-    clean = worse.below(margin - worse.arm(ERROR / 2))
+    limit = margin - worse.arm(ERROR / 2)
+    clean = worse.below(limit)
     broken = 1 - worse.below(np.full(len(loss), margin))
     from_leader = trend(loss - loss[first], runs & runs[first])
-    level = from_leader.below(from_leader.arm(counted))
+    arm = from_leader.arm(counted)
+    level = from_leader.below(arm)
     level[first] = 1.0
     calm = np.ones(len(loss))
     for name, (threshold, _) in wording.SIGNS.items():
         metric = declared_by_summary(name)
         if metric.name in tables.values:
-            limit = math.log(threshold) if metric.aggregate == "ratio" else threshold
+            most = math.log(threshold) if metric.aggregate == "ratio" else threshold
             signs = trend(compared(tables, metric), runs)
-            calm = np.minimum(calm, signs.below(np.full(len(loss), limit)))
+            calm = np.minimum(calm, signs.below(np.full(len(loss), most)))
     fits = np.ones(len(loss))
     for metric in from_control(tables, asked.rank_by):
         lost = trend(-gained(tables, metric), runs)
         fits = np.minimum(fits, lost.below(metric.margin - lost.arm(ERROR / 2)))
+    chosen = np.full(len(loss), math.nan)
+    if not by_references(tables) and worse.freedom[first] >= 2:
+        others = arm[[i for i in rows if i != first and math.isfinite(arm[i])]]
+        arm[first] = np.median(others) if others.size else math.inf
+        reach = [amount(s.candidate, asked.kind, s.effect) for s in running]
+        picks = _picks(
+            worse.drawn(loss - control, tables.prompts)[:, rows] <= limit[rows],
+            from_leader.drawn(loss - loss[first], tables.prompts)[:, rows],
+            arm[rows],
+            calm[rows],
+            fits[rows],
+            np.array(sorted(range(len(rows)), key=reach.__getitem__)),
+        )
+        chosen[rows] = np.bincount(picks, minlength=len(rows)) / len(picks)
     return {
-        candidate: _Chances(*(float(chance[i]) for chance in (clean, broken, level, calm, fits)))
+        candidate: _Chances(
+            *(float(chance[i]) for chance in (clean, broken, level, calm, fits, chosen))
+        )
         for i, candidate in enumerate(tables.candidates)
     }
+
+
+def _picks(
+    clean: NDArray[np.bool_],
+    behind: Array,
+    arm: Array,
+    calm: Array,
+    fits: Array,
+    weakest_first: NDArray[np.intp],
+) -> NDArray[np.intp]:
+    """Which of the candidates is recommended in each draw: of those that are clean, level with the
+    lowest and inside other ranges, and free of signs if any is, the one that applies most; else the
+    lowest. `clean` and `behind` (a final mean less the leader's) have shape (draws, candidates)."""
+    luck = np.random.Generator(np.random.PCG64(1)).random((2, len(behind), 1))
+    good = clean & (behind - behind.min(axis=1, keepdims=True) <= arm) & (luck[0] < fits)
+    free = good & (luck[1] < calm)
+    good = np.where(free.any(axis=1, keepdims=True), free, good)
+    strongest_first = weakest_first[::-1]
+    most = strongest_first[good[:, strongest_first].argmax(axis=1)]
+    return np.asarray(np.where(good.any(axis=1), most, behind.argmin(axis=1)), dtype=np.intp)
 
 
 class _Trend(NamedTuple):
@@ -224,6 +282,24 @@ class _Trend(NamedTuple):
         share = have / np.maximum(np.maximum(have, cases), 1)
         later = np.floor((freedom + 1) / np.maximum(share, 1e-9)).astype(np.intp) - 1
         return cls(mean, error * np.sqrt(1 - share), error * np.sqrt(share), freedom, later)
+
+    def drawn(self, table: Array, prompts: NDArray[np.intp]) -> Array:
+        """Final means as they may come, together: shape (draws, candidates). `table` is that which
+        the trend is of; what its rows have in common, such as the control's own noise, they keep.
+        """
+        units = clusters(prompts)
+        member = np.zeros((len(units), int(units.max(initial=-1)) + 1))
+        member[np.arange(len(units)), units] = 1.0
+        known = np.isfinite(self.mean)
+        residual = np.nan_to_num(table - self.mean[:, None]) @ member
+        size = np.sqrt((residual**2).sum(axis=1, keepdims=True))
+        direction = np.divide(residual, size, out=np.zeros_like(residual), where=size > 0)
+        stream = np.random.Generator(np.random.PCG64(0))
+        freedom = int(self.freedom.max())
+        scale = np.sqrt(freedom / stream.chisquare(freedom, (DRAWS, 1)))
+        moved = stream.standard_normal((DRAWS, member.shape[1])) @ direction.T
+        moves = np.where(np.isfinite(self.moves), self.moves, 0.0)
+        return np.where(known, self.mean + scale * moved * moves, math.inf)
 
     def arm(self, tail: float) -> Array:
         """How far a bound with this one-sided tail will lie from the mean."""

@@ -24,8 +24,9 @@ SHARE = 0.02
 class EarlyReport:
     """Rewrites the report by what is scored so far, now and then, whole or not at all.
 
-    Pictures that are still missing are shown as such. What keeps the page from being written (a
-    full disk) does not end the run. `named` are folders outside whose pictures may be shown.
+    Pictures that are still missing are shown as such. The page of an earlier run that ended stays
+    until the answer rests on as many pictures. What keeps the page from being written (a full disk)
+    does not end the run. `named` are folders outside whose pictures may be shown.
     """
 
     def __init__(
@@ -43,7 +44,8 @@ class EarlyReport:
         from analysers.runs import events
 
         if isinstance(event, events.Planned):
-            self._out, self._so_far = event.out, event.so_far
+            self._out, self._so_far, self._most = event.out, event.so_far, event.pictures
+            self._before: int | None = None
             self._due = self._clock() + FIRST
         elif isinstance(event, events.Decided):
             self._due = math.inf
@@ -61,7 +63,25 @@ class EarlyReport:
             study: Study = self._so_far()
         except ValueError:  # what has come so far failed
             return
+        if self._before is None:
+            self._before = _pictures_before(self._out)
+        if _pictures(study) < min(self._before, self._most):
+            return
         try:
             (self._write or html.write_report)(study, self._out, also=self._named)
         except UserError:
             return
+
+
+def _pictures(study: Study) -> int:
+    return sum(bool(score.values) for score in study.scores)
+
+
+def _pictures_before(out: Path) -> int:
+    """On how many pictures the answer rests that an earlier run left there; 0 without one."""
+    from analysers.runs.conclude import load_study
+
+    try:
+        return _pictures(load_study(out))
+    except UserError:
+        return 0

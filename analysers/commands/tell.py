@@ -178,7 +178,7 @@ def followed(what: Taken | Judged | Waiting) -> str:
         return f"Judging waits; checkpoints are kept meanwhile. {what.reason}"
     if not isinstance(what, Judged):
         told = {"kept": "kept", "unfinished": "still being written", "failed": "cannot be kept"}
-        reason = "" if what.what == "kept" else f" ({what.reason})"
+        reason = "" if what.what == "kept" else f" ({what.reason.partition(';')[0]})"
         return f"{what.path.name}: {told[what.what]}{reason}"
     verdict = what.study.verdict
     text = f"After {count(len(what.plan.checkpoints), 'checkpoint')}: {verdict.headline}"

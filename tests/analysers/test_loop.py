@@ -336,6 +336,28 @@ def test_the_report_is_rewritten_as_a_run_goes_on(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp*"))
 
 
+def test_the_page_of_a_run_that_ended_stays_until_the_answer_rests_on_as_many_pictures(
+    tmp_path: Path,
+) -> None:
+    run_study(toy_plan(tmp_path, ["0.4", "0.8"]), HERE)  # 9 pictures
+    now, counts = [0.0], []
+
+    def write(study: Study, folder: Path, **_: Any) -> None:
+        counts.append(sum(bool(score.values) for score in study.scores))
+
+    early = EarlyReport(clock=lambda: now[0], write=write)
+
+    def observe(event: events.Event) -> None:
+        now[0] += 30
+        early(event)
+
+    run_study(toy_plan(tmp_path, ["0.4", "0.8", "1.6"]), HERE, observers=[observe])
+    assert counts == [9, 10, 11, 12]
+    counts.clear()
+    run_study(toy_plan(tmp_path, ["0.4"]), HERE, observers=[observe])
+    assert counts == [6], "of a smaller study, once it is whole"
+
+
 def test_an_early_report_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
     now, written = [0.0], []
 

@@ -230,6 +230,9 @@ def test_stretches_of_mixed_studies_end_with_the_checkpoint() -> None:
     both = [*cells(), *(Cell(c, other, s) for s in STRENGTHS for c in CASES)]
     assert [len(s) for s in stretches(both, mixed=True)] == [10, 8]
     assert [len(s) for s in stretches(both[:2], mixed=True)] == [2]
+    first = stretches(both, mixed=True)[0]
+    assert [cell.case for cell in first] == sorted((c.case for c in first), key=lambda c: c.name)
+    assert [cell.is_control for cell in first] == ([True] + 4 * [False]) * 2, "case by case"
     assert [len(s) for s in stretches(both)] == [2] * 9
 
 

@@ -60,7 +60,9 @@ def stretches(cells: Sequence[Cell], mixed: bool = False) -> list[list[Cell]]:
     """The cells in order, cut where the weights change.
 
     With `mixed`, which needs one batch for many strengths, they are cut where the checkpoint
-    changes, and controls go with what follows them.
+    changes, and controls go with what follows them; inside a stretch they then come case by case,
+    which costs nothing there, so that an answer before the end rests on the same cases of all
+    strengths.
     """
     if not mixed:
         return [list(group) for _, group in groupby(cells, lambda c: (c.checkpoint, c.strength))]
@@ -70,7 +72,12 @@ def stretches(cells: Sequence[Cell], mixed: bool = False) -> list[list[Cell]]:
             found[-1].extend(group)
         else:
             found.append(list(group))
-    return found
+    return [_by_case(stretch) for stretch in found]
+
+
+def _by_case(cells: Sequence[Cell]) -> list[Cell]:
+    turn = {case: n for n, case in enumerate(dict.fromkeys(cell.case for cell in cells))}
+    return sorted(cells, key=lambda cell: turn[cell.case])
 
 
 def kept(out: Path, key: str) -> Batching | None:
