@@ -53,7 +53,7 @@ class Page:
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script("return " + code, *arguments)
 
-    def wait(self, condition: str, seconds: float = 10) -> None:
+    def wait(self, condition: str, seconds: float = 30) -> None:
         end = time.monotonic() + seconds
         while not self.js(f"Boolean({condition})"):
             assert time.monotonic() < end, f"never became true: {condition}"
@@ -180,5 +180,6 @@ def start(profile: Path, downloads: Path) -> Iterator[Page]:
     driver.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
     )
+    driver.set_script_timeout(120)  # axe-core on a large page, on a busy machine
     yield Page(driver, downloads)
     driver.quit()
