@@ -1,0 +1,120 @@
+"""Five studies of the embedded model for real, each with the thrifty options and as a full grid.
+
+    python benchmarks/side_by_side.py [--write benchmarks/results/side_by_side.md]
+
+Wall time (model loading, rendering, measuring, deciding), pictures and the answer, one after the
+other on the same machine, each in a fresh folder; then the thrifty run is continued to the full
+grid, which must render exactly the rest and give the full grid's scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from machine import cpu_name
+
+import sample_data
+from analysers.runs.loop import run_study
+from analysers.runs.plan import plan_study
+from analysers.runs.request import StudyRequest
+from analysers.study import Candidate, Kind, Study
+from generation.prompts import read_prompts
+
+LORA = sample_data.PATH / "lora"
+TWELVE = read_prompts(sample_data.PATH / "prompts.txt", 1000)[:12]
+USUAL: Mapping[str, Any] = {
+    "model": "demo", "prompts": TWELVE, "seeds": "1", "size": "128", "steps": 6,
+    "guidance_scale": 4.0, "sampler": "dpmpp_2m_karras", "device": "cpu",
+}  # fmt: skip
+
+STUDIES: Mapping[str, tuple[Kind, Mapping[str, Any], Mapping[str, Any]]] = {
+    "strengths of epoch 6, --until-decided": (
+        "strength",
+        {"loras": LORA / "pstr-000006.safetensors", "strengths": "0.2:1.6:0.2"},
+        {"until_decided": True},
+    ),
+    "strengths of the last epoch, --until-decided": (
+        "strength",
+        {"loras": LORA / "pstr.safetensors", "strengths": "0.25:2:0.25"},
+        {"until_decided": True},
+    ),
+    "ten epochs at 1.0, --until-decided": (
+        "epochs",
+        {"loras": LORA, "strengths": "1"},
+        {"until_decided": True},
+    ),
+    "twenty strengths of epoch 8, --refine --until-decided": (
+        "strength",
+        {"loras": LORA / "pstr-000008.safetensors", "strengths": "0.1:2:0.1"},
+        {"refine": True, "until_decided": True},
+    ),
+    "ten epochs by five strengths, --refine": (
+        "epochs",
+        {"loras": LORA, "strengths": "0.4:2:0.4", "prompts": TWELVE[:8]},
+        {"refine": True},
+    ),
+}
+
+
+def run(kind: Kind, out: Path, **fields: Any) -> tuple[Study, int, float]:
+    """The study, the pictures painted for it, and seconds."""
+    request = StudyRequest.of(kind, out=out, **{**USUAL, **fields})
+    begin = time.perf_counter()
+    study = run_study(plan_study(request), request)
+    painted = study.run.rendered
+    assert painted is not None
+    return study, painted.pictures + painted.controls, time.perf_counter() - begin
+
+
+def named(study: Study, candidate: Candidate | None) -> str:
+    return "none" if candidate is None else candidate.heading(study.kind)
+
+
+def compared(name: str, place: Path) -> str:
+    """A table's row. Raises AssertionError where continuing paints anew or scores otherwise."""
+    kind, subject, thrifty = STUDIES[name]
+    less, few, quick = run(kind, place / "less", **subject, **thrifty)
+    full, all_of_it, slow = run(kind, place / "full", **subject)
+    rest, more, _ = run(kind, place / "less", **subject)
+    assert few + more == all_of_it, (few, more, all_of_it)
+    assert [s.values for s in rest.scores] == [s.values for s in full.scores]
+    uses = [named(study, study.verdict.recommended) for study in (full, less)]
+    ends = [named(study, study.verdict.breakdown) for study in (full, less)]
+    cells = (
+        name, f"{all_of_it} / {few} ({few / all_of_it:.0%})",
+        f"{slow:.0f} s / {quick:.0f} s ({quick / slow:.0%})", " / ".join(uses), " / ".join(ends),
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", type=Path)
+    o = parser.parse_args()
+    begin = time.perf_counter()
+    head = ("study", "pictures", "wall time", "recommended", "breaks at")
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for name in STUDIES:
+        place = Path(tempfile.mkdtemp(prefix="side-"))
+        try:
+            lines.append(compared(name, place))
+            print(lines[-1], flush=True)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    took = (time.perf_counter() - begin) / 60
+    told = f"`python benchmarks/side_by_side.py`, {date.today()}, {cpu_name()}, {took:.0f} min."
+    text = "\n".join(["# Side by side, full grid / thrifty\n", told, "", *lines]) + "\n"
+    print(text)
+    if o.write:
+        o.write.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
