@@ -52,10 +52,14 @@ def listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+LONG = 60
+"""Characters of a list of the plane's settings; of a longer one only the number is said."""
+
+
 def span(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
     """Candidates in words, a run of three or more as a range: "0.4 to 0.8", "0.2 and 0.6".
 
-    On the plane by checkpoint: "epoch 3 at 0.6 to 1.0, epoch 4 at 0.6".
+    On the plane by checkpoint: "epoch 3 at 0.6 to 1.0, epoch 4 at 0.6"; many as their number.
     """
     order = [s.candidate for s in walk]
     if kind != "plane":
@@ -67,7 +71,8 @@ def span(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> st
         words.append(
             f"{row[0].heading('epochs')} at {_runs([c.heading('strength') for c in row], held)}"
         )
-    return listed(words) if all(" and " not in w for w in words) else "; ".join(words)
+    text = listed(words) if all(" and " not in w for w in words) else "; ".join(words)
+    return text if len(text) <= LONG else f"{len(chosen)} settings"
 
 
 def _runs(names: Sequence[str], held: Sequence[int]) -> str:

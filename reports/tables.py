@@ -237,11 +237,15 @@ def ranked(study: Study) -> tuple[list[str], list[list[str]]]:
 def terminal_table(study: Study, width: int = 80) -> str:
     """The ranked table as aligned plain text of at most `width` columns, then what its words mean.
 
-    Notes are wrapped under their own column rather than cut, so a reason is always whole.
+    On the plane checkpoint and strength have a column each. Notes are wrapped under their own
+    column rather than cut, so a reason is always whole; below `NARROW` columns intervals are left
+    out.
     """
     metric = study.rank_by
     second = "brisque" if metric == "ssim" else "ssim"
-    heads = ["rank", _axis_name(study), label(metric), "95 % interval", label(second)]
+    plane = study.kind == "plane"
+    names = ["checkpoint", "strength"] if plane else [_axis_name(study)]
+    heads = ["rank", *names, label(metric), "95 % interval", label(second)]
     rows = []
     for summary in study.summaries:
         interval = summary.metrics.get(metric, Interval(math.nan))
@@ -250,7 +254,7 @@ def terminal_table(study: Study, width: int = 80) -> str:
             (
                 [
                     "-" if summary.rank is None else str(summary.rank),
-                    one_line(summary.candidate.heading(study.kind)),
+                    *map(one_line, _named(summary.candidate, study)),
                     _number(interval.mean) or "-",
                     f"{_number(interval.low)} to {_number(interval.high)}"
                     if math.isfinite(interval.low) and math.isfinite(interval.high)
@@ -261,7 +265,10 @@ def terminal_table(study: Study, width: int = 80) -> str:
             )
         )
     # A column that says nothing (no interval with one case, no SSIM) is left out.
-    keep = [i for i in range(len(heads)) if i < 3 or any(cells[i] != "-" for cells, _ in rows)]
+    fixed = 2 + len(names)
+    keep = [i for i in range(len(heads)) if i < fixed or any(c[i] != "-" for c, _ in rows)]
+    if width < NARROW:
+        keep = [i for i in keep if i != fixed]
     setting_room = max(8, width - 48)
     lines = []
     sizes = []
@@ -280,7 +287,7 @@ def terminal_table(study: Study, width: int = 80) -> str:
     lines.insert(1, "-" * min(width, max(map(_wide, lines))))
     better = "Lower" if study.better == "lower" else "Higher"
     key = f"{better} {label(metric)} is better."
-    if any(c[4] != "-" for c, _ in rows):
+    if any(c[-1] != "-" for c, _ in rows):
         key += (
             " SSIM compares with the picture without the LoRA: 1 is identical, less is more effect."
             if second == "ssim"
@@ -291,7 +298,17 @@ def terminal_table(study: Study, width: int = 80) -> str:
     return "\n".join([*lines, "", *_wrap(key, width)]) + "\n"
 
 
+NARROW = 70
+
 _KEY = ("tied", "unsure")
+
+
+def _named(candidate: Candidate, study: Study) -> tuple[str, ...]:
+    """The candidate's heading, on the plane as checkpoint and strength."""
+    if study.kind != "plane":
+        return (candidate.heading(study.kind),)
+    strength = "-" if candidate.strength is None else strength_text(candidate.strength)
+    return candidate.heading("epochs"), strength
 
 
 def notes(study: Study, summary: Summary) -> list[str]:

@@ -155,19 +155,26 @@ def _tell(study: Study, report: Path) -> None:
     from reports import tables, votes
 
     width = shutil.get_terminal_size((100, 24)).columns
+
+    def wrapped(text: str) -> str:
+        return click.wrap_text(text.replace(" %", "\xa0%"), width).replace("\xa0%", " %")
+
     click.echo()
     click.echo(tables.terminal_table(study, width))
-    click.echo()
-    click.echo(click.style(study.verdict.answer, bold=True))
+    click.echo(click.style(wrapped(study.verdict.answer), bold=True))
     if votes.people(study):
-        click.echo(votes.people(study))
+        click.echo(wrapped(votes.people(study)))
+    click.echo()
     for sentence in study.verdict.arguments:
-        click.echo(sentence)
+        click.echo(wrapped(sentence))
     if study.verdict.warnings:
         click.echo()
     for warning in study.verdict.warnings:
-        click.echo(click.style("Note: ", fg="yellow") + warning, err=True)
+        click.echo(wrapped("Note: " + warning).replace("Note:", _NOTE, 1), err=True)
     click.echo(f"\nReport: {report}")
+
+
+_NOTE = click.style("Note:", fg="yellow")
 
 
 def followed(what: Taken | Judged | Waiting) -> str:
@@ -200,19 +207,27 @@ def metric_list() -> str:
         "content": "the prompt",
         "others": "two more prompts",
         "renderer": "the base model",
-        "references": "reference pictures",
+        "references": "training pictures (--references)",
+        "held_out": "pictures kept back (--held-out)",
     }
-    lines = ["Measured always: ssim, brisque, and what describes the pictures. More, by name:"]
+    import shutil
+
+    width = min(80, shutil.get_terminal_size((80, 24)).columns)
+    rows = []
     for name in metric_names():
         if name in ("ssim", "brisque", *ALWAYS):
             continue
         metric = declared(name)
-        better = "describes" if metric.better is None else f"{metric.better} is better"
+        better = "only describes" if metric.better is None else f"{metric.better} is better"
         needs = ", ".join(sorted(needed.get(need, f"the {need}") for need in metric.needs))
-        lines.append(f"  {name:17} {better:17} needs {needs or 'the picture alone'}")
-        if metric.about:
-            lines.append(f"  {'':17} {metric.about}")
-    return "\n".join(lines)
+        about = f"{metric.about[:1].upper()}{metric.about[1:]}; " if metric.about else ""
+        rows.append((name, f"{about}{better}; needs {needs or 'the picture alone'}."))
+    listing = click.HelpFormatter(width=width)
+    listing.write_text("Measured always: ssim, brisque, and what describes the pictures.")
+    listing.write_text("More, by name:")
+    listing.indent()
+    listing.write_dl(rows)
+    return listing.getvalue().rstrip()
 
 
 def rendered(study: Study) -> str:

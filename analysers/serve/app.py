@@ -210,14 +210,14 @@ class Live:
         )
 
     async def answer(self, request: Request) -> Response:
-        """The answer by now, to be put into a page; nothing before a setting can be ranked."""
+        """The answer by now, to be put into a page; nothing before two settings can be compared."""
         course = self._course(request)
         going = course is not None and course.going
         try:
             study, folder = await run_in_threadpool(self._study, request)
         except NotYet:
             return Response(status_code=204)
-        if going and study.verdict.best is None:
+        if going and sum(summary.rank is not None for summary in study.summaries) < 2:
             return Response(status_code=204)
         hero = await run_in_threadpool(plots.hero, study)
         return self._page(

@@ -49,6 +49,9 @@ def test_the_metrics_that_can_be_asked_for_are_listed() -> None:
     assert result.exit_code == 0
     names = {line.split()[0] for line in result.output.splitlines() if line.startswith("  ")}
     assert {*metric_names()} - {*ALWAYS, "ssim", "brisque"} <= names
+    narrow = CliRunner(env={"COLUMNS": "60"}).invoke(analyse_strength, ["--metrics", "list"])
+    assert max(map(len, narrow.output.splitlines())) <= 60
+    assert "training pictures (--references)" in " ".join(narrow.output.split())
 
 
 def test_the_command_that_goes_on_is_one_that_the_shell_finds(

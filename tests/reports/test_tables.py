@@ -133,6 +133,21 @@ def test_terminal_table_is_aligned_and_complete(strength_study: tuple[Study, Pat
     assert [line.split()[0] for line in lines[2:4]] == ["1", "2"]
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_on_the_plane_both_are_whole_at_any_width(
+    plane_study: tuple[Study, Path], width: int
+) -> None:
+    study, _ = plane_study
+    lines = tables.terminal_table(study, width).splitlines()
+    assert all(len(line) <= width for line in lines) and "…" not in "".join(lines)
+    assert lines[0].split()[:3] == ["rank", "checkpoint", "strength"]
+    pick = next(line for line in lines if "recommended" in line)
+    chosen = study.verdict.recommended
+    assert chosen is not None
+    assert pick.split()[1:4] == ["epoch", str(chosen.epoch), str(chosen.strength)]
+    assert ("95 % interval" in lines[0]) == (width >= tables.NARROW)
+
+
 def test_terminal_table_shows_controls_as_text() -> None:
     study = dataclasses.replace(
         hostile_study(),

@@ -366,6 +366,7 @@ function run() {
         acted = false;
       }
       byId("progress").hidden = state === "finished";
+      byId("report").className = state === "finished" ? "primary" : "quiet";
       byId("sentence").hidden = !entry.sentence;
       byId("sentence").textContent = entry.sentence;
       if (["finished", "stopped"].includes(state)) { clearTimeout(timer); answer(); }
