@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -66,3 +68,16 @@ def test_the_command_that_goes_on_is_one_that_the_shell_finds(
     assert program() == [script.name]
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "analysers" / "__main__.py")])
     assert program() == ["python", "-m", "analysers"]
+
+
+def test_the_shell_completes_options() -> None:
+    """As docs/commands.md says: what click writes for the shell asks the command so."""
+    code = "from analysers.commands.main import analyse_strength as run\nrun(prog_name=%r)"
+    asked = {
+        "_ANALYSE_STRENGTH_COMPLETE": "bash_complete",
+        "COMP_WORDS": "analyse-strength --stre",
+        "COMP_CWORD": "1",
+    }
+    command = [sys.executable, "-c", code % "analyse-strength"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True)
+    assert "--strengths" in done.stdout, done.stderr
