@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 EPOCHS = range(1, 11)
-MIDDLE_EPOCH = 5
+MIDDLE_EPOCH = 6
 SEEDS = (1, 2)
 SAMPLE_STRENGTHS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5)
 SWEEP_STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6)
