@@ -299,7 +299,7 @@ def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printi
 
         study = run_study(plan, asked, observers=observers, command=_command())
         if not printing.silent:
-            click.echo(rendered(study) + spared(study))
+            click.echo(rendered(study.run.rendered) + spared(study))
         code = finish(study, plan.out, printing)
     if printing.write_weight:
         _write_weight(study, plan)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from analysers.runs.plan import Plan
     from analysers.runs.watch import Judged, Waiting
     from analysers.study import Study
+    from analysers.study.run import Rendered
     from generation.cells import Checkpoint
     from generation.loras.keeping import Taken
     from generation.loras.order import CheckpointList
@@ -230,9 +231,8 @@ def metric_list() -> str:
     return listing.getvalue().rstrip()
 
 
-def rendered(study: Study) -> str:
+def rendered(record: Rendered | None) -> str:
     """What was rendered just now: "128 pictures and 16 controls in 37 s (3.9 pictures/s)"."""
-    record = study.run.rendered
     if record is None:
         return ""
     kept = count(record.kept, "picture")

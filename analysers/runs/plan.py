@@ -321,7 +321,7 @@ def _edited(lines: Sequence[PromptLine], usual: Path | None) -> dict[Path | None
         bare = next(line.prompt for line in lines if not line.picture)
         raise UserError(
             f"the model edits pictures, and none is named for {bare[:60]!r}; name one for all "
-            "prompts, or one in each prompt by --ci FILE.",
+            "prompts, or one in each line of the prompt file.",
             field="input_picture",
         )
     return {said: find_input(path) for said, path in paths.items() if path is not None}

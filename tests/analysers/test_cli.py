@@ -30,6 +30,7 @@ from analysers.commands import bar as bars
 from analysers.commands.main import analyse_epochs, analyse_strength
 from analysers.commands.tell import rendered
 from analysers.intake import find_pictures
+from analysers.study import Rendered
 from generation.loras import container, inspection
 from generation.loras.inspection import tensor_hash
 from generation.pictures.pixels import read_image, read_text, write_png
@@ -571,16 +572,15 @@ def test_the_pace_is_of_new_pictures_once_all_is_loaded(
 
 
 def test_what_was_rendered_is_told_with_its_pace() -> None:
-    record = {"pictures": 128, "controls": 16, "kept": 0, "seconds": 37.0}
-    assert rendered(record) == (
+    assert rendered(Rendered(128, 16, kept=0, seconds=37.0)) == (
         "Rendered 128 pictures and 16 controls in 37 s (3.9 pictures/s, loading included)."
     )
-    more = rendered({"pictures": 1, "controls": 0, "kept": 7, "seconds": 50.0})
+    more = rendered(Rendered(1, 0, kept=7, seconds=50.0))
     assert more == (
         "Rendered 1 picture in 50 s (0.020 pictures/s, loading included); "
         "7 pictures lay there already."
     )
-    none = rendered({"pictures": 0, "controls": 0, "kept": 8, "seconds": 0.1})
+    none = rendered(Rendered(0, 0, kept=8, seconds=0.1))
     assert none == "Nothing to render: 8 pictures lay there already."
 
 

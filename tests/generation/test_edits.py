@@ -240,7 +240,7 @@ def test_what_cannot_be_edited_is_refused(
     }  # fmt: skip
     for more, words in (
         ({"prompts": ["make it red"]}, "input_picture: the model edits pictures, and none is named "
-         "for 'make it red'; name one for all prompts, or one in each prompt by --ci FILE"),
+         "for 'make it red'; name one for all prompts, or one in each line of the prompt file"),
         ({"prompts": ["make it red --ci no.png"]}, r"no\.png"),
         ({"prompts": ["make it red"], "input_picture": tmp_path / "page.png"}, r"page\.png"),
     ):  # fmt: skip

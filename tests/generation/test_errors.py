@@ -38,6 +38,7 @@ def test_only_the_commands_know_flags(room: str) -> None:
         "generation/pictures/readers/facts.py",
         "generation/renderers/a1111.py",  # the server's own option
         "generation/clusters.py",  # Ray's
+        "generation/prompts.py",  # kohya's prompt files
         "analysers/intake/pairing.py",  # ai-toolkit's and kohya's options
     }
     found = []

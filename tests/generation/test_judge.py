@@ -190,8 +190,8 @@ def test_likeness_is_highest_to_pictures_of_the_same(demo: Engine) -> None:
 
 
 def test_a_wreck_in_the_right_colours_is_less_like_than_a_good_picture(demo: Engine) -> None:
-    """The sample LoRA's epoch 5, faint, good and far too strong, beside its training pictures."""
-    path = sample_data.PATH / "lora" / "pstr-000005.safetensors"
+    """The sample LoRA's epoch 6, faint, good and far too strong, beside its training pictures."""
+    path = sample_data.PATH / "lora" / "pstr-000006.safetensors"
     lora = Checkpoint(path, path.stem, tensor_hash=tensor_hash(path))
     posters = Pictures(tuple(sorted((sample_data.PATH / "references").glob("*.jpg"))))
     lines = (sample_data.PATH / "prompts.txt").read_text().splitlines()[:4]

@@ -150,7 +150,7 @@ def test_half_precision_rows_are_as_near_as_merged_weights(dtype: str) -> None:
             alone.append(latents(engine, [cell])[0].float())
         found[name] = torch.stack(alone)
     mixed, merged = ((found[n] - found["exact"]).norm() for n in ("mixed", "merged"))
-    assert 0 < mixed < 2 * merged < 0.3 * found["exact"].norm()
+    assert 0 < mixed < 2 * merged < 0.4 * found["exact"].norm()
 
 
 def test_a_row_depends_on_no_other_and_strength_0_is_the_base() -> None:
