@@ -40,7 +40,7 @@ def main() -> None:
     turn = []
     for i in order:
         run, row = found[i]
-        key = f"{run.name}/{Path(row['image']).parent.name}"
+        key = run.name + json.dumps(row["candidate"], sort_keys=True)
         counts[key] = counts.get(key, 0) + 1
         turn.append((counts[key], i))
     chosen = [found[i] for _, i in sorted(turn, key=lambda pair: pair[0])[: options.pairs]]

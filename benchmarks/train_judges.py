@@ -34,7 +34,6 @@ from generation.renderers.diffusers.engine import Engine, find_model
 sys.path.insert(0, str(sample_data.PATH / "build"))
 from pictures import SCENES, SUBJECTS  # noqa: E402
 
-MODEL = sample_data.PATH / "model"
 WITHOUT = 0.1
 """Share of pictures that are shown without their text."""
 
@@ -46,15 +45,15 @@ def engine(folder: Path, steps: int = 8) -> Engine:
     )  # fmt: skip
 
 
-def untrained_v(folder: Path) -> None:
-    shutil.copytree(MODEL, folder)
+def untrained_v(model: Path, folder: Path) -> None:
+    shutil.copytree(model, folder)
     path = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text()) | {"prediction_type": "v_prediction"}
     path.write_text(json.dumps(config, indent=2))
 
 
-def untrained_flow(folder: Path) -> None:
-    pipe = engine(MODEL).pipe
+def untrained_flow(model: Path, folder: Path) -> None:
+    pipe = engine(model).pipe
     text = CLIPTextModelWithProjection(pipe.text_encoder.config)
     known = {
         name.removeprefix("text_model."): w for name, w in pipe.text_encoder.state_dict().items()
@@ -99,8 +98,8 @@ def drawn(each: list[dict[str, Tensor]], index: list[int]) -> dict[str, Tensor]:
 class Teacher:
     """The embedded model's noise at a level of its own schedule."""
 
-    def __init__(self) -> None:
-        self.engine = engine(MODEL)
+    def __init__(self, model: Path) -> None:
+        self.engine = engine(model)
         self.kept = self.engine.pipe.scheduler.alphas_cumprod
 
     def told(self, clean: Tensor, noise: Tensor, times: Tensor, texts: dict[str, Tensor]) -> Tensor:
@@ -147,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=["v", "flow"])
     parser.add_argument("out", type=Path)
+    parser.add_argument("--model", type=Path, default=sample_data.PATH / "model")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--batch", type=int, default=16)
@@ -157,9 +157,9 @@ def main() -> None:
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "model"
-        {"v": untrained_v, "flow": untrained_flow}[options.kind](empty)
+        {"v": untrained_v, "flow": untrained_flow}[options.kind](options.model, empty)
         student = engine(empty)
-    teacher = Teacher()
+    teacher = Teacher(options.model)
     latents, texts = shown(teacher.engine, options.every)
     print(f"{len(texts)} pictures, {time.time() - begin:.0f} s", flush=True)
     theirs, ours = (embedded(one, [*texts, ""]) for one in (teacher.engine, student))
