@@ -28,6 +28,10 @@ LEAST_COPY = {COPYING: 0.6, HASH: 59 / 64}
 is called a copy: the first is what sixteen unlike posters had among each other at most, the second
 more than any of 400 pictures had that copied nothing. Two or three references say too little."""
 
+GAINED = {COPYING: 0.1, HASH: 0.05}
+"""By how much a copy is nearer to its reference than the picture of the same prompt and seed
+without the LoRA: what the base paints so by itself (one bear in one pose) is no copy."""
+
 SAME = 0.9
 """SSIM from which on two pictures are one, saved again, mirrored or moved."""
 
@@ -101,7 +105,8 @@ def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> Told
 def copies(
     scores: Sequence[Score], among: Mapping[str, Sequence[float]]
 ) -> tuple[dict[str, float], list[Score]]:
-    """The limits above either of which a picture is a copy, and the rows that are, nearest first.
+    """The limits above either of which a picture is a copy, unless its control is as near, and the
+    rows that are, nearest first.
 
     `among` are the values of pictures that copy nothing, by metric and in one order; those of one
     picture twice say nothing.
@@ -113,13 +118,16 @@ def copies(
         unlike = [value for value, alone in zip(known, once, strict=False) if alone]
         bare = [s.values.get(name, math.nan) for s in scores if s.candidate is None]
         limits[name] = max([least, *unlike, *(value for value in bare if math.isfinite(value))])
-    found = [
-        s
-        for s in scores
-        if s.candidate is not None
-        and s.status != "failed"
-        and any(s.values.get(name, -1.0) > limit for name, limit in limits.items())
-    ]
+    without = {s.case: s.values for s in scores if s.candidate is None}
+
+    def copied(s: Score) -> bool:
+        own = without.get(s.case, {})
+        return any(
+            s.values.get(name, -1.0) > max(limit, own.get(name, -1.0) + GAINED[name])
+            for name, limit in limits.items()
+        )
+
+    found = [s for s in scores if s.candidate is not None and s.status != "failed" and copied(s)]
     return limits, sorted(found, key=lambda s: (-s.values.get(COPYING, -1.0), s.image))
 
 

@@ -1,6 +1,7 @@
 """Training pictures: found, likeness between floor and ceiling, copies named, the leak paired."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -68,7 +69,7 @@ def test_references_no_more_alike_than_controls_say_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("among", "control", "limit"), [((0.7, 0.2), 0.3, 0.7), ((0.1,), 0.8, 0.8), ((), 0.1, 0.6)]
+    ("among", "control", "limit"), [((0.7, 0.2), 0.3, 0.7), ((0.1,), 0.75, 0.75), ((), 0.1, 0.6)]
 )
 def test_a_copy_is_nearer_than_references_and_controls_are(
     among: tuple[float, ...], control: float, limit: float
@@ -79,6 +80,27 @@ def test_a_copy_is_nearer_than_references_and_controls_are(
     assert [s.image for s in found[1]] == ["2/2.png"]
     none = rows(lambda s, case: {"copying": limit})
     assert not likeness.copies(none, {"copying": among})[1]
+
+
+@pytest.mark.parametrize(
+    ("control", "picture", "copied"),
+    [
+        ({"copying": 0.546, "copying_hash": 0.875}, {"copying": 0.617, "copying_hash": 0.906}, 0),
+        ({"copying": 0.546, "copying_hash": 0.875}, {"copying": 0.617, "copying_hash": 0.93}, 1),
+        ({"copying": 0.546, "copying_hash": 0.875}, {"copying": 0.66, "copying_hash": 0.8}, 1),
+        ({}, {"copying": 0.617}, 1),
+        ({"copying": math.nan}, {"copying": 0.617}, 1),
+    ],
+)
+def test_what_the_base_paints_so_by_itself_is_no_copy(
+    control: dict[str, float], picture: dict[str, float], copied: int
+) -> None:
+    """One bear in one pose, in the style and without it."""
+    scores = [
+        Score(None, "p06_s1", "", 1, "0/6.png", "", control),
+        Score(Candidate(strength=Decimal(1)), "p06_s1", "", 1, "1/6.png", "0/6.png", picture),
+    ]
+    assert len(likeness.copies(scores, {})[1]) == copied
 
 
 def test_either_sign_names_a_copy() -> None:
