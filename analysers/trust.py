@@ -21,7 +21,7 @@ from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Metric, Sample, declared
 from analysers.phrases import listed, percent
 from analysers.scores import tabulate
-from analysers.study import Kind, KindOfPicture, Ladder, Score, TrustResult
+from analysers.study import Kind, KindOfPicture, KindsOfPicture, Ladder, Score, TrustResult
 
 THRESHOLD = 0.5
 """Mean tau below which the metric should not decide alone: photographs reach 0.8 and more, flat
@@ -219,6 +219,16 @@ def kinds_of_picture(
                 KindOfPicture(heading, dark, dark_control, flat, flat_control, darker, flatter)
             )
     return tuple(found)
+
+
+def kind_of_picture(
+    scores: Sequence[Score], kind: Kind, rank_by: str, margin: float
+) -> KindsOfPicture | None:
+    """Whether the ranked metric may have taken another kind of picture for damage."""
+    found = kinds_of_picture(scores, kind=kind, rank_by=rank_by, margin=margin)
+    if not found:
+        return None
+    return KindsOfPicture(kinds_sentence(found, declared(rank_by).label), found)
 
 
 def kinds_sentence(found: Sequence[KindOfPicture], name: str) -> str:

@@ -30,6 +30,9 @@ class References:
     warnings: tuple[str, ...] = ()
 
 
+NO_REFERENCES = References(), References()
+
+
 def find_references(folder: Path, field: str = "references") -> References:
     """The pictures in a folder and the folders in it, such as kohya's "10_name".
 

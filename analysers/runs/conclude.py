@@ -11,8 +11,7 @@ from analysers.measure import Measured
 from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import declared
 from analysers.runs.chooser import ChoiceRecord
-from analysers.runs.evidence import kind_of_picture, unrelated
-from analysers.runs.evidence import trust as trust_evidence
+from analysers.runs.evidence import unrelated
 from analysers.runs.request import Judging
 from analysers.runs.source import relative
 from analysers.statistics import ERROR
@@ -27,6 +26,7 @@ from analysers.study import (
     Sentence,
     Stopped,
     Study,
+    TrustResult,
     Verdict,
     from_json,
     to_json,
@@ -76,12 +76,16 @@ def decide(
     """The study: decided, with what argues for and against the decision."""
     from analysers.overcooking import likeness
     from analysers.racing import EARLY
+    from analysers.trust import kind_of_picture
 
     results: list[Measured] = list(measured)
+    margin = ranking.margin_of(judging.rank_by, judging.margin)
     evidence = replace(
         evidence,
-        trust=trust_evidence(results, judging),
-        kind_of_picture=kind_of_picture(scores, kind, judging),
+        trust=_trust(results, judging.rank_by),
+        kind_of_picture=kind_of_picture(scores, kind, judging.rank_by, margin)
+        if judging.ladders
+        else None,
         race=None if choice is None else _left(choice),
     )
     thumbnails: dict[Candidate | None, list[Pixels]] = {}
@@ -126,7 +130,7 @@ def decide(
         summaries=summaries,
         verdict=replace(verdict, sentences=(*verdict.sentences, *beside)),
         tie_tolerance=judging.tie_tolerance,
-        margin=ranking.margin_of(judging.rank_by, judging.margin),
+        margin=margin,
         evidence=evidence,
         run=run,
     )
@@ -181,6 +185,17 @@ def _passed_over(verdict: Verdict, evidence: Evidence, kind: Kind) -> Iterator[S
     told = [f"{unseen[why]} {text}" for why, text in words.items() if unseen.get(why)]
     text = f"Not looked at: {', '.join(told)}."
     yield say("how", "unseen", text, (), **unseen)
+
+
+def _trust(results: Sequence[Measured], rank_by: str) -> TrustResult | None:
+    """Whether the ranked metric noticed that the user's own controls were degraded."""
+    from analysers.trust import judge
+
+    scores = {r.pixels: r.ladders for r in results if r.ladders}
+    if not scores:
+        return None
+    metric = declared(rank_by)
+    return judge(list(scores.values()), better=metric.better or "lower", name=metric.label)
 
 
 def _left(choice: ChoiceRecord) -> Left:

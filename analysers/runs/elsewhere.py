@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysers.runs.request import StudyRequest
+from analysers.runs.sampling import Sampling, agreed, sampling
 from generation import plan as grid
 from generation.cells import Case, Checkpoint, RenderSettings
 from generation.errors import UserError, named
@@ -29,9 +30,6 @@ COMFYUI, A1111 = "http://127.0.0.1:8188", "http://127.0.0.1:7860"
 SWARMUI = "http://127.0.0.1:7801"
 """Where the programs listen unless they are told otherwise."""
 
-Agreed = Callable[[str], Any]
-"""What the prompt file's lines say of a setting, None where they say nothing."""
-
 
 @dataclass(frozen=True)
 class Elsewhere:
@@ -51,7 +49,6 @@ def plan_elsewhere(
     checkpoints: Sequence[Checkpoint],
     info: LoraInfo,
     prompts: Callable[[], Sequence[PromptLine]],
-    agreed: Agreed,
 ) -> Elsewhere:
     """Ask the servers whether they can, and how. `prompts` makes some where none are given.
 
@@ -59,7 +56,7 @@ def plan_elsewhere(
     """
     _refuse(request)
     opens = {"comfyui": _comfyui, "a1111": _a1111, "swarmui": _swarmui}
-    return opens[request.rendering.renderer](request, checkpoints, info, prompts, agreed)
+    return opens[request.rendering.renderer](request, checkpoints, info, prompts)
 
 
 def _refuse(request: StudyRequest) -> None:
@@ -87,35 +84,17 @@ def _refuse(request: StudyRequest) -> None:
         raise UserError(f"it belongs to {named('workflow')}.", field="sets")
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """Size and sampling: what is asked, else what the prompt lines say, else the LoRA's metadata,
-    else what its family is usually rendered with."""
-
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    sampler: str
-
-    @staticmethod
-    def of(request: StudyRequest, info: LoraInfo, agreed: Agreed) -> _Asked:
-        asked, usual = request.rendering, FAMILIES.get(info.family or "")
-        natural = info.resolution or ((1024, 1024) if info.family in _LARGE else (512, 512))
-        sampler = asked.sampler or agreed("sampler") or "dpmpp_2m_karras"
-        if usual is not None and usual.flow and not (asked.sampler or agreed("sampler")):
-            sampler = "euler"
-        guidance = asked.guidance_scale
-        guidance = agreed("guidance_scale") if guidance is None else guidance
-        if guidance is None:
-            guidance = usual.guidance_scale if usual else 7.0
-        return _Asked(
-            asked.width or agreed("width") or natural[0],
-            asked.height or agreed("height") or natural[1],
-            asked.steps or agreed("steps") or (usual.steps if usual else 25),
-            guidance,
-            sampler_key(sampler) or sampler,
-        )
+def _sampling(request: StudyRequest, info: LoraInfo) -> Sampling:
+    """Usual is the LoRA's metadata, else what its family is rendered with."""
+    family = FAMILIES.get(info.family or "")
+    side = 1024 if info.family in _LARGE else 512
+    usual = Sampling(
+        *(info.resolution or (side, side)),
+        family.steps if family else 25,
+        family.guidance_scale if family else 7.0,
+        "euler" if family and family.flow else "dpmpp_2m_karras",
+    )
+    return sampling(request.rendering, request.prompts.prompts, usual)
 
 
 _LARGE = ("sdxl", "flux", "sd3")
@@ -126,7 +105,6 @@ def _comfyui(
     checkpoints: Sequence[Checkpoint],
     info: LoraInfo,
     prompts: Callable[[], Sequence[PromptLine]],
-    agreed: Agreed,
 ) -> Elsewhere:
     from generation.renderers.comfyui.graphs import built_in
     from generation.renderers.comfyui.render import ComfyUI, look, options
@@ -140,17 +118,18 @@ def _comfyui(
             name = "model" if asked.model else "clip_skip" if asked.clip_skip else "fixed"
             raise UserError("the workflow decides this; change it there.", field=name)
         workflow = read_workflow(asked.workflow, asked.sets, checkpoints[0].path.name)
-        sampler = asked.sampler or agreed("sampler")
+        lines = request.prompts.prompts
+        sampler = asked.sampler or agreed(lines, "sampler")
         given = {
-            "width": asked.width or agreed("width"),
-            "height": asked.height or agreed("height"),
-            "steps": asked.steps or agreed("steps"),
+            "width": asked.width or agreed(lines, "width"),
+            "height": asked.height or agreed(lines, "height"),
+            "steps": asked.steps or agreed(lines, "steps"),
             "cfg": asked.guidance_scale,
             **_comfy_sampler(sampler),
         }
         workflow = workflow.with_values({k: v for k, v in given.items() if v is not None})
     else:
-        usual = _Asked.of(request, info, agreed)
+        usual = _sampling(request, info)
         files = options(servers[0], "CheckpointLoaderSimple", "ckpt_name") or []
         if not asked.model:
             raise UserError(
@@ -288,12 +267,11 @@ def _a1111(
     checkpoints: Sequence[Checkpoint],
     info: LoraInfo,
     prompts: Callable[[], Sequence[PromptLine]],
-    agreed: Agreed,
 ) -> Elsewhere:
     from generation.renderers import a1111
 
     servers = open_servers(request.rendering.urls, A1111)
-    usual = _Asked.of(request, info, agreed)
+    usual = _sampling(request, info)
     return _by_settings(request, servers, a1111, a1111.A1111, checkpoints, usual, prompts)
 
 
@@ -302,12 +280,11 @@ def _swarmui(
     checkpoints: Sequence[Checkpoint],
     info: LoraInfo,
     prompts: Callable[[], Sequence[PromptLine]],
-    agreed: Agreed,
 ) -> Elsewhere:
     from generation.renderers.comfyui import swarmui
 
     servers = open_servers(request.rendering.urls, SWARMUI, cookie=swarmui.COOKIE)
-    usual = _Asked.of(request, info, agreed)
+    usual = _sampling(request, info)
     return _by_settings(request, servers, swarmui, swarmui.SwarmUI, checkpoints, usual, prompts)
 
 
@@ -317,7 +294,7 @@ def _by_settings(
     program: Any,
     renderer: Callable[..., Renderer],
     checkpoints: Sequence[Checkpoint],
-    usual: _Asked,
+    usual: Sampling,
     prompts: Callable[[], Sequence[PromptLine]],
 ) -> Elsewhere:
     """The plan for a program that is asked for pictures by settings; `program` is its module."""

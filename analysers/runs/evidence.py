@@ -10,11 +10,8 @@ from statistics import median
 from analysers import checks
 from analysers.measure import Measured
 from analysers.metrics.luma import Pixels
-from analysers.metrics.metric import declared
-from analysers.ranking import margin_of
 from analysers.runs.events import Ended, Event, Repeated
-from analysers.runs.request import Judging
-from analysers.study import Kind, KindsOfPicture, Noise, Score, TrustResult, Weights
+from analysers.study import Noise, Weights
 from generation.cells import Case, Cell, Checkpoint
 from generation.errors import UserError
 from generation.files import read_json
@@ -76,30 +73,6 @@ def noise_floor(
     noise = Noise(keys, tuple(pairs), checks.noise_floor(pairs))
     write_result(kept, json.dumps(plain(noise), indent=1) + "\n")
     return noise
-
-
-def trust(results: Sequence[Measured], judging: Judging) -> TrustResult | None:
-    """Whether the ranked metric noticed that the user's own controls were degraded."""
-    from analysers.trust import judge
-
-    scores = {r.pixels: r.ladders for r in results if r.ladders}
-    if not scores:
-        return None
-    metric = declared(judging.rank_by)
-    return judge(list(scores.values()), better=metric.better or "lower", name=metric.label)
-
-
-def kind_of_picture(scores: Sequence[Score], kind: Kind, judging: Judging) -> KindsOfPicture | None:
-    """Whether the ranked metric may have taken another kind of picture for damage."""
-    from analysers.trust import kinds_of_picture, kinds_sentence
-
-    if not judging.ladders:
-        return None
-    margin = margin_of(judging.rank_by, judging.margin)
-    found = kinds_of_picture(scores, kind=kind, rank_by=judging.rank_by, margin=margin)
-    if not found:
-        return None
-    return KindsOfPicture(kinds_sentence(found, declared(judging.rank_by).label), found)
 
 
 def unrelated(controls: Sequence[Measured]) -> float | None:

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysers.intake.references import NO_REFERENCES, References, find_both
 from analysers.runs.evidence import TRUST_CONTROLS
 from analysers.runs.request import StudyRequest, Subject
 from analysers.runs.source import Shot, Tell, relative
@@ -42,10 +43,17 @@ class FoundPictures:
     busy = False
 
     def __init__(
-        self, kind: Kind, pictures: PictureSet, *, out: Path, title: str = "", label: str = ""
+        self,
+        kind: Kind,
+        pictures: PictureSet,
+        *,
+        out: Path,
+        title: str = "",
+        label: str = "",
+        references: tuple[References, References] = NO_REFERENCES,
     ) -> None:
         self.kind, self.out, self.title = kind, out, title or out.name
-        self.label = label or self.title
+        self.label, self.references = label or self.title, references
         self._found = [*_controls(pictures, out), *_with_lora(pictures, out)]
         self._paths = tuple(str(pair.picture.path) for pair in pictures.pairs)
         self.with_lora = len(pictures.pairs)
@@ -119,8 +127,10 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
     )
     parts = intake.split_studies(intake.join_checkpoints(found, loras))
     title = subject.images.resolve().name
+    references = find_both(request.judging.references, request.judging.held_out)
     if len(parts) == 1:
-        return [FoundPictures(_kind(subject, parts[0]), parts[0], out=out, title=title)]
+        kind = _kind(subject, parts[0])
+        return [FoundPictures(kind, parts[0], out=out, title=title, references=references)]
     studies = [
         FoundPictures(
             _kind(subject, part),
@@ -128,6 +138,7 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
             out=out / folder_name(part.label, index),
             title=f"{title}: {part.label}",
             label=part.label,
+            references=references,
         )
         for index, part in enumerate(parts)
     ]

@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from analysers import leak
-from analysers.intake.references import find_both
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.metric import declared
 from analysers.racing import Asked
@@ -59,7 +58,7 @@ class Run(Generic[C]):
         self.judging = Judging()
         if request is not None:
             self.judging = request.judging if isinstance(request, StudyRequest) else request
-        self._references, self._held_out = find_both(self.judging.references, self.judging.held_out)
+        self._references, self._held_out = source.references
         if self._references.pictures:
             self.judging = with_references(self.judging, source.rendering)
         self.control = control or Control()

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sample_data
 from analysers.intake.cases import replace_trigger, without_triggers
-from analysers.intake.references import find_both
+from analysers.intake.references import NO_REFERENCES, References, find_both
 from analysers.leak import BARE, CLASS, OTHER, UNRELATED
 from analysers.runs.request import DEMO_MODEL, Rendering, StudyRequest, Subject
+from analysers.runs.sampling import Sampling, sampling
 from analysers.study import Kind
 from generation import plan as grid
 from generation.cells import Case, Cell, Checkpoint, InputPicture, RenderSettings
@@ -34,7 +35,6 @@ from generation.renderers.diffusers.quantised import MERGED
 from generation.renderers.diffusers.render import DiffusersRenderer
 from generation.renderers.diffusers.setup import Setup, import_engine
 from generation.renderers.renderer import Renderer
-from generation.samplers import sampler_key
 
 if TYPE_CHECKING:
     from generation.renderers.diffusers.models import BaseModel
@@ -62,6 +62,7 @@ class Plan:
     told: tuple[str, ...] = ()
     trigger: str = ""
     probes: tuple[Cell, ...] = ()
+    references: tuple[References, References] = NO_REFERENCES
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -101,7 +102,7 @@ def plan_study(request: StudyRequest) -> Plan:
     subject, rendering = request.subject, request.rendering
     if not subject.loras:
         raise UserError("name a LoRA file, or a folder of checkpoints.", field="loras")
-    find_both(request.judging.references, request.judging.held_out)
+    references = find_both(request.judging.references, request.judging.held_out)
     found = find_checkpoints(subject.loras, name=subject.name, ema=subject.ema)
     checkpoints = (*found.checkpoints, *(checkpoint for checkpoint, _ in found.unreadable))
     check_allowed(subject.allow)
@@ -112,7 +113,7 @@ def plan_study(request: StudyRequest) -> Plan:
     kind = _kind(subject, len(found.checkpoints))
     first = next(iter(infos.values()))
     if rendering.renderer != "diffusers":
-        return _elsewhere(request, found, checkpoints, infos, refused, kind)
+        return _elsewhere(request, found, checkpoints, infos, refused, kind, references)
     base = _base_model(rendering, first)
     fixed = tuple((_fixed(one.path), one.weight) for one in subject.fixed)
     structure = import_engine().structure(base)
@@ -151,6 +152,7 @@ def plan_study(request: StudyRequest) -> Plan:
         told=(f"The base model is {base.stored}: {MERGED}.",) if base.stored else (),
         trigger=request.prompts.trigger,
         probes=_probes(request, cases, checkpoints, infos.values()),
+        references=references,
     )
 
 
@@ -224,6 +226,7 @@ def _elsewhere(
     infos: Mapping[str, LoraInfo],
     refused: Mapping[str, str],
     kind: Kind,
+    references: tuple[References, References],
 ) -> Plan:
     """The plan of a study that servers render."""
     if request.prompts.input_picture:
@@ -242,7 +245,6 @@ def _elsewhere(
         usable,
         first,
         lambda: default_prompts(first),
-        lambda name: _agreed(lines, name),
     )
     return Plan(
         kind=kind,
@@ -258,6 +260,7 @@ def _elsewhere(
         told=there.told,
         trigger=request.prompts.trigger,
         probes=_probes(request, there.cases, checkpoints, infos.values()),
+        references=references,
     )
 
 
@@ -339,20 +342,13 @@ def _settings(
     engine, traits = import_engine(), base.traits
     subject, asked = request.subject, request.rendering
     natural = trained_at or (base.width, base.height)
+    usual = Sampling(*natural, traits.steps, traits.guidance_scale, traits.sampler)
+    used = sampling(asked, lines, usual)
     device = engine.choose_device(asked.device)
-    sampler = _first(asked.sampler, _agreed(lines, "sampler"), traits.sampler)
-    # One sampler, one name: however it is spelled, the pictures' content keys are the same.
-    sampler = sampler_key(sampler) or sampler
     settings = RenderSettings(
         model=asked.model,
         model_hash=base.digest,
-        width=asked.width or _agreed(lines, "width") or natural[0],
-        height=asked.height or _agreed(lines, "height") or natural[1],
-        steps=asked.steps or _agreed(lines, "steps") or traits.steps,
-        guidance_scale=_first(
-            asked.guidance_scale, _agreed(lines, "guidance_scale"), traits.guidance_scale
-        ),
-        sampler=sampler,
+        **vars(used),
         clip_skip=asked.clip_skip,
         guidance_rescale=asked.guidance_rescale,
         dtype=engine.choose_dtype(device, asked.dtype, base.family),
@@ -364,7 +360,7 @@ def _settings(
             (part, str(value)) for part, value in sorted(subject.part_strengths.items())
         ),
         block_weights=_block_weights(subject.block_weights, base.family, structure),
-        scheduler=engine.scheduler_record(base, sampler),
+        scheduler=engine.scheduler_record(base, used.sampler),
         compiled=asked.compiled,
     )
     sides = settings.width, settings.height
@@ -483,19 +479,3 @@ def default_prompts(info: LoraInfo) -> tuple[PromptLine, ...]:
         "indoors, detailed background",
     )
     return tuple(PromptLine(f"{word}, {scene}") for scene in scenes)
-
-
-def _agreed(lines: Sequence[PromptLine], field_name: str) -> Any:
-    """The one value that the prompt file's lines give, or None; they must agree."""
-    values = {getattr(line, field_name) for line in lines} - {None}
-    if len(values) > 1:
-        raise UserError(
-            f"the lines disagree on {field_name} ({', '.join(map(str, values))}); "
-            "a study needs one for all.",
-            field="prompts",
-        )
-    return next(iter(values), None)
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)

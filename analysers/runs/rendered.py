@@ -46,7 +46,7 @@ class RenderedPictures:
         self.kind, self.title, self.out = plan.kind, plan.title, plan.out
         self.cells: Sequence[Cell] = plan.cells
         self.probes: Sequence[Cell] = plan.probes
-        self.warnings = plan.warnings
+        self.references, self.warnings = plan.references, plan.warnings
         self._places = {checkpoint.path: i for i, checkpoint in enumerate(plan.checkpoints)}
         self._degraded = {Cell(case) for case in plan.cases[:TRUST_CONTROLS]}
         contents = {
@@ -152,7 +152,7 @@ class RenderedPictures:
             renderer=used.renderer,
             loras=tuple(map(_lora_record, plan.loras)),
             cases=tuple(map(self._case_record, plan.cases)),
-            strengths=plan.strengths,
+            strengths=tuple(map(str, plan.strengths)),
         )
 
     def _case_record(self, case: Case) -> CaseRecord:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from analysers.intake.references import References
 from analysers.runs.events import Event
 from analysers.study import Evidence, Kind, RunRecord, Score
 
@@ -41,7 +42,8 @@ class Source(Protocol[C]):
     """What there is to score, and how it comes by its pictures.
 
     `cells` are all in the order of the rows, `probes` more that are no part of the comparison
-    (without the trigger word); `rendering` says whether pictures are painted (then
+    (without the trigger word); `references` are training pictures, and such that were kept back.
+    `rendering` says whether pictures are painted (then
     `renderer` is what paints them), `busy` whether that keeps the cores of
     this machine busy.
     """
@@ -60,6 +62,9 @@ class Source(Protocol[C]):
 
     @property
     def probes(self) -> Sequence[C]: ...
+
+    @property
+    def references(self) -> tuple[References, References]: ...
 
     @property
     def warnings(self) -> Sequence[str]: ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from generation.cells import ModelRecord
@@ -69,8 +68,8 @@ class RunRecord(Sparse):
 
     `request` is what was asked (`analysers.runs.request`), `seconds` how long all of it took.
     Rendered studies say what was `rendered`, by which `model` with which `settings` or by which
-    other `renderer` (`RendererRecord`), from which files and cases; studies of found `pictures`
-    have their paths. `versions` are those of what measures and decides.
+    other `renderer` (`RendererRecord`), from which files and cases, at which `strengths` (decimal);
+    studies of found `pictures` have their paths. `versions` are of what measures and decides.
     """
 
     format: int | None = None
@@ -83,7 +82,7 @@ class RunRecord(Sparse):
     renderer: Mapping[str, Any] | None = None
     loras: tuple[LoraRecord, ...] | None = None
     cases: tuple[CaseRecord, ...] | None = None
-    strengths: tuple[Decimal, ...] | None = None
+    strengths: tuple[str, ...] | None = None
     pictures: tuple[str, ...] | None = None
     versions: Mapping[str, str] | None = None
 

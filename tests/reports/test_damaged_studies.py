@@ -141,7 +141,7 @@ HOSTILE = (
     ("run.loras", [{"file": "a", "sha256": 7, "format": "kohya"}], r"run.loras\[0\].sha256 is 7"),
     ("run.cases", [{"prompt": "a fox"}], r"run.cases\[0\].seed is missing"),
     ("run.rendered", {"pictures": 1}, "run.rendered.controls is missing"),
-    ("run.strengths", ["much"], r'run.strengths\[0\] is "much", not a decimal'),
+    ("run.strengths", [0.6], r"run.strengths\[0\] is 0.6, not a text"),
     ("format", "1", "format"),
 )
 
