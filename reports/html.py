@@ -41,7 +41,7 @@ from generation.cells import strength_text
 from generation.folder import write_result
 from generation.records import plain
 from reports import pictures, plots
-from reports.tables import interval_text, label, notes, shared_settings, used_loras
+from reports.tables import interval_text, label, notes, shared_settings, used_loras, write_tables
 from reports.votes import people, votes_table
 
 if TYPE_CHECKING:
@@ -153,6 +153,19 @@ def write_report(
     text = render(build(study, folder, single_file=single_file))
     write_result(path, text.encode("utf-8", "backslashreplace"))
     return path
+
+
+def publish(
+    study: Study,
+    folder: Path,
+    *,
+    single_file: bool = False,
+    announce: Callable[[str], object] | None = None,
+    also: Sequence[Path] = (),
+) -> Path:
+    """Write the tables and the report into the run folder; return the report's path."""
+    write_tables(study, folder)
+    return write_report(study, folder, single_file=single_file, announce=announce, also=also)
 
 
 def render(page: Page) -> str:
@@ -335,7 +348,7 @@ def _headline(study: Study) -> str:
     share = study.evidence.so_far
     if share is None:
         return study.verdict.headline
-    return f"So far, by {share.pictures} of {share.of} pictures: {study.verdict.headline}"
+    return f"{share.words}: {study.verdict.headline}"
 
 
 def _chips(study: Study) -> list[Chip]:

@@ -108,15 +108,15 @@ def _ahead(seen: Sequence[Score], more: Sequence[Score]) -> str:
     known = {row.candidate for row in seen}
     new = {row.candidate for row in more} - known
     if new:
-        return f"Next: {len(more)} pictures, of {count(len(new), 'more setting')}."
+        return f"Next: {count(len(more), 'picture')}, of {count(len(new), 'more setting')}."
     before, cases = ({row.case for row in rows} for rows in (seen, more))
     added, running = len(cases - before), len({row.candidate for row in more} - {None})
     if not before or not added or not running:
         return ""
     narrower = 1 - math.sqrt(len(before) / (len(before) + added))
     return (
-        f"Next: {len(more)} pictures, {count(added, 'more case')} of {count(running, 'setting')}; "
-        f"their intervals will be about {narrower:.0%} narrower."
+        f"Next: {count(len(more), 'picture')}, {count(added, 'more case')} of "
+        f"{count(running, 'setting')}; their intervals will be about {narrower:.0%} narrower."
     )
 
 

@@ -118,8 +118,7 @@ def publish(study: Study, out: Path, printing: Printing) -> Path:
 
     if printing.votes:
         study = votes.with_votes(study, printing.votes)
-    tables.write_tables(study, out)
-    report = html.write_report(
+    report = html.publish(
         study,
         out,
         single_file=printing.single_file,

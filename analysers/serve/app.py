@@ -226,8 +226,7 @@ class Live:
             reason="".join(study.verdict.texts("answer")[1:2]),
             people=votes.people(study),
             hero=hero,
-            going=going,
-            scored=sum(bool(score.values) for score in study.scores),
+            so_far=study.evidence.so_far,
             unfinished=any(score.reason == NOT_RENDERED for score in study.scores),
         )
 

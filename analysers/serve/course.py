@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -19,7 +18,7 @@ from analysers.runs.request import StudyRequest
 from analysers.study import Candidate, Score, Study
 from generation.errors import UserError, first_line
 from generation.folder import open_run_folder, write_result
-from reports import html, tables
+from reports import html
 
 ASKED = "request.json"
 """What was asked, written before anything is rendered: a run that was cut short goes on from it."""
@@ -154,7 +153,7 @@ class Course:
             with open_run_folder(self.out):
                 write_result(self.out / ASKED, self._request.to_json())
                 study = self._run.go()
-                publish(study, self.out)
+                html.publish(study, self.out)
             self.study = study
         except UserError as error:
             self._say("failed", str(error))
@@ -166,12 +165,6 @@ class Course:
     def _say(self, state: str, sentence: str = "") -> None:
         self.state = state
         self.log.add(tells="state", state=state, sentence=sentence)
-
-
-def publish(study: Study, out: Path) -> None:
-    """Write the tables and the report into the run folder."""
-    tables.write_tables(study, out)
-    html.write_report(study, out)
 
 
 def _order(candidate: Candidate | None) -> tuple[Any, ...]:

@@ -66,6 +66,11 @@ class Share:
     pictures: int
     of: int
 
+    @property
+    def words(self) -> str:
+        """What stands before such an answer."""
+        return f"So far, by {self.pictures} of {self.of} picture{'s' * (self.of != 1)}"
+
 
 @dataclass(frozen=True)
 class Noise:

@@ -4,11 +4,15 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from analysers.commands.bar import _ahead
 from analysers.commands.output import Forgiving, forgiving, full
+from analysers.study import Candidate, Score
 
 unix = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
@@ -93,3 +97,14 @@ def test_the_streams_are_given_back():
     with forgiving() as out:
         assert sys.stdout is out
     assert sys.stdout is usual and full(out) == ""
+
+
+def test_one_picture_more_is_called_one():
+    control = Score(None, "p0", "a fox", 1, "c.png", "", {})
+    half, whole = (
+        Score(Candidate(strength=Decimal(text)), "p0", "a fox", 1, "", "", {})
+        for text in ("0.5", "1")
+    )
+    assert _ahead([control, half], [whole]) == "Next: 1 picture, of 1 more setting."
+    more = [replace(half, case="p1")]
+    assert _ahead([control, half], more).startswith("Next: 1 picture, 1 more case of 1 setting; ")

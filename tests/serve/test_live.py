@@ -227,7 +227,7 @@ def test_pause_resume_stop_go_on(live: Page, site: Site) -> None:
     live.click("#pause")
     state(live, "paused")
     so_far = site.get("/runs/slow/answer")
-    assert so_far.status_code == 204 or "So far, from" in so_far.text
+    assert so_far.status_code == 204 or "So far, by" in so_far.text
     there = settled(site, "slow")
     assert 0 < len(there) < 16
     told = site.post("/start", {**TINY, "loras": site.lora})
