@@ -289,7 +289,7 @@ def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printi
     plan = plan_study(asked)
     if printing.dry_run:
         check_folder(plan.out, others=others)
-        describe(plan)
+        describe(plan, thrifty=asked.judging.thrifty)
         return DONE
     with open_run_folder(plan.out, others=others):
         if not printing.silent:

@@ -38,7 +38,7 @@ def announce(plan: Plan, *, prompts_given: bool, thrifty: bool = False) -> None:
         list_prompts(plan)
 
 
-def describe(plan: Plan) -> None:
+def describe(plan: Plan, *, thrifty: bool = False) -> None:
     """What would be rendered, and how long it would take."""
     from analysers.runs.plan import estimate
     from generation.samplers import shown_sampler
@@ -62,7 +62,8 @@ def describe(plan: Plan) -> None:
     click.echo(f"Cases: {len(plan.cases)} (prompt x seed), from these prompts:")
     list_prompts(plan)
     missing, seconds = estimate(plan)
-    told = f"To render: {missing} of {count(len(plan.cells), 'picture')}"
+    most = "at most " if thrifty else ""
+    told = f"To render: {most}{missing} of {count(len(plan.cells), 'picture')}"
     if missing:
         told += ", how long cannot be told" if seconds is None else _told(seconds, used.device)
     click.echo(told + ". Nothing was written.")

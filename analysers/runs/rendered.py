@@ -67,11 +67,8 @@ class RenderedPictures:
 
     @cached_property
     def store(self) -> Store:
-        """The run folder. Raises UserError where the disk is too small for what is missing."""
-        store = Store(self.out, self.renderer)
-        settings = self.plan.settings
-        store.check_space(self.plan.usable, settings.width * settings.height)
-        return store
+        """The run folder."""
+        return Store(self.out, self.renderer)
 
     @property
     def warm_up(self) -> int:
@@ -101,14 +98,16 @@ class RenderedPictures:
         return Score(candidate, case.name, case.prompt, case.seed, image, control, {})
 
     def pictures(self, cells: Sequence[Cell], stopped: Callable[[], bool]) -> Iterator[Shot[Cell]]:
-        """Each cell's picture as it lands; one whose control is still to come waits for it."""
-        refused = self.plan.refused
+        """Each cell's picture as it lands; one whose control is still to come waits for it. Raises
+        UserError where the disk is too small for those that are missing."""
+        refused, settings = self.plan.refused, self.plan.settings
         good = []
         for cell in cells:
             if cell.checkpoint is not None and cell.checkpoint.name in refused:
                 yield Shot(cell, reason=refused[cell.checkpoint.name])
             else:
                 good.append(cell)
+        self.store.check_space(good, settings.width * settings.height)
         early: list[Shot[Cell]] = []
         begin = perf_counter()
         before = self._seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -23,6 +24,7 @@ from analysers.runs.refine import Refine
 from analysers.runs.request import Judging, StudyRequest
 from analysers.study import Candidate, Interval, Score, Summary, Verdict
 from generation.cells import Checkpoint
+from generation.errors import UserError
 
 Cells = dict[tuple[Candidate | None, str], Score]
 
@@ -236,6 +238,20 @@ def test_the_whole_plane_is_continued_from_few_pictures(tmp_path: Path) -> None:
     assert len(toys[2].painted) == race.cells - race.asked and len(whole.scores) == race.cells
     assert whole.evidence.race is None
     assert not any(s.code == "unseen" for s in whole.verdict.sentences)
+
+
+def test_the_disk_is_asked_for_the_pictures_that_come_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for a fine plane of which few are made."""
+    plan = toy_plan(tmp_path, STRENGTHS, count=6, checkpoints=checkpoints(7))
+    each = 4096 + 1.5 * 64 * 64
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=int(70 * each)))
+    assert run_study(plan, Judging(workers=0, refine=True)).verdict.recommended
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=int(10 * each)))
+    with pytest.raises(UserError, match="make room"):
+        run_study(plan, Judging(workers=0))
 
 
 def test_a_plane_of_automatic_strengths() -> None:
