@@ -180,7 +180,8 @@ def _passed_over(verdict: Verdict, evidence: Evidence, kind: Kind) -> Iterator[S
     words = {
         "beyond": "beyond what breaks",
         "less": f"with less effect than {verdict.pick.heading(kind)}",
-        "beside": "beside settings that were no better",
+        "more": "with more that will hardly be clean",
+        "beside": "beside settings that are less like the references",
     }
     told = [f"{unseen[why]} {text}" for why, text in words.items() if unseen.get(why)]
     text = f"Not looked at: {', '.join(told)}."

@@ -2,25 +2,35 @@
 
 The effect, 1 - SSIM to the control, is the ruler. Along each checkpoint's strengths it rises, so
 that few pictures tell, interpolated, at which strength a checkpoint has the effect that another has
-at 0.8. At equal effect the checkpoints can be compared; what has more effect than the recommended
-setting may yet take its place, what has less cannot.
+at 0.8. At equal effect the checkpoints can be compared, and quality is interpolated between them.
+What has more effect than the recommended setting and may be clean can yet take its place, what has
+less cannot. What is left is judged by the effect that it may be expected to gain (expected
+improvement: Jones, Schonlau and Welch 1998).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
 
 import numpy as np
+from scipy.special import ndtr
 
-from analysers.ranking import PLATEAU
+from analysers.racing import Asked
+from analysers.ranking import PLATEAU, margin_of
 from analysers.scores import before
 from analysers.statistics import Array
 from analysers.study import Candidate, Summary, Verdict
 
 PLACES, STRENGTHS = 4, 3
 """About how many checkpoints, and strengths of each, are looked at first."""
+
+LEAST = 0.01
+"""Effect (1 - SSIM) that a setting has to promise to be looked at."""
+
+AT_ONCE = 3
 
 
 class Plane:
@@ -73,14 +83,18 @@ def coarse_plane(candidates: Collection[Candidate]) -> list[Candidate]:
 
 
 def next_on_plane(
-    candidates: Collection[Candidate], summaries: Sequence[Summary], verdict: Verdict
+    candidates: Collection[Candidate],
+    summaries: Sequence[Summary],
+    verdict: Verdict,
+    asked: Asked,
 ) -> tuple[Candidate, ...]:
     """The candidates to look at next; none when no better one can be expected.
 
     In turn: the breakdown above the recommended setting; of each checkpoint that was looked at, the
     strengths with more effect than that setting's, halved until one is found that is no choice; the
-    checkpoints before and after it at equal effect; then those between others, where not both are
-    known to fail at more; at last where its training reaches the plateau.
+    checkpoints before and after it at equal effect; those between others, where not both are known
+    to fail at more; what promises more nevertheless, as one that was no choice by chance has
+    neighbours that are; at last where its training reaches the plateau.
     """
     pick = verdict.pick
     if pick is None or not pick.strength:
@@ -92,7 +106,7 @@ def next_on_plane(
         found = {*step.weaker()}
     else:
         found = {*step.own(verdict.breakdown), *step.others(), *step.beside()}
-        found = found or {*step.between()} or {*step.plateau()}
+        found = found or {*step.between()} or {*step.promising(asked)} or {*step.plateau()}
     return tuple(sorted(found, key=plane.where))
 
 
@@ -108,9 +122,10 @@ class _Step:
         self.aim = self._effect(pick)
         broken = [c for c, s in known.items() if s.state == "broken"]
         self.beyond = {c for c in plane.at.values() if any(before(b, c, "plane") for b in broken)}
-        self.looked = {plane.where(c)[0] for c in known if c in plane.at.values()}
-        self.usable = {plane.where(c)[0] for c in known if c in plane.at.values()
-                       and known[c].rank is not None}  # fmt: skip
+        self.inside = {*plane.at.values()}
+        here = self.inside & known.keys()
+        self.looked = {plane.where(c)[0] for c in here}
+        self.usable = {plane.where(c)[0] for c in here if known[c].rank is not None}
 
     def weaker(self) -> list[Candidate]:
         """Where all that was looked at is broken: less of each checkpoint, at last the least of the
@@ -158,6 +173,44 @@ class _Step:
             if open_:
                 ends = self.aim, self._effect(more[worse] if worse < len(more) else open_[-1])
                 found.append(self._nearest(open_, sum(ends) / 2))
+        return found
+
+    def promising(self, asked: Asked) -> list[Candidate]:
+        """Of at most `AT_ONCE` checkpoints the setting that may be expected to gain most effect
+        over the recommended one: by how much it has more, times the chance that it is clean.
+
+        Its quality is interpolated, and its interval taken to be as wide as the usual one.
+        """
+        margin = margin_of(asked.rank_by, asked.margin)
+        sure = [s.diff_control for s in self.known.values() if s.state in ("clean", "unsure")]
+        if self.alike or not sure or not math.isfinite(margin):
+            return []
+        sign = 1.0 if asked.better == "lower" else -1.0
+        arm = float(np.median([(i.high - i.low) / 2 for i in sure]))
+        worse = self._expected_change(sign)
+        chance = ndtr((margin - worse - arm) / max(arm / 2, 1e-9))
+        gain = np.clip(self.effect - self.aim, 0.0, None) * chance
+        for candidate in self.known.keys() | self.beyond:
+            if candidate in self.inside:
+                gain[self.plane.where(candidate)] = 0.0
+        rows = sorted(range(len(gain)), key=lambda row: -gain[row].max())[:AT_ONCE]
+        best = [(row, int(gain[row].argmax())) for row in rows]
+        return [self.plane.at[at] for at in best if gain[at] >= LEAST and at in self.plane.at]
+
+    def _expected_change(self, sign: float) -> Array:
+        """By how much the ranked metric is worse than the control's, of every setting: measured, or
+        linear in the effect from 0 where there is none, and along training at equal effect."""
+        rows = sorted(self.usable)
+        along = np.zeros((len(rows), *self.effect.shape))
+        for n, row in enumerate(rows):
+            here = [c for c in self.plane.line(row) if c in self.known
+                    and math.isfinite(self.known[c].diff_control.mean)]  # fmt: skip
+            points = sorted((self._effect(c), sign * self.known[c].diff_control.mean) for c in here)
+            x, y = np.array([(0.0, 0.0), *points]).T
+            along[n] = np.interp(self.effect, x, y)
+        found = np.empty(self.effect.shape)
+        for i, k in np.ndindex(found.shape):
+            found[i, k] = np.interp(i, rows, along[:, i, k])
         return found
 
     def beside(self) -> list[Candidate]:

@@ -21,7 +21,7 @@ from analysers.study import Candidate, Kind, Score, Summary, Verdict
 
 C = TypeVar("C")
 
-Unseen = Literal["beyond", "less", "beside"]
+Unseen = Literal["beyond", "less", "more", "beside"]
 
 FIRST = 5
 """About how many candidates are looked at first, evenly spaced, the last among them."""
@@ -104,7 +104,7 @@ class Refine(Chooser[C]):
         summaries, verdict = self.asked.decide(seen, ERROR - EARLY if self.races else ERROR)
         self._unseen = Counter(passed_over(self._line, summaries, verdict, self.asked.kind))
         if self.asked.kind == "plane":
-            return next_on_plane(self._line, summaries, verdict)
+            return next_on_plane(self._line, summaries, verdict, self.asked)
         found = between(self._line, summaries, verdict)
         return found or tuple(stronger(self._line, summaries, verdict, self.asked)[:1])
 
@@ -172,7 +172,8 @@ def passed_over(
     candidates: Sequence[Candidate], summaries: Sequence[Summary], verdict: Verdict, kind: Kind
 ) -> Iterator[Unseen]:
     """Why each candidate that was not looked at was not: it lies beyond what breaks, has less
-    effect than what is recommended, or more and lies beside one that was no better."""
+    effect than what is recommended, or more but will hardly be clean; where references tell, it
+    lies beside one that is less like them."""
     known = {s.candidate: s for s in summaries}
     broken = [c for c, s in known.items() if s.state == "broken"]
     weaker = expected(candidates, known, verdict.pick) if kind == "plane" else None
@@ -181,12 +182,12 @@ def passed_over(
             continue
         if any(before(b, one, kind) for b in broken):
             yield "beyond"
-        elif verdict.pick is None:
+        elif verdict.pick is None or "most_likeness" in verdict.why:
             yield "beside"
         elif one in weaker if weaker is not None else before(one, verdict.pick, kind):
             yield "less"
         else:
-            yield "beside"
+            yield "more"
 
 
 def halfway(low: int, high: int, effect: Mapping[int, float]) -> int:
