@@ -23,10 +23,11 @@ from analysers.study import Candidate, Copy, Interval, Kind, Likeness, Score, To
 LIKENESS, COPYING, HELD_OUT = "reference_likeness", "copying", "held_out_copying"
 HASH = "copying_hash"
 
-LEAST_COPY = {COPYING: 0.6, HASH: 59 / 64}
+LEAST_COPY = {COPYING: 0.6, HASH: 61 / 64}
 """SSIM of small pictures and share of equal bits (`analysers.metrics.copying`) up to which nothing
 is called a copy: the first is what sixteen unlike posters had among each other at most, the second
-more than any of 400 pictures had that copied nothing. Two or three references say too little."""
+more than any of 400 pictures had that copied nothing, and one bit more than two rockets at night
+had, one of them mirrored. Two or three references say too little."""
 
 GAINED = {COPYING: 0.1, HASH: 0.05}
 """By how much a copy is nearer to its reference than the picture of the same prompt and seed

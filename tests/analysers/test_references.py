@@ -86,7 +86,7 @@ def test_a_copy_is_nearer_than_references_and_controls_are(
     ("control", "picture", "copied"),
     [
         ({"copying": 0.546, "copying_hash": 0.875}, {"copying": 0.617, "copying_hash": 0.906}, 0),
-        ({"copying": 0.546, "copying_hash": 0.875}, {"copying": 0.617, "copying_hash": 0.93}, 1),
+        ({"copying": 0.546, "copying_hash": 0.875}, {"copying": 0.617, "copying_hash": 0.97}, 1),
         ({"copying": 0.546, "copying_hash": 0.875}, {"copying": 0.66, "copying_hash": 0.8}, 1),
         ({}, {"copying": 0.617}, 1),
         ({"copying": math.nan}, {"copying": 0.617}, 1),
@@ -115,7 +115,7 @@ def test_either_sign_names_a_copy() -> None:
     among = {"copying": (0.95, 0.2), "copying_hash": (1.0, 0.8)}
     limits, found = likeness.copies(scores, among)
     assert [s.image for s in found] == ["1/1.png", "1/2.png"]
-    assert limits == {"copying": 0.6, "copying_hash": 59 / 64}
+    assert limits == {"copying": 0.6, "copying_hash": 61 / 64}
     limits, found = likeness.copies(scores, {**among, "copying": (0.85, 0.2)})
     assert limits["copying_hash"] == 1.0 and [s.image for s in found] == ["1/1.png"]
 
@@ -288,7 +288,7 @@ def test_a_lora_that_knows_its_pictures_by_heart_is_told(tmp_path: Path) -> None
     assert {one.candidate.place for one in evidence.copies.pictures} == {1}
     assert len({one.reference for one in evidence.copies.pictures}) >= 4
     faint, alike = evidence.likeness.rows
-    assert faint["likeness"] < alike["likeness"] < 1.3
+    assert faint["likeness"] < 1 < alike["likeness"] < 3  # a copy is beyond "as like as another"
 
 
 def test_a_lora_with_a_trigger_is_told_from_one_that_acts_always(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
     )
     assert one.value > 0.95 and one.side_by_side.startswith("data:image/jpeg;base64,")
     assert found.sentence == "0.5 repeats 1 training picture: look at them side by side."
-    assert one.bits == 1 and found.hash_limit >= 59 / 64
+    assert one.bits == 1 and found.hash_limit >= 61 / 64
 
     dark = Image.open(folder / "copied.png").point(lambda grey: 0.3 * grey)
     dark.save(folder / "copied.png")  # which SSIM does not call a copy
@@ -359,7 +359,7 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
     ]
     seen = find_references(folder)
     (one,) = likeness_evidence(near, "strength", Known(), seen, tmp_path / "run")["copies"].pictures
-    assert one.reference == "copied.png" and one.value < 0.6 and one.bits > 59 / 64
+    assert one.reference == "copied.png" and one.value < 0.6 and one.bits > 61 / 64
 
 
 def math_finite(*values: float) -> bool:
