@@ -26,7 +26,7 @@
   const number = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
   const prompt = (k) => prompts[cases[k].prompt];
   const seedText = (k) => (cases[k].seed === null ? "" : "seed " + cases[k].seed);
-  const caseName = (k) => [prompt(k), seedText(k)].filter(Boolean).join(" · ");
+  const caseName = (k) => [prompt(k), seedText(k)].filter(Boolean).join(" · ") || cases[k].name;
   const cellOf = (c, k) => (c < 0 ? null : cells[c][k] || null);
   const pictureOf = (c, k) => study.pictures[c < 0 ? cases[k].control : (cellOf(c, k) || [0])[0]];
   const controlOf = (c, k) => study.pictures[(cellOf(c, k) && cellOf(c, k)[4]) || cases[k].control];
@@ -404,7 +404,7 @@
     const text = make("div", { className: "clamp" });
     head.append(text);
     if (item.case !== undefined) {
-      text.append(bdi(clip(prompt(item.case), 220)));
+      text.append(bdi(clip(prompt(item.case) || cases[item.case].name, 220)));
       if (seedText(item.case)) head.append(make("small", { textContent: seedText(item.case) }));
       if (cases[item.case].edited) head.append(edited(item.case));
       head.title = visible(clip(prompt(item.case), 400));
@@ -612,7 +612,9 @@
     const font = (size, bold) => { context.font = (bold ? "600 " : "") + size + 'px system-ui, sans-serif'; };
     sheet.width = Math.max(left + picked[0].length * (width + gap), 640);
     font(17);
-    const about = wrapped(context, [study.loras.join(", "), ...study.settings.map(([key, value]) => key + ": " + value)].filter(Boolean).join(" · "), sheet.width - 2 * gap, 3);
+    const shown = { seeds: prompts[state.page], wall: state.page < 0 ? "control" : candidates[state.page]?.heading }[state.layout]
+      ?? (state.layout.startsWith("plane") ? caseName(state.page) : "");
+    const about = wrapped(context, [shown, study.loras.join(", "), ...study.settings.map(([key, value]) => key + ": " + value)].filter(Boolean).join(" · "), sheet.width - 2 * gap, 3);
     const top = 52 + 24 * about.length + (table.bare ? 0 : 44);
     sheet.height = top + rows.length * (height + gap) + foot;
     context.fillStyle = "#fff";

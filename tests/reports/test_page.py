@@ -827,6 +827,27 @@ def test_axe_finds_nothing_serious(page: Page, report: Path, plane: Path, scheme
     assert found == []
 
 
+def test_pictures_without_a_prompt_are_named_by_their_case(page: Page, tmp_path: Path) -> None:
+    """As those that were found: every control of the page has a name all the same."""
+    Image.new("RGB", (32, 32), (90, 120, 60)).save(tmp_path / "a.png")
+    found = [Candidate("x", strength=Decimal(n)) for n in (1, 2)]
+    scores = tuple(
+        Score(one, "castle", "", None, "a.png", "a.png", {"brisque": 20.0, "ssim": 0.9})
+        for one in (None, *found)
+    )
+    summaries = tuple(Summary(one, 1, 1, {"brisque": Interval(20.0)}, best=True) for one in found)
+    study = Study(
+        "strength", "found", "brisque", "lower", ("ssim", "brisque"), scores, summaries,
+        Verdict(found[0]),
+    )  # fmt: skip
+    page.open(html.write_report(study, tmp_path))
+    assert page.texts("#grid .rowhead .clamp") == ["castle"]
+    page.js("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    page.wait("document.querySelector('#choose-cases label')")
+    assert "castle" in page.find("#choose-cases label").text
+    assert page.serious() == []
+
+
 @pytest.mark.parametrize("width", [360, 390, 768, 1440, 1920])
 def test_nothing_is_wider_than_the_window(
     page: Page, report: Path, plane: Path, epochs: Path, width: int
