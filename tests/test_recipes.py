@@ -104,7 +104,8 @@ def test_a_recipe_does_what_it_says(
     assert {score.status for score in study.scores} == {"ok"}
     assert all(summary.rank for summary in study.summaries)
     if "--images" not in words:
-        sizes = study.run["settings"]
+        sizes = study.run.settings
+        assert sizes is not None
         assert (sizes["width"], sizes["steps"]) == (64, 2), "the prompts' flags decide"
 
 
