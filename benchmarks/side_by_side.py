@@ -50,14 +50,14 @@ STUDIES: Mapping[str, tuple[Kind, Mapping[str, Any], Mapping[str, Any]]] = {
         {"loras": LORA, "strengths": "1"},
         {"until_decided": True},
     ),
-    "twenty strengths of epoch 8, --refine --until-decided": (
+    "twelve strengths of epoch 8, --refine --until-decided": (
         "strength",
-        {"loras": LORA / "pstr-000008.safetensors", "strengths": "0.1:2:0.1"},
+        {"loras": LORA / "pstr-000008.safetensors", "strengths": "0.15:1.8:0.15"},
         {"refine": True, "until_decided": True},
     ),
-    "ten epochs by five strengths, --refine": (
+    "ten epochs by four strengths, --refine": (
         "epochs",
-        {"loras": LORA, "strengths": "0.4:2:0.4", "prompts": TWELVE[:8]},
+        {"loras": LORA, "strengths": "0.4:1.6:0.4", "prompts": TWELVE[:6]},
         {"refine": True},
     ),
 }
@@ -97,11 +97,12 @@ def compared(name: str, place: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--only", nargs="*", type=int, default=range(len(STUDIES)), metavar="N")
     o = parser.parse_args()
     begin = time.perf_counter()
     head = ("study", "pictures", "wall time", "recommended", "breaks at")
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-    for name in STUDIES:
+    for name in [[*STUDIES][number] for number in o.only]:
         place = Path(tempfile.mkdtemp(prefix="side-"))
         try:
             lines.append(compared(name, place))

@@ -31,10 +31,10 @@ from analysers.runs.control import Control
 from analysers.runs.found import find_studies
 from analysers.runs.loop import Run, run_study
 from analysers.runs.race import Race
-from analysers.runs.refine import Refine, coarse, halfway
+from analysers.runs.refine import Refine, coarse, halfway, passed_over, stronger
 from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
-from analysers.study import NOT_RENDERED, Candidate, Score, Study
+from analysers.study import NOT_RENDERED, Candidate, Interval, Score, Study, Summary, Verdict
 from generation.cells import Cell, Picture
 from generation.errors import UserError
 from generation.executors import never
@@ -252,6 +252,38 @@ def test_a_gap_is_halved_where_the_effect_is() -> None:
     assert halfway(10, 20, effect) in range(14, 17)
     steep = {0: 0.0, 9: 0.01, 10: 0.02, 20: 0.9, 21: 0.9}
     assert halfway(0, 20, steep) > 11
+
+
+def strengths(*mean: float | None) -> tuple[list[Candidate], list[Summary]]:
+    """A line of strengths, and summaries of those whose change from the control is given."""
+    line = [Candidate("l", strength=Decimal(k)) for k in range(1, len(mean) + 1)]
+    return line, [
+        Summary(one, 1, 8, {}, diff_control=Interval(change, change - 1, change + 1))
+        for one, change in zip(line, mean, strict=True) if change is not None
+    ]  # fmt: skip
+
+
+def test_the_strongest_that_nobody_looked_at_comes_first() -> None:
+    line, known = strengths(0.0, 0.1, None, 0.3, None, 3.0, None, 9.0, None, 12.0)
+    asked, verdict = Asked("strength"), Verdict(recommended=line[1])
+    # between 3 and 9 it is 6, beyond the margin of 5
+    assert stronger(line, known, verdict, asked) == [line[4], line[2]]
+    assert stronger(line, known, Verdict(recommended=line[3]), asked) == [line[4]]
+    broken = [replace(s, state="broken") if s.candidate == line[3] else s for s in known]
+    assert stronger(line, broken, verdict, asked) == [line[2]]
+    for one in (Verdict(), Verdict(recommended=line[1], why=("most_likeness",))):
+        assert stronger(line, known, one, asked) == []
+    other = [replace(s, diff_control=Interval(-s.diff_control.mean)) for s in known]
+    higher = Asked("strength", better="higher", margin=5.0)
+    assert stronger(line, other, verdict, higher) == [line[4], line[2]]
+    assert stronger(line, known, verdict, Asked("strength", rank_by="ssim")) == []
+
+
+def test_why_settings_were_not_looked_at() -> None:
+    line, known = strengths(None, 0.1, None, 0.3, None, 12.0, None)
+    known = [replace(s, state="broken") if s.candidate == line[5] else s for s in known]
+    told = [*passed_over(line, known, Verdict(recommended=line[3]), "strength")]
+    assert told == ["less", "less", "more", "beyond"]
 
 
 def as_refinement(cells: Sequence[Cell]) -> Chooser[Cell]:

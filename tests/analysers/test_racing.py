@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysers.metrics.metric import declared
-from analysers.racing import EARLY, Asked, looks, settled
+from analysers.racing import EARLY, Asked, _picks, _together_below, looks, settled
 from analysers.ranking import decide
 from analysers.runs.race import Race, in_turn
 from analysers.statistics import ERROR
@@ -218,3 +218,37 @@ def test_where_references_tell_nothing_is_outdone_by_effect():
     }
     race, seen, _ = run(rows)
     assert not race.stopped and len(seen) == len(rows)
+
+
+def test_which_is_recommended_in_each_draw() -> None:
+    """The strongest that is clean and level, free of signs where one is; else the lowest."""
+    clean = np.array([[True, True, True], [True, True, False], [False, False, False],
+                      [True, True, True]])  # fmt: skip
+    behind = np.array([[0.0, 1.0, 9.0], [0.0, 1.0, 2.0], [3.0, 0.0, 1.0], [9.0, 0.0, 1.0]])
+    weakest_first = np.array([0, 1, 2])
+
+    def picks(calm: list[float], fits: list[float]) -> list[int]:
+        found = _picks(
+            clean, behind, np.full(3, 3.0), np.array(calm), np.array(fits), weakest_first
+        )
+        return found.tolist()
+
+    assert picks([1, 1, 1], [1, 1, 1]) == [1, 1, 1, 2]
+    assert picks([1, 0, 1], [1, 1, 1]) == [0, 0, 1, 2], "signs stand against the second"
+    assert picks([0, 0, 0], [1, 1, 1]) == [1, 1, 1, 2], "or against all"
+    assert picks([1, 1, 1], [1, 1, 0]) == [1, 1, 1, 1], "the third lost its prompts"
+
+
+def test_as_many_go_as_are_seldom_chosen_together() -> None:
+    a, b, c, d = (Candidate("l", strength=Decimal(s)) for s in ("1", "2", "3", "4"))
+    assert _together_below(0.02, {a: 0.015, b: 0.004, c: 0.0, d: 0.981}) == {a, b, c}
+    assert _together_below(0.02, {a: 0.017, b: 0.004, c: 0.0, d: 0.979}) == {b, c}
+    unknown = dict.fromkeys((a, b), float("nan"))
+    assert _together_below(0.02, unknown) == set(), "few prompts say nothing"
+
+
+def test_a_race_ends_once_one_is_certain_and_nothing_else_is_open() -> None:
+    rows = rows_of({"0.5": 0.0, "1": 40.0, "1.5": 60.0}, 24, spread=0.5)
+    race, seen, _ = run(rows)
+    assert {outcome for _, outcome in race.stopped.values()} == {"beyond", "settled"}
+    assert max(cases for cases, _ in race.stopped.values()) <= 6 and len(seen) < len(rows) / 3
