@@ -289,6 +289,7 @@ class StudyRequest:
             "prompts": sample_data.PATH / "prompts.txt",
             "references": sample_data.PATH / "references",
             "held_out": sample_data.PATH / "held_out",
+            "metrics": "adherence",
             "out": Path("runs", f"demo-{kind}"),
         }
         return StudyRequest.of(kind, **{**usual, **{k: v for k, v in given.items() if v}})

@@ -129,6 +129,7 @@ def demo(kind: str) -> dict[str, Any]:
         "sampler": used.sampler or "",
         "references": str(judged.references or ""),
         "held_out": str(judged.held_out or ""),
+        "metrics": ", ".join(judged.metrics),
     }
 
 
