@@ -2,16 +2,17 @@
 
     pip install piq torch                                        # the second contestant
     pip install --no-deps image-quality libsvm-official          # the third
-    python benchmarks/score.py
+    python benchmarks/score.py [--before TREE]
 
-A candidate is decoded from its PNG and gets its SSIM to the control and its BRISQUE. Four
+A candidate is decoded from its PNG and gets its SSIM to the control and its BRISQUE. The
 contestants take turns within one run, so that the machine's moods strike all of them alike:
 
 - ours: the control's maps are kept, as they are for every candidate of a case;
 - piq + scikit-image: `piq.brisque` in float32, with LIVE's weights handed over from memory in place
   of its download, and `structural_similarity`;
 - image-quality + scikit-image: what the two ancestor scripts called, with the shims below;
-- decoding alone, the floor under all of them.
+- decoding alone, the floor under all of them;
+- with `--before` what another checkout of this repository needs for ours, in a process of its own.
 
 All use one thread and are bound to one core where the system can do that. What counts is processor
 time, which other programs on the machine disturb least; on an idle machine it is wall time. Results
@@ -25,6 +26,7 @@ import importlib.metadata
 import io
 import json
 import os
+import pickle
 import platform
 import statistics
 import subprocess
@@ -79,6 +81,45 @@ def ours(png: bytes, control: np.ndarray) -> Contestant:
         return maps.ssim(grey), our_brisque.brisque(grey)
 
     return score
+
+
+class Earlier:
+    """What another checkout does for `ours`, in a process of its own that tells its own time."""
+
+    def __init__(self, tree: Path, png: bytes, control: np.ndarray) -> None:
+        self._worker = subprocess.Popen(
+            [sys.executable, "-c", _EARLIER, str(tree), str(Path(__file__).parent)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self._send = pickle.dumps((png, control))
+        self._ask(len(self._send).to_bytes(8, "big") + self._send)
+
+    def _ask(self, what: bytes) -> tuple[float, float]:
+        assert self._worker.stdin is not None and self._worker.stdout is not None
+        self._worker.stdin.write(what)
+        self._worker.stdin.flush()
+        one, other = map(float, self._worker.stdout.readline().split())
+        return one, other
+
+    def __call__(self) -> tuple[float, float]:
+        return self._ask(b"s")
+
+    def clock(self) -> float:
+        """Processor seconds of the process so far."""
+        return self._ask(b"t")[0]
+
+
+_EARLIER = """
+import pickle, sys, time
+sys.path[:0] = sys.argv[1:3]
+import score
+told = sys.stdin.buffer
+png, control = pickle.loads(told.read(int.from_bytes(told.read(8), "big")))
+one = score.ours(png, control)
+print(0.0, 0.0, flush=True)
+while what := told.read(1):
+    print(*(one() if what == b"s" else (time.process_time(), 0.0)), flush=True)
+"""
 
 
 def with_piq(png: bytes, control: np.ndarray, double: bool) -> Contestant:
@@ -139,12 +180,14 @@ def with_image_quality(png: bytes, control: np.ndarray) -> Contestant:
     return score
 
 
-def contestants(png: bytes, control: np.ndarray) -> dict[str, Contestant]:
+def contestants(png: bytes, control: np.ndarray, before: Path | None) -> dict[str, Contestant]:
     """Those whose packages are installed; the others are named with the reason."""
     found: dict[str, Contestant] = {
         "decoding alone": lambda: (float(decode(png).ndim), 0.0),
         "ours": ours(png, control),
     }
+    if before is not None:
+        found["before"] = Earlier(before.resolve(), png, control)
     for name, build in {
         "piq + scikit-image": lambda: with_piq(png, control, double=False),
         "piq float64 + scikit-image": lambda: with_piq(png, control, double=True),
@@ -177,6 +220,7 @@ def device() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--before", type=Path, help="another checkout of this repository")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
@@ -190,15 +234,16 @@ def main() -> None:
     image = np.roll(control, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
-    racing = contestants(buffer.getvalue(), control)
+    racing = contestants(buffer.getvalue(), control, options.before)
 
     values = {name: score() for name, score in racing.items()}  # the first call warms up
     took: dict[str, list[float]] = {name: [] for name in racing}
     for _ in range(options.rounds):
         for name, score in racing.items():
-            start = time.process_time()
+            clock = getattr(score, "clock", time.process_time)
+            start = clock()
             score()
-            took[name].append(1000 * (time.process_time() - start))
+            took[name].append(1000 * (clock() - start))
 
     milliseconds = {name: statistics.median(times) for name, times in took.items()}
     rows = []
@@ -218,6 +263,7 @@ def main() -> None:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "picture": "scikit-image's astronaut, 512x512 RGB, rolled two rows; control: unrolled",
         "rounds": options.rounds,
+        "load": f"{os.getloadavg()[1]:.1f}",
         "device": device(),
         "rows": rows,
     }
@@ -232,7 +278,8 @@ def to_markdown(record: dict[str, Any], milliseconds: dict[str, float]) -> str:
     lines = [
         "# One 512x512 candidate on one core",
         "",
-        f"{record['date']}; {record['rounds']} rounds, contestants taking turns.",
+        f"{record['date']}; {record['rounds']} rounds, contestants taking turns; load of the "
+        f"machine {record['load']}.",
         f"Picture: {record['picture']}.",
         "",
         "; ".join(f"{key} {value}" for key, value in record["device"].items()) + ".",
