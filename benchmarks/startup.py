@@ -1,6 +1,6 @@
 """What the programs cost beside the rendering, in two checkouts that take turns.
 
-    python benchmarks/startup.py BEFORE [AFTER] [--rounds 5]
+    python benchmarks/startup.py BEFORE [AFTER] [--rounds 5] [--no-demo]
 
 BEFORE and AFTER (this checkout) are folders with an installed `.venv`. Three things are timed, in
 processor time (user and system, children included), on one core with one thread:
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path, nargs="?", default=Path(__file__).parent.parent)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-demo", action="store_true", help="which takes a minute to render")
     asked = parser.parse_args()
     trees = (asked.before.resolve(), asked.after.resolve())
     with tempfile.TemporaryDirectory() as folder:
@@ -94,6 +95,8 @@ def main() -> None:
                     ("40 found pairs", ["--images", str(root / "pairs"), "--out", str(pairs)]),
                     ("the demo once more", ["--demo", "--out", str(demo)]),
                 ):
+                    if asked.no_demo and "demo" in name:
+                        continue
                     used = seconds(tree, arguments)
                     if number:  # the first round renders the demo, and compiles what is imported
                         found.setdefault(name, [[], []])[side].append(used)
