@@ -197,13 +197,16 @@ def svg(found: Sequence[Translation], side: int = 360) -> str:
     def line(points: Sequence[str], colour: str) -> str:
         return f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}"/>'
 
-    parts = [line([at(0, most), at(0, 0), at(most, 0)], "#444")]
-    parts.append(line([at(0, 0), at(most, most)], "#bbb"))
-    parts.append(line([at(0, 0), *(at(one.strength, one.other.mean) for one in known)], "#06c"))
+    parts = [line([at(0, most), at(0, 0), at(most, 0)], "currentColor")]
+    parts.append(line([at(0, 0), at(most, most)], "#999"))
+    parts.append(line([at(0, 0), *(at(one.strength, one.other.mean) for one in known)], "#2a7de1"))
     for one in known:
         high = one.other.high if math.isfinite(one.other.high) else most
-        parts.append(line([at(one.strength, one.other.low), at(one.strength, high)], "#06c"))
+        parts.append(line([at(one.strength, one.other.low), at(one.strength, high)], "#2a7de1"))
     words = [(side / 2, side - 10, "strength here"), (4, 20, f"strength there, 0 to {most:g}")]
-    parts += [f'<text x="{x:g}" y="{y:g}" font-size="12">{text}</text>' for x, y, text in words]
+    parts += [
+        f'<text x="{x:g}" y="{y:g}" font-size="12" fill="currentColor">{text}</text>'
+        for x, y, text in words
+    ]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}" '
     return head + f'font-family="sans-serif">{"".join(parts)}</svg>\n'

@@ -1,70 +1,53 @@
-"""Two renderers held against each other, as one page that loads nothing."""
+"""Two renderers held against each other: a page in the report's dress, a table, and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from html import escape
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from analysers.translation import Translation, rows, svg
 from generation.folder import write_result
-from reports.html import visible
+from reports.html import fill, style_sheet
 
 HEAD = ("strength there", "effect", "same effect here at", "low", "high")
 
-_STYLE = (
-    ":root{color-scheme:light dark}"
-    "body{font:16px/1.55 system-ui,sans-serif;max-width:46rem;margin:0 auto;padding:1.5rem 1.25rem;"
-    "background:Canvas;color:CanvasText}"
-    "h1{font-size:1rem;font-weight:400;margin:0}"
-    ".lead{font-size:clamp(1.3rem,4.5vw,1.9rem);line-height:1.25;"
-    "font-weight:650;margin:.6rem 0 1rem}"
-    ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{text-align:right;font-weight:400;padding:.4rem 1.2rem .4rem 0}"
-    "tr{border-bottom:1px solid #8886}"
-    "th{vertical-align:bottom}"
-    "svg{display:block;width:100%;max-width:24rem;background:#fff;"
-    "border-radius:8px;margin:1.5rem 0}"
-)
+CAPTION = "Which strength here has the effect of a strength there; the straight line is equality."
 
 
 def write_comparison(
     folder: Path,
     title: str,
+    headline: str,
     sentences: Sequence[str],
     found: Sequence[Translation],
     pages: Sequence[tuple[str, str]],
+    record: Mapping[str, Any],
 ) -> Path:
-    """Write comparison.html and comparison.csv into the folder; return the page's path.
+    """Write comparison.html, .csv and .json into the folder; return the page's path.
 
-    `pages` are (words, address) of the reports of both.
+    `pages` are (words, address) of the reports of both, `record` is what the JSON holds.
     """
-
-    def text(words: object) -> str:
-        return escape(visible(words))
-
-    table = rows(found)
-    lines = ["".join(f"<td>{text(cell)}</td>" for cell in row) for row in table]
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{text(title)}</title><style>{_STYLE}</style>"
-        f'<main><h1>{text(title)}</h1><p class="lead">'
-        + "</p><p>".join(map(text, sentences))
-        + '</p><div class="scroll" tabindex="0" role="region" aria-label="Strengths"><table><tr>'
-        + "".join(f'<th scope="col">{head}</th>' for head in HEAD)
-        + "</tr>"
-        + "".join(f"<tr>{line}</tr>" for line in lines)
-        + f"</table></div>{svg(found)}<p>"
-        + " · ".join(f'<a href="{escape(to)}">{text(words)}</a>' for words, to in pages)
-        + "</p></main></html>\n"
+    style, policy = style_sheet()
+    page = fill(
+        "comparison.html.j2",
+        title=title,
+        headline=headline,
+        sentences=sentences,
+        heads=HEAD,
+        rows=rows(found),
+        drawing=svg(found),
+        caption=CAPTION,
+        pages=pages,
+        style=style,
+        policy=f"default-src 'none'; base-uri 'none'; form-action 'none'; {policy}",
     )
     written = io.StringIO()
-    csv.writer(written, lineterminator="\n").writerows([HEAD, *table])
+    csv.writer(written, lineterminator="\n").writerows([HEAD, *rows(found)])
     write_result(folder / "comparison.csv", written.getvalue())
+    write_result(folder / "comparison.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_result(folder / "comparison.html", page)
     return folder / "comparison.html"

@@ -170,6 +170,17 @@ def publish(
 
 def render(page: Page) -> str:
     """The page as HTML."""
+    return fill("report.html.j2", page=page)
+
+
+def style_sheet() -> tuple[str, str]:
+    """The report's style sheet, and what the Content-Security-Policy says of it."""
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return style, f"style-src '{_digest(style)}'"
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template with its values, as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -185,7 +196,7 @@ def render(page: Page) -> str:
     environment.filters["typed"] = lambda words: visible(shlex.join(map(str, words)))
     environment.filters["columns"] = _columns
     environment.filters["words"] = _key
-    return environment.get_template("report.html.j2").render(page=page)
+    return environment.get_template(template).render(**values)
 
 
 def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bool = True) -> Page:
@@ -200,7 +211,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
     if not single_file:
         small = addresses if len(addresses) <= MOST_THUMBS else ()
         maps, thumbs = pictures.write_views(study, table, folder, small, new=new_maps)
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    style, style_source = style_sheet()
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     best = study.verdict.pick
     index = {c: i for i, c in enumerate(table.candidates)}
@@ -259,7 +270,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
         policy=(
             "default-src 'none'; base-uri 'none'; form-action 'none'; "
             + ("img-src data:" if single_file else "img-src 'self' file: data:")
-            + f"; script-src '{_digest(script)}'; style-src '{_digest(style)}'"
+            + f"; script-src '{_digest(script)}'; {style_source}"
         ),
         style=style,
         script=script,

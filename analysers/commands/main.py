@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -192,14 +193,19 @@ def _compare(
                 publish(study, plan.out, printing)
                 studies.append(study)
         found = compare(studies[0], studies[1], out)
+        record = {"renderer": asked.rendering.renderer, "model": model, **found.record()}
         page = write_comparison(
             out,
             f"{plans[0].title}: {asked.rendering.renderer} and this suite",
-            (found.answer, found.likeness),
+            found.answer,
+            [found.likeness],
             found.rows,
             [(f"The report {plan.out.name}", f"{plan.out.name}/report.html") for plan in plans],
+            record,
         )
-    if printing.silent:
+    if printing.as_json:
+        click.echo(json.dumps(record, indent=1))
+    elif printing.silent:
         click.echo(str(page))
     else:
         click.echo()

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from analysers.metrics.ssim import ControlMaps
 from analysers.runs.plan import Plan, plan_study
 from analysers.runs.request import StudyRequest
-from analysers.study import Interval, Study
+from analysers.study import Interval, Study, plain
 from analysers.translation import Translation, factor, translate
 from generation import plan as grid
 from generation.errors import UserError, named
@@ -41,37 +42,49 @@ class Comparison:
     @property
     def told(self) -> bool:
         """Whether the factor is known well enough to say yes or no."""
-        return math.isfinite(self.factor.mean) and (not self.off or not self._may_be_one)
+        return self.same or self.differs
+
+    @property
+    def same(self) -> bool:
+        """Whether all of the interval is so close to 1 that nobody would see a difference."""
+        return self.factor.low >= 1 - TOLERANCE and self.factor.high <= 1 + TOLERANCE
 
     @property
     def differs(self) -> bool:
-        """Whether the server applies more or less than this suite."""
-        return self.told and self.off
-
-    @property
-    def off(self) -> bool:
-        """Whether the factor is further from 1 than anybody would overlook."""
-        return abs(self.factor.mean - 1) > TOLERANCE
-
-    @property
-    def _may_be_one(self) -> bool:
-        return self.factor.low <= 1 <= self.factor.high
+        """Whether the server applies more or less than this suite: 1 lies outside of the interval,
+        and the factor is further from 1 than anybody would overlook."""
+        value = self.factor
+        return abs(value.mean - 1) > TOLERANCE and not value.low <= 1 <= value.high
 
     @property
     def answer(self) -> str:
         """What was found, in a sentence."""
-        if not self.told:
-            return (
-                "How much of the LoRA the server applies cannot be told from these pictures; give "
-                "more prompts, and strengths from 0.2 on."
-            )
-        if not self.differs:
-            return "The server applies the LoRA as strongly as this suite does."
         value = self.factor
-        bounds = f"{value.mean:.2f} times its strength ({value.low:.2f} to {value.high:.2f})"
+        if not math.isfinite(value.mean):
+            return (
+                "How much of the LoRA the server applies cannot be told: no strength moves these "
+                "pictures further than weaker ones do; give strengths from 0.2 on."
+            )
+        bounds = f"{value.low:.2f} to {_most(value.high)}"
+        if self.same:
+            return "The server applies the LoRA as strongly as this suite does."
+        if not self.differs:
+            return (
+                "Whether the server applies the LoRA as strongly cannot be told from few cells: "
+                f"{bounds} times its strength; give more prompts, and strengths from 0.2 on."
+            )
         if value.mean == 0:
             return "The server applies nothing of the LoRA: its pictures are the controls."
-        return f"The server applies the LoRA at {bounds}."
+        return f"The server applies the LoRA at {value.mean:.2f} times its strength ({bounds})."
+
+    def record(self) -> dict[str, Any]:
+        """The comparison as JSON has it; bounds that are not finite are null."""
+        verdict = "same" if self.same else "differs" if self.differs else "unknown"
+        told: dict[str, Any] = plain(
+            {"verdict": verdict, "answer": self.answer, "controls": self.controls,
+             "likeness": self.likeness, "factor": self.factor, "strengths": self.rows}
+        )  # fmt: skip
+        return told
 
     @property
     def likeness(self) -> str:
@@ -82,6 +95,10 @@ class Comparison:
             f"Without the LoRA their pictures of one prompt and seed are alike to SSIM "
             f"{self.controls:.2f}; effects are each measured against the own control."
         )
+
+
+def _most(high: float) -> str:
+    return f"{high:.2f}" if math.isfinite(high) else "more than was tried"
 
 
 def plan_comparison(asked: StudyRequest, model: str) -> tuple[Plan, Plan]:

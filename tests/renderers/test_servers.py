@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import threading
@@ -25,6 +26,8 @@ from click.testing import CliRunner  # noqa: E402
 from fakes import LORAS, ComfyServer, Studio, SwarmServer, WebuiServer  # noqa: E402
 
 from analysers.commands.main import analyse_strength  # noqa: E402
+from analysers.runs.comparing import Comparison  # noqa: E402
+from analysers.study import Interval  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, Picture  # noqa: E402
 from generation.errors import UserError  # noqa: E402
 from generation.loras.inspection import tensor_hash  # noqa: E402
@@ -419,6 +422,32 @@ def test_the_same_study_has_the_same_answer_everywhere(
 COMPARED = ["--compare-renderers", "demo", "--strengths", "0.5,1", "--batch-size", "1"]
 
 
+@pytest.mark.parametrize(
+    ("low", "mean", "high", "verdict", "words"),
+    [
+        (0.95, 1.0, 1.05, "same", "as strongly as this suite does"),
+        (1.02, 1.04, 1.06, "same", "as strongly as this suite does"),
+        (0.7, 1.0, 1.4, "unknown", "cannot be told from few cells: 0.70 to 1.40 times"),
+        (0.98, 1.05, 1.13, "unknown", "cannot be told from few cells: 0.98 to 1.13 times"),
+        (0.6, 0.8, 1.02, "unknown", "cannot be told from few cells: 0.60 to 1.02 times"),
+        (0.9, 1.3, math.inf, "unknown", "0.90 to more than was tried times"),
+        (1.02, 1.08, 1.14, "unknown", "cannot be told from few cells: 1.02 to 1.14 times"),
+        (0.4, 0.5, 0.6, "differs", "at 0.50 times its strength (0.40 to 0.60)"),
+        (1.1, 1.4, math.inf, "differs", "at 1.40 times its strength (1.10 to more than was tried)"),
+        (0.0, 0.0, 0.0, "differs", "applies nothing of the LoRA"),
+        (math.nan, math.nan, math.nan, "unknown", "no strength moves these pictures further"),
+    ],
+)
+def test_a_wide_interval_says_nothing(
+    low: float, mean: float, high: float, verdict: str, words: str
+) -> None:
+    found = Comparison((), Interval(mean, low, high), 1.0)
+    record = found.record()
+    assert record["verdict"] == verdict and words in found.answer
+    assert found.told is (verdict != "unknown")
+    json.dumps(record, allow_nan=False)
+
+
 @pytest.mark.parametrize("kind", ["comfyui", "a1111"])
 def test_a_server_that_applies_half_the_lora_is_found_out(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -437,6 +466,10 @@ def test_a_server_that_applies_half_the_lora_is_found_out(
     assert table[-1].split(",")[0] == "1" and table[-1].split(",")[2] == "0.50"
     page = (tmp_path / "half" / "comparison.html").read_text()
     assert "there/report.html" in page and (tmp_path / "half/there/report.html").is_file()
+    record = json.loads((tmp_path / "half" / "comparison.json").read_text())
+    assert record["verdict"] == "differs" and record["factor"]["mean"] == pytest.approx(0.5)
+    same = json.loads(study(tmp_path, "whole", *at, "--json"))
+    assert same["verdict"] == "same" and [s["strength"] for s in same["strengths"]] == [0.5, 1]
 
 
 def test_a_server_that_applies_nothing_is_found_out(webui: WebuiServer, tmp_path: Path) -> None:
