@@ -144,17 +144,19 @@ def measure(
         )
     kept = _Cache(cache, declared)
     at_hand: list[_Work] = []
+    tags: list[Any] = []  # which stay here: what they name is no business of who measures
 
     def fresh() -> Iterator[_Work]:
         for task in tasks:
-            work = kept.work(task, away)
+            work = kept.work(replace(task, tag=len(tags)), away)
+            tags.append(task.tag)
             if work.missing or work.ladders or not work.known.pixels:
                 yield work
             else:
                 at_hand.append(work)
 
     ask_renderer = None
-    size = max(declared[name].batch for name in away)
+    size = max(getattr(executor, "piece", 1), *(declared[name].batch for name in away))
     with kept:
         results = executor.map(partial(open_worker, away), _grouped(fresh(), size))
         for group in _and_then(results, at_hand):
@@ -166,7 +168,7 @@ def measure(
                         ask_renderer = ask_renderer or open_worker(here, renderer())
                         [(work, found)] = ask_renderer([work])
                 kept.write(work, found)
-                yield _measured(work.task, names, found)
+                yield _measured(replace(work.task, tag=tags[work.task.tag]), names, found)
 
 
 def open_worker(

@@ -2,7 +2,8 @@
 
 Each actor opens its worker once. Only the caller's machine writes results: tasks go out and
 results come back through Ray. A file or folder that a task names is used where the node sees it
-under the same path with the same content; else it travels through the object store.
+under the same path with the same content; else it travels: small files with each task, for as long
+as it takes, larger ones and folders through the object store, once for each node.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ PIP_CLUSTER = "pip install 'lora-analysers[cluster]'"
 TRIES = 3
 """How many workers may die over a task before it is given up."""
 
+SMALL = 16 << 20
+"""Bytes up to which a file travels with the task that names it, such as a picture."""
+
 _COMPARED = ("lora-analysers", "torch", "diffusers", "transformers", "numpy", "pillow", "ray")
 
 
@@ -49,14 +53,17 @@ class RayCluster:
     """Runs tasks on the nodes of a Ray cluster.
 
     `address` is "auto" (the cluster that this machine belongs to, or one of this machine alone) or
-    that of a head node. Every worker asks for so many `cpus` and `gpus`; `workers` 0 is as many as
-    the cluster has room for, and more as nodes come.
+    that of a head node. Every worker asks for so many `cpus` and `gpus`; one that asks for neither
+    works beside others, and there is one for each core, spread over the nodes. `workers` 0 is as
+    many as the cluster has room for, and more as nodes come. `piece` is how many small tasks are
+    worth a journey.
     """
 
     address: str = "auto"
     cpus: float = 1
     gpus: float = 0
     workers: int = 0
+    piece: int = 1
 
     def map(
         self,
@@ -138,9 +145,10 @@ class _Crew:
 
     def __init__(self, ray: Any, cluster: RayCluster, open_worker: Callable[[], Any]) -> None:
         self._ray, self._cluster, self._open = ray, cluster, open_worker
-        self._actor = ray.remote(
-            num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_restarts=0, max_concurrency=1
-        )(_Worker)
+        beside = {} if cluster.cpus or cluster.gpus else {"scheduling_strategy": "SPREAD"}
+        asked = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, **beside}
+        self._actor = ray.remote(max_restarts=0, max_concurrency=1, **asked)(_Worker)
+        self._apart: list[Any] = []
         self._actors: list[Any] = []
         self._work: dict[Any, tuple[Any, tuple[int, Any, int]]] = {}
         self._files: dict[Path, tuple[str, Any]] = {}
@@ -152,7 +160,9 @@ class _Crew:
         if self._cluster.workers:
             return self._cluster.workers
         has = self._ray.cluster_resources()
-        by_cpu = has.get("CPU", 1) / self._cluster.cpus if self._cluster.cpus else 1e9
+        by_cpu = has.get("CPU", 1) / (self._cluster.cpus or 1)
+        if not self._cluster.cpus and self._cluster.gpus:
+            by_cpu = 1e9
         by_gpu = has.get("GPU", 0) / self._cluster.gpus if self._cluster.gpus else 1e9
         return max(1, int(min(by_cpu, by_gpu)))
 
@@ -178,17 +188,21 @@ class _Crew:
                     self._begin(actor, slow)
 
     def _begin(self, actor: Any, one: tuple[int, Any, int]) -> None:
-        files = {path: self._file(path)[0] for path in (*paths_in(self._open), *paths_in(one[1]))}
+        named = dict.fromkeys(paths_in(one[1]))
+        lasting = dict.fromkeys(paths_in(self._open))
+        files = {path: self._file(path)[0] for path in (*lasting, *named)}
+        apart = any(actor is other for other in self._apart)
+        small = [path for path in named if apart and path not in lasting and _is_small(path)]
+        posted = {path: path.read_bytes() for path in small}
         # References are resolved by Ray only at the top level of arguments: hence the list.
         sent = {path: entry for path, entry in self._files.items() if entry[1] is not None}
         refs = {path: [entry[1]] for path, entry in sent.items() if path in files}
-        ref = actor.work.remote(self._mine, self._open, one[1], files, refs)
+        ref = actor.work.remote(self._mine, self._open, one[1], files, refs, posted)
         self._work[ref] = actor, one
 
     def _file(self, path: Path) -> tuple[str, Any]:
-        if path not in self._files:
-            self._files[path] = digest(path), None
-        return self._files[path]
+        """Its digest, and its reference in the object store, where it has one."""
+        return self._files[path] if path in self._files else (digest(path), None)
 
     def finished(
         self, todo: deque[tuple[int, Any, int]], done: set[int]
@@ -224,8 +238,11 @@ class _Crew:
                 todo.appendleft((number, task, tries + 1))
                 continue
             if kind == "missing":
+                self._apart.append(actor)
+                lasting = set(paths_in(self._open))
                 for path in answer:
-                    self._files[path] = self._file(path)[0], self._ray.put(packed(path))
+                    if path in lasting or not _is_small(path):
+                        self._files[path] = self._file(path)[0], self._ray.put(packed(path))
                 todo.appendleft((number, task, max(tries, 1)))
             elif kind == "versions":
                 raise UserError(
@@ -254,17 +271,23 @@ class _Worker:
         task: Any,
         files: Mapping[Path, str],
         refs: Mapping[Path, Sequence[Any]],
+        posted: Mapping[Path, bytes],
     ) -> tuple[str, Any]:
-        """("done", result), ("missing", paths) or ("versions", in words)."""
+        """("done", result), ("missing", paths) or ("versions", in words); `posted` are files that
+        came with the task and leave with it."""
         if differing := differences(wanted, versions()):
             return "versions", differing
-        missing = [path for path in files if not self._find(path, files[path], refs)]
+        missing = [
+            path for path in files if path not in posted and not self._find(path, files[path], refs)
+        ]
         if missing:
             return "missing", missing
         if self._worker is None:
             self._worker = relocated(open_worker, self._here)()
-        result = self._worker(relocated(task, self._here))
-        return "done", relocated(result, {here: there for there, here in self._here.items()})
+        with tempfile.TemporaryDirectory(prefix="lora-analysers-") as folder:
+            here = self._here | unposted(posted, Path(folder))
+            result = self._worker(relocated(task, here))
+        return "done", relocated(result, {there: path for path, there in here.items()})
 
     def _find(self, path: Path, wanted: str, refs: Mapping[Path, Sequence[Any]]) -> bool:
         if path in self._here or (path.exists() and digest(path) == wanted):
@@ -276,6 +299,20 @@ class _Worker:
         folder = Path(tempfile.gettempdir(), "lora-analysers", wanted)
         self._here[path] = unpacked(ray.get(refs[path][0]), folder, path.name)
         return True
+
+
+def unposted(posted: Mapping[Path, bytes], folder: Path) -> dict[Path, Path]:
+    """Write files that came with a task into a folder, each under its name; where each lies."""
+    found = {}
+    for number, (path, data) in enumerate(posted.items()):
+        found[path] = folder / str(number) / path.name
+        found[path].parent.mkdir()
+        found[path].write_bytes(data)
+    return found
+
+
+def _is_small(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= SMALL
 
 
 def differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:

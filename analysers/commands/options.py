@@ -105,7 +105,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--compile", "compiled", is_flag=True,
                      help="Compile the model: minutes at the start, faster afterwards."),
         click.option("--cluster", default="", metavar="auto|ADDRESS",
-                     help="Render on the nodes of a Ray cluster."),
+                     help="Render and measure on the nodes of a Ray cluster."),
         click.option("--low-vram", is_flag=True,
                      help="Keep in the GPU's memory only what is needed at the moment."),
         click.option("--name", help="Which LoRA, where a folder holds several."),

@@ -25,6 +25,7 @@ from analysers.runs.refine import Refine
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
 from analysers.study import NOT_RENDERED, RUN_FORMAT, Evidence, RunRecord, Score, Share, Study
+from generation.clusters import RayCluster
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from analysers.runs.plan import Plan
 
 C = TypeVar("C")
+
+MEASURED_TOGETHER = 8
+"""Pictures that a node of a cluster measures for one journey there and back."""
 
 
 class Run(Generic[C]):
@@ -67,6 +71,7 @@ class Run(Generic[C]):
         self._executor = executor
         self._command = tuple(command)
         self._request = None if asked is None else json.loads(asked.to_json())
+        self._cluster = asked.rendering.cluster if asked is not None else ""
         self._others = asked is not None and asked.output.allow_non_empty
         self._lock = threading.Lock()
         self._asked: dict[C, None] = {}
@@ -157,7 +162,7 @@ class Run(Generic[C]):
                 for result in measure(
                     self._tasks(rows),
                     self.judging.all_metrics,
-                    self._executor or _executor(self.judging, source),
+                    self._executor or _executor(self.judging, source, self._cluster),
                     source.out / "measured.jsonl",
                     self._engine,
                 ):
@@ -270,9 +275,12 @@ def _failed(row: Score, reason: str) -> Score:
     return replace(row, image="", status="failed", reason=reason)
 
 
-def _executor(judging: Judging, source: Source[C]) -> Executor:
-    """Where pictures are measured; rendering that keeps the cores busy goes on beside it."""
+def _executor(judging: Judging, source: Source[C], cluster: str) -> Executor:
+    """Where pictures are measured: on the cluster, if there is one and it is not said how many
+    processes here do it. Rendering that keeps the cores busy goes on beside it."""
     workers = judging.workers
+    if cluster and workers is None:
+        return RayCluster(cluster, cpus=0, piece=MEASURED_TOGETHER)
     if workers is None:
         workers = 0 if source.busy else default_workers(beside=source.rendering)
     return ProcessPool(workers) if workers else InProcess()

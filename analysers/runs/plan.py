@@ -212,11 +212,13 @@ def _with_class(
 
 
 def _cluster(address: str, device: str) -> RayCluster | None:
-    """Where Ray renders: one worker a GPU, or a core where the device is none."""
+    """Where Ray renders: one worker a GPU, or for as many cores as this process has threads."""
     if not address:
         return None
     import_ray()
-    return RayCluster(address, cpus=1, gpus=0 if device == "cpu" else 1)
+    if device != "cpu":
+        return RayCluster(address, cpus=1, gpus=1)
+    return RayCluster(address, cpus=import_engine().threads())
 
 
 def _elsewhere(

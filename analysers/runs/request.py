@@ -106,7 +106,7 @@ class Rendering:
     `renderer` "comfyui", "a1111" and "swarmui" paint on the servers at `urls`, where `model` is one
     of their checkpoints; `workflow` is a ComfyUI graph in API format, `sets` are
     NODE.INPUT=VALUE in it.
-    `cluster` ("auto" or an address) renders on the nodes of a Ray cluster.
+    `cluster` ("auto" or an address) renders and measures on the nodes of a Ray cluster.
     """
 
     renderer: str = "diffusers"

@@ -156,3 +156,57 @@ def test_a_study_is_painted_bit_for_bit_as_here(cluster: Any, model_folder: Path
     )
     assert here.keys() == there.keys() == set(cells)
     assert all(np.array_equal(here[cell], there[cell]) for cell in cells)
+
+
+def open_reading() -> Callable[[Job], tuple[bytes, Path]]:
+    return lambda job: (job.path.read_bytes(), job.path)
+
+
+def test_a_file_that_a_node_does_not_see_comes_and_goes_with_its_task(tmp_path: Path) -> None:
+    file = tmp_path / "picture.png"
+    file.write_bytes(b"pixels")
+    files, wanted = {file: digest(file)}, clusters.versions()
+    file.unlink()
+    worker, job = clusters._Worker(), Job(file)
+    assert worker.work(wanted, open_reading, job, files, {}, {}) == ("missing", [file])
+    told = worker.work(wanted, open_reading, job, files, {}, {file: b"pixels"})
+    assert told[0] == "done" and told[1][0] == b"pixels" and not told[1][1].exists()
+
+
+def test_pictures_are_measured_bit_for_bit_as_here(cluster: Any, tmp_path: Path) -> None:
+    from analysers.measure import Task, measure
+    from generation.executors import InProcess
+    from generation.pictures.pixels import write_png
+
+    rng = np.random.default_rng(7)
+    paths = [tmp_path / f"{i}.png" for i in range(21)]
+    for path in paths:
+        write_png(path, rng.integers(0, 255, (48, 64, 3), dtype=np.uint8), {})
+    tasks = [Task(path, paths[0], "a cat", i) for i, path in enumerate(paths[1:])]
+    here, there = (
+        {m.task.tag: (m.task, m.values, m.pixels) for m in measure(tasks, ["ssim", "brisque"], e)}
+        for e in (InProcess(), RayCluster(cpus=0, piece=8))
+    )
+    assert here == there and len(there) == 20
+
+
+def test_a_study_rendered_and_measured_on_a_cluster_is_that_of_one_machine(
+    cluster: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("diffusers")
+    from click.testing import CliRunner
+
+    import sample_data
+    from analysers.commands.main import analyse_strength
+
+    lora = sample_data.PATH / "lora" / "pstr-000006.safetensors"
+    asked = [str(lora), "--model", "demo", "--device", "cpu", "--batch-size", "1", "--size", "64",
+             "--steps", "2", "--prompt", "a cat", "--prompt", "a dog", "--seeds", "1",
+             "--strengths", "0.5,1"]  # fmt: skip
+    for name, more in (("here", []), ("there", ["--cluster", "auto"])):
+        result = CliRunner().invoke(
+            analyse_strength, [*asked, *more, "--out", str(tmp_path / name)]
+        )
+        assert result.exit_code == 0, result.output
+    here, there = ((tmp_path / name / "scores.csv").read_bytes() for name in ("here", "there"))
+    assert here == there

@@ -59,6 +59,7 @@ __all__ = [
     "free_memory",
     "scheduler_record",
     "structure",
+    "threads",
     "versions",
 ]
 
@@ -79,6 +80,14 @@ def versions() -> dict[str, str]:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def threads(count: int = 0) -> int:
+    """How many threads compute on the CPU, from now on `count`. CPU kernels split sums among them,
+    so that pictures of another number of threads differ by rounding."""
+    if count:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
 
 
 def free_memory() -> None:

@@ -133,6 +133,8 @@ class DiffusersRenderer(Renderer):
         ]
         devices = self.devices if self._cluster is None else (self.settings.device,)
         worker = partial(_open_worker, self._open_engine, self.settings, self.fixed, devices)
+        if self._cluster is not None:  # CPUs round otherwise with another number of threads
+            worker = partial(_with_threads, worker, import_engine().threads())
         pool = self._cluster or ProcessPool(min(len(self.devices), len(pieces)))
         for pictures in pool.map(worker, pieces, stopped):
             yield from pictures
@@ -229,6 +231,14 @@ def _open_worker(
 ) -> Callable[[list[Cell]], list[Picture]]:
     engine = open_engine(settings, devices[worker_number() % len(devices)])
     return lambda piece: list(paint(piece, engine, settings, fixed))
+
+
+def _with_threads(
+    open_worker: Callable[[], Callable[[list[Cell]], list[Picture]]], count: int
+) -> Callable[[list[Cell]], list[Picture]]:
+    """The worker, opened where the machine of the run folder's number of threads is used."""
+    import_engine().threads(count)
+    return open_worker()
 
 
 @dataclass(frozen=True)
