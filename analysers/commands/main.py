@@ -197,8 +197,8 @@ def _compare(
         page = write_comparison(
             out,
             f"{plans[0].title}: {asked.rendering.renderer} and this suite",
-            found.answer,
-            [found.likeness],
+            found.headline,
+            [found.answer, found.likeness],
             found.rows,
             [(f"The report {plan.out.name}", f"{plan.out.name}/report.html") for plan in plans],
             record,

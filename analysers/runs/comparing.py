@@ -57,6 +57,13 @@ class Comparison:
         return abs(value.mean - 1) > TOLERANCE and not value.low <= 1 <= value.high
 
     @property
+    def headline(self) -> str:
+        """The answer in a few words."""
+        if not self.told:
+            return "Cannot be told"
+        return "As strongly" if self.same else f"{self.factor.mean:.2f} times"
+
+    @property
     def answer(self) -> str:
         """What was found, in a sentence."""
         value = self.factor

@@ -439,7 +439,7 @@ COMPARED = ["--compare-renderers", "demo", "--strengths", "0.5,1", "--batch-size
 
 
 @pytest.mark.parametrize(
-    ("low", "mean", "high", "verdict", "words"),
+    ("low", "mean", "high", "verdict", "sentence"),
     [
         (0.95, 1.0, 1.05, "same", "as strongly as this suite does"),
         (1.02, 1.04, 1.06, "same", "as strongly as this suite does"),
@@ -455,12 +455,14 @@ COMPARED = ["--compare-renderers", "demo", "--strengths", "0.5,1", "--batch-size
     ],
 )
 def test_a_wide_interval_says_nothing(
-    low: float, mean: float, high: float, verdict: str, words: str
+    low: float, mean: float, high: float, verdict: str, sentence: str
 ) -> None:
     found = Comparison((), Interval(mean, low, high), 1.0)
     record = found.record()
-    assert record["verdict"] == verdict and words in found.answer
+    assert record["verdict"] == verdict and sentence in found.answer
     assert found.told is (verdict != "unknown")
+    words = {"same": "As strongly", "differs": f"{mean:.2f} times", "unknown": "Cannot be told"}
+    assert found.headline == words[verdict]
     json.dumps(record, allow_nan=False)
 
 
