@@ -168,7 +168,9 @@ def keep(asked: Any) -> None:
     asked.send(cluster.address)
     while asked.recv() == "kill":
         cluster.remove_node(nodes.pop(0), allow_graceful=False)
-        nodes.append(cluster.add_node(num_cpus=1))
+        while len(nodes) < 2:  # a busy machine may be too slow for Ray's patience with new nodes
+            with suppress(Exception):
+                nodes.append(cluster.add_node(num_cpus=1))
         asked.send("killed")
     cluster.shutdown()
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from analysers.metrics.ssim import ControlMaps
+from  import plain
 from analysers.runs.plan import Plan, plan_study
 from analysers.runs.request import StudyRequest
-from analysers.study import Interval, Study, plain
+from analysers.study import Interval, Study
 from analysers.translation import Translation, factor, translate
 from generation import plan as grid
 from generation.errors import UserError, named
