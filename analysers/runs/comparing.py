@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from analysers.metrics.ssim import ControlMaps
-from  import plain
 from analysers.runs.plan import Plan, plan_study
 from analysers.runs.request import StudyRequest
 from analysers.study import Interval, Study
@@ -22,6 +21,7 @@ from generation import plan as grid
 from generation.errors import UserError, named
 from generation.families import FAMILIES
 from generation.pictures.pixels import read_image
+from generation.records import plain
 
 TOLERANCE = 0.1
 """Factors this close to 1 are no difference that anybody would see."""
