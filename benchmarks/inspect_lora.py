@@ -1,9 +1,12 @@
-"""Time and memory of reading a 200 MB LoRA: header, inspection, hash, factors, analysis.
+"""Time and memory of reading a LoRA of a real size: header, inspection, hash, factors, analysis.
 
     python benchmarks/inspect_lora.py [--rank 38]
+    python benchmarks/inspect_lora.py --family flux2 klein qwen zimage --rank 32
 
-Writes an SDXL-shaped kohya LoRA (722 modules, fp16) to a temporary folder; every operation runs in
-a fresh process, so that its peak memory is its own.
+Writes an SDXL-shaped kohya LoRA (722 modules, fp16) to a temporary folder; with `--family` one on
+every matrix of the published model (its largest), whose keys are also placed in the structure that
+diffusers builds on torch's meta device. Every operation runs in a fresh process, so that its peak
+memory is its own.
 """
 
 from __future__ import annotations
@@ -14,10 +17,16 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np  # noqa: E402
+
+from generation.families import ALL  # noqa: E402
+
+Shapes = Iterable[tuple[str, tuple[int, ...]]]
 
 OPERATIONS = {
     "import numpy and the readers": "pass",
@@ -27,6 +36,7 @@ OPERATIONS = {
     "read all factors": "deltas.modules(path)",
     "weight analysis": "weights.weight_report([Checkpoint(Path(path), 'x')])",
 }
+PLACED = "deltas.resolve(deltas.outlines(path), {'transformer': shapes})"
 CHILD = """
 import sys, time, resource
 from pathlib import Path
@@ -36,9 +46,12 @@ from generation.loras import deltas
 from generation.loras import inspection as lora
 from generation.cells import Checkpoint
 path = sys.argv[1]
+{first}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 start = time.perf_counter()
 {call}
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+seconds = time.perf_counter() - start
+print(before, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
@@ -63,14 +76,46 @@ def linears() -> Iterator[tuple[str, int, int]]:
             yield f"{stem}_ff_net_2", 4 * width, width
 
 
-def write(path: Path, rank: int) -> int:
-    generator = np.random.default_rng(0)
-    header: dict[str, object] = {"__metadata__": {"ss_base_model_version": "sdxl_base_v1-0"}}
-    shapes = []
+# The classes and configurations of the published models, where the classes' own are not those.
+MODELS = {
+    "flux": ("FluxTransformer2DModel", "guidance_embeds=True"),
+    "chroma": ("ChromaTransformer2DModel", ""),
+    "flux2": ("Flux2Transformer2DModel", ""),
+    "klein": (
+        "Flux2Transformer2DModel",
+        "num_layers=8, num_single_layers=24, num_attention_heads=32, joint_attention_dim=12288, "
+        "guidance_embeds=False",
+    ),
+    "qwen": ("QwenImageTransformer2DModel", ""),
+    "zimage": ("ZImageTransformer2DModel", ""),
+}
+STRUCTURE = """
+import diffusers, torch
+with torch.device("meta"):
+    module = diffusers.{kind}({config})
+shapes = {{name: tuple(weight.shape) for name, weight in module.named_parameters()}}
+"""
+
+
+def kohya(rank: int) -> Shapes:
+    """An SDXL LoRA in kohya's keys."""
     for stem, inside, out in linears():
-        shapes.append((f"{stem}.lora_down.weight", (rank, inside)))
-        shapes.append((f"{stem}.lora_up.weight", (out, rank)))
-        shapes.append((f"{stem}.alpha", ()))
+        yield f"{stem}.lora_down.weight", (rank, inside)
+        yield f"{stem}.lora_up.weight", (out, rank)
+        yield f"{stem}.alpha", ()
+
+
+def whole(family: str, rank: int) -> Shapes:
+    """A LoRA on every matrix that the family's table has, in diffusers' keys."""
+    for name, (out, *inside) in ALL[family].models[-1].items():
+        yield f"transformer.{name}.lora_A.weight", (rank, *inside)
+        yield f"transformer.{name}.lora_B.weight", (out, rank)
+
+
+def write(path: Path, shapes: Shapes) -> int:
+    generator = np.random.default_rng(0)
+    header: dict[str, object] = {}
+    shapes = list(shapes)
     at = 0
     for key, shape in shapes:
         size = 2 * int(np.prod(shape))
@@ -80,30 +125,50 @@ def write(path: Path, rank: int) -> int:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, shape in shapes:
-            file.write(
-                (generator.standard_normal(shape, np.float32) * 0.02).astype("<f2").tobytes()
-            )
+            numbers = generator.standard_normal(shape, np.float32) * 0.02
+            file.write(numbers.astype("<f2").tobytes())
     return path.stat().st_size
+
+
+def run(call: str, path: Path, first: str = "") -> tuple[float, float, float]:
+    """Memory before (MiB), seconds, peak memory (MiB) of a call in a process of its own."""
+    answer = subprocess.run(
+        [sys.executable, "-c", CHILD.format(call=call, first=first), str(path)],
+        check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+    ).stdout.split()  # fmt: skip
+    before, seconds, peak = map(float, answer)
+    return before, seconds, peak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rank", type=int, default=38)
-    rank = parser.parse_args().rank
+    parser.add_argument("--family", nargs="*", choices=MODELS, default=[])
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.safetensors"
-        size = write(path, rank)
-        print(f"{size / 1e6:.0f} MB, {sum(1 for _ in linears())} modules, rank {rank}, F16")
-        print("| operation | seconds | peak memory (MiB) |\n|---|---|---|")
-        for name, call in OPERATIONS.items():
-            answer = subprocess.run(
-                [sys.executable, "-c", CHILD.format(call=call), str(path)],
-                check=True,
-                capture_output=True,
-                text=True,
-                cwd=Path(__file__).parents[1],
-            ).stdout.split()
-            print(f"| {name} | {float(answer[0]):.3f} | {float(answer[1]):.0f} |", flush=True)
+        if not asked.family:
+            size = write(path, kohya(asked.rank))
+            print(f"{size / 1e6:.0f} MB, 722 modules, rank {asked.rank}, F16")
+            print("| operation | seconds | peak memory (MiB) |\n|---|---|---|")
+            for name, call in OPERATIONS.items():
+                _, seconds, peak = run(call, path)
+                print(f"| {name} | {seconds:.3f} | {peak:.0f} |", flush=True)
+            return
+        print("| for | matrices | file | recognised | placed | memory | all read | memory |")
+        print("|---|---|---|---|---|---|---|---|")
+        for family in asked.family:
+            size = write(path, whole(family, asked.rank))
+            kind, config = MODELS[family]
+            _, known, _ = run(OPERATIONS["inspect"], path)
+            before, placed, peak = run(PLACED, path, STRUCTURE.format(kind=kind, config=config))
+            bare, read, most = run(OPERATIONS["read all factors"], path, "import torch")
+            print(
+                f"| {ALL[family].words}, rank {asked.rank} | {len(ALL[family].models[-1])} | "
+                f"{size / 1e6:.0f} MB | {known:.2f} s | {placed:.2f} s | {peak - before:.0f} MiB | "
+                f"{read:.2f} s | {most - bare:.0f} MiB |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

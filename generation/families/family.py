@@ -10,6 +10,10 @@ from typing import Any
 Layers = Mapping[str, tuple[int, ...]]
 """Module names, as in diffusers unless said otherwise -> the shape of their weight."""
 
+PICTURE = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
+TEXT = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
+"""The attention of blocks that see a picture and a text: the layers of each of the two."""
+
 Config = Mapping[str, Any]
 """One of a diffusers folder's configurations."""
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from generation.families.family import (
+    PICTURE,
+    TEXT,
     Aliases,
     BlockLists,
     Family,
@@ -21,14 +23,12 @@ from generation.families.text import CLIP_L, T5_XXL
 
 def layers(width: int, double: int, single: int) -> Layers:
     """Double and single blocks without modulations, which FLUX.1, Chroma and kin have alike."""
-    image = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
-    text = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
     return {
         **stack(
             "transformer_blocks",
             double,
             {
-                **linear(f"{image} {text}", width, width),
+                **linear(f"{PICTURE} {TEXT}", width, width),
                 **linear("ff.net.0.proj ff_context.net.0.proj", 4 * width, width),
                 **linear("ff.net.2 ff_context.net.2", width, 4 * width),
             },

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from generation.families.family import (
+    PICTURE,
+    TEXT,
     Aliases,
     BlockLists,
     Family,
@@ -20,8 +22,6 @@ from generation.families.flux import two_streams
 
 def layers(width: int, double: int, single: int, context: int) -> Layers:
     """Double and single blocks that share their modulations, for texts of width `context`."""
-    image = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
-    text = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
     return {
         **linear("x_embedder", width, 128),
         **linear("context_embedder", width, context),
@@ -29,7 +29,7 @@ def layers(width: int, double: int, single: int, context: int) -> Layers:
             "transformer_blocks",
             double,
             {
-                **linear(f"{image} {text}", width, width),
+                **linear(f"{PICTURE} {TEXT}", width, width),
                 **linear("ff.linear_in ff_context.linear_in", 6 * width, width),
                 **linear("ff.linear_out ff_context.linear_out", width, 3 * width),
             },

@@ -7,13 +7,9 @@ can be rendered.
 
 from __future__ import annotations
 
-from generation.families.family import Family, Layers, linear, stack
+from generation.families.family import PICTURE, TEXT, Family, Layers, linear, stack
 from generation.families.flux import bfl_names, layers, modulations
 from generation.families.unet import stability_names, unet
-
-_QKV = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
-_ADDED = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
-
 
 # --- kin of FLUX.1 -------------------------------------------------------------------------------
 
@@ -32,12 +28,27 @@ def _hunyuan(width: int, double: int, single: int) -> Layers:
     }
 
 
+def _ovis(width: int, double: int, single: int) -> Layers:
+    """FLUX.1's blocks with gates in their feed-forward layers, which are twice as wide."""
+    wide = 8 * width
+    return {
+        **layers(width, double, single),
+        **modulations(width, double, single),
+        **stack(
+            "transformer_blocks",
+            double,
+            linear("ff.net.0.proj ff_context.net.0.proj", wide, width),
+        ),
+        **stack("single_transformer_blocks", single, linear("proj_mlp", wide, width)),
+    }
+
+
 def _hunyuan15(width: int, count: int) -> Layers:
     return stack(
         "transformer_blocks",
         count,
         {
-            **linear(f"{_QKV} {_ADDED}", width, width),
+            **linear(f"{PICTURE} {TEXT}", width, width),
             **linear("ff.net.0.proj ff_context.net.0.proj", 4 * width, width),
             **linear("ff.net.2 ff_context.net.2", width, 4 * width),
         },
@@ -220,9 +231,9 @@ def _aura(width: int = 3072, wide: int = 8192) -> Layers:
         **stack(
             "joint_transformer_blocks",
             4,
-            {**linear(f"{_QKV} {_ADDED}", width, width), **ff, **context},
+            {**linear(f"{PICTURE} {TEXT}", width, width), **ff, **context},
         ),
-        **stack("single_transformer_blocks", 32, {**linear(_QKV, width, width), **ff}),
+        **stack("single_transformer_blocks", 32, {**linear(PICTURE, width, width), **ff}),
         **stack("double_layers", 4, linear(f"{first} {second}", width, width)),
         **stack("single_layers", 32, {**linear(first, width, width), **native}),
     }
@@ -342,6 +353,7 @@ def _sana(width: int, count: int) -> Layers:
 NAMED = (
     # What metadata call a base is looked up in this order: narrower names come first.
     Family("krea2", "Krea 2", (_krea2(6144, 28),), r"krea[._ -]?2"),
+    Family("ovis", "Ovis-Image", (_ovis(3072, 6, 27),), r"\bovis"),
     Family("hidream", "HiDream", (_hidream(),), r"hidream"),
     Family(
         "hunyuanvideo",

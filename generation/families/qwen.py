@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from generation.families.family import (
+    PICTURE,
+    TEXT,
     BlockLists,
     Family,
     Layers,
@@ -17,8 +19,6 @@ from generation.families.family import (
 
 
 def _layers(width: int, count: int) -> Layers:
-    image = "attn.to_q attn.to_k attn.to_v attn.to_out.0"
-    text = "attn.add_q_proj attn.add_k_proj attn.add_v_proj attn.to_add_out"
     return {
         **linear("img_in", width, 64),
         **linear("txt_in", width, 3584),
@@ -26,7 +26,7 @@ def _layers(width: int, count: int) -> Layers:
             "transformer_blocks",
             count,
             {
-                **linear(f"{image} {text}", width, width),
+                **linear(f"{PICTURE} {TEXT}", width, width),
                 **linear("img_mod.1 txt_mod.1", 6 * width, width),
                 **linear("img_mlp.net.0.proj txt_mlp.net.0.proj", 4 * width, width),
                 **linear("img_mlp.net.2 txt_mlp.net.2", width, 4 * width),

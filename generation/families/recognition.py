@@ -11,10 +11,17 @@ from generation.families import ALL
 from generation.families.family import Layers
 from generation.families.names import Names, flat
 
+_FLAT_BLOCK = re.compile(r"([a-z_]+?)_(\d+)_")
+MOST = 10**6
+"""More blocks than any model has."""
+
 Module = tuple[str, str, tuple[int, ...] | None]
 """(part, name inside the part, shape of the update or None where it does not tell)."""
 
 TEXT = ("te", "te2", "te3")
+
+KNOWN = 0.75
+"""The share of a file's layers that a family must know: less are another model's."""
 
 
 def families_of(modules: Iterable[Module], *, one_encoder: bool = False) -> tuple[str, ...]:
@@ -24,8 +31,11 @@ def families_of(modules: Iterable[Module], *, one_encoder: bool = False) -> tupl
     FLUX.1 and Chroma); none where a layer has another shape everywhere. The denoiser decides where
     there is one. `one_encoder` says that the file counts on one text encoder (kohya's `lora_te_`).
 
-    A family fits if no layer contradicts it. Those that know most of the file's layers stay, and of
-    these those whose stacks of blocks the file covers from the first block to the last, if any.
+    A family fits if no layer contradicts it: none has another shape there, or lies in a block that
+    it has not. Those that know most of the file's layers (and at least `KNOWN` of them) stay, and
+    of these those all of whose blocks the file covers; if there are none, those that know all of
+    its layers. A file that covers one stack of two may as well be another model's in part: nineteen
+    blocks are FLUX.1's double blocks, or the first of Qwen-Image's sixty.
     """
     denoiser: list[Module] = []
     text: list[Module] = []
@@ -40,24 +50,28 @@ def families_of(modules: Iterable[Module], *, one_encoder: bool = False) -> tupl
             if fit is not None:
                 found[family, size] = fit
     most = max((known for known, _ in found.values()), default=0)
-    if 2 * most <= len(denoiser):  # more unknown than known
+    if most < KNOWN * len(denoiser):
         return ()
     best = {key: whole for key, (known, whole) in found.items() if known == most}
-    kept = [key for key, whole in best.items() if whole] or list(best)
+    kept = [key for key, whole in best.items() if whole]
+    if not kept and most == len(denoiser):
+        kept = list(best)
     return tuple(dict.fromkeys(family for family, _ in kept))
 
 
 def _fit(
     modules: Sequence[tuple[str, tuple[int, ...] | None]], family: str, size: int
 ) -> tuple[int, bool] | None:
-    """(how many of the modules the model has, whether all blocks of each stack it touches are
-    among them); None if one of them has another shape there."""
-    names, stacks = _index(family, size)
+    """(how many of the modules the model has, whether all of its blocks are among them); None if
+    one of them has another shape there, or lies in a later block than it has."""
+    names, stacks, ends = _index(family, size)
     known = 0
     touched: dict[str, set[str]] = {}
     for name, shape in modules:
         pieces = names.find(name)
         if not pieces:
+            if (at := _FLAT_BLOCK.match(name)) and int(at[2]) > ends.get(at[1], MOST):
+                return None
             continue
         if shape is not None and not same_size(shape, [piece[1] for piece in pieces]):
             return None
@@ -66,8 +80,10 @@ def _fit(
             block = _block(parameter)
             if block and block[0] in stacks:  # Z-Image's cap_embedder.1 is no block
                 touched.setdefault(block[0], set()).add(block[1])
-    whole = bool(touched) and all(blocks >= stacks[stack] for stack, blocks in touched.items())
-    return known, whole
+    covered = {len(stacks[stack]) for stack, found in touched.items() if found >= stacks[stack]}
+    # A stack that is spelt in two ways stands twice in the table, with as many blocks.
+    whole = all(stack in touched or len(stacks[stack]) in covered for stack in stacks)
+    return known, bool(touched) and whole and all(touched[s] >= stacks[s] for s in touched)
 
 
 def same_size(shape: Sequence[int], targets: Sequence[Sequence[int]]) -> bool:
@@ -97,7 +113,9 @@ def _by_encoders(text: Sequence[Module], one_encoder: bool) -> tuple[str, ...]:
 
 
 @cache
-def _index(family: str, size: int) -> tuple[Names, Mapping[str, frozenset[str]]]:
+def _index(family: str, size: int) -> tuple[Names, Mapping[str, frozenset[str]], Mapping[str, int]]:
+    """A model's names, the blocks of its stacks, and the last block by a stack's name in any
+    spelling."""
     layers = ALL[family].models[size]
     stacks: dict[str, set[str]] = {}
     for layer in layers:
@@ -106,7 +124,11 @@ def _index(family: str, size: int) -> tuple[Names, Mapping[str, frozenset[str]]]
             stacks.setdefault(block[0], set()).add(block[1])
     aliases = ALL[family].aliases
     names = Names.of(_parameters(layers), [aliases] if aliases else [])
-    return names, {stack: frozenset(blocks) for stack, blocks in stacks.items()}
+    ends: dict[str, int] = {}
+    for name in names.modules:
+        if at := _FLAT_BLOCK.match(name):
+            ends[at[1]] = max(ends.get(at[1], 0), int(at[2]))
+    return names, {stack: frozenset(blocks) for stack, blocks in stacks.items()}, ends
 
 
 @cache

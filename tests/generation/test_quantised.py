@@ -272,3 +272,31 @@ def test_four_bits_that_do_not_agree_are_refused(tiny_checkpoint: Single, tmp_pa
         save_file({**whole, key: tensor.contiguous()}, tmp_path / "odd.safetensors")
         with pytest.raises(UserError, match=said):
             engine(tmp_path / "odd.safetensors", config)
+
+
+def test_plain_fp8_of_stable_diffusion_is_read_as_what_it_stands_for(
+    tiny_checkpoint: Single, tmp_path: Path
+) -> None:
+    full, config = tiny_checkpoint("sd1")
+    whole = load_file(full)
+    eight = {
+        key: weight.to(torch.float8_e4m3fn) if weight.dim() > 1 else weight
+        for key, weight in whole.items()
+    }
+    save_file(eight, tmp_path / "8.safetensors")
+    save_file({key: weight.float() for key, weight in eight.items()}, tmp_path / "m.safetensors")
+    assert find_model(str(tmp_path / "8.safetensors"), config=config).stored == "fp8"
+    few, same = (engine(tmp_path / f"{name}.safetensors", config) for name in "8m")
+    cases = [Case("a cat", 1)]
+    assert np.array_equal(few.render(cases)[0], same.render(cases)[0])  # type: ignore[arg-type]
+    for kind, said in (("scaled", "scaled fp8"), ("nf4", "bitsandbytes NF4")):
+        if kind == "nf4":
+            write_four_bits(whole, tmp_path / "q.safetensors", kind)
+        else:
+            key = next(k for k, w in eight.items() if w.dim() == 2 and k.endswith(".weight"))
+            scale = key.removesuffix("weight") + "weight_scale"
+            save_file({**eight, scale: torch.ones(())}, tmp_path / "q.safetensors")
+        with pytest.raises(
+            UserError, match=f"is Stable Diffusion 1.x in {said}, which is not read"
+        ):
+            find_model(str(tmp_path / "q.safetensors"), config=config)
