@@ -67,7 +67,7 @@ def watching(folder: Path, out: Path, *more: Any) -> Iterator[subprocess.Popen[s
         process.communicate()
 
 
-def until(true: Callable[[], bool], seconds: float = 120) -> None:
+def until(true: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "nothing happened"
@@ -105,7 +105,7 @@ def test_checkpoints_are_judged_as_they_come_and_outlive_the_trainers_pruning(
         part.rename(old(part).with_name(name(4)))  # a trainer that renames
         until(lambda: name(4) in judged(out))
         old(Path(shutil.copy(LORAS / "pstr.safetensors", train)))
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "its final file is there" in errors
     for number in (2, 3):
@@ -136,7 +136,7 @@ def test_a_kill_loses_nothing_and_nothing_is_rendered_twice(tmp_path: Path) -> N
         until(lambda: report.stat().st_mtime_ns > last)
         until(lambda: judged(out) == {name(1), name(2)})
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert {p.name for p in (out / "checkpoints").glob("*.safetensors")} == {name(1), name(2)}
