@@ -33,7 +33,6 @@ LINES = [" ".join(words) for words in RECIPES]
 SHORT = "analyse-strength my.safetensors --model path/to/base --prompts prompts.txt --seeds 1 "
 ADDED = {
     "--with style.safetensors:0.8": "with",
-    "--block-weights OUTALL": "blocks",
     "--strengths auto": "auto",
     "--budget 200": "budget",
     "--until-decided": "decided",
