@@ -171,14 +171,17 @@ def record(
             f"{alike} are not more like the training pictures than pictures without the LoRA are, "
             "so likeness says nothing here."
         )
-    told = [(one.candidate, one.share) for one in rows]
     return Likeness(
         sentence,
         floor,
         ceiling,
         tuple(
-            row_of(candidate, kind, {"likeness": of.mean, "low": of.low, "high": of.high})
-            for candidate, of in told
+            row_of(
+                row.candidate,
+                kind,
+                {"likeness": row.share.mean, "low": row.share.low, "high": row.share.high},
+            )
+            for row in rows
         ),
     )
 

@@ -271,8 +271,7 @@ def _a1111(
     from generation.renderers import a1111
 
     servers = open_servers(request.rendering.urls, A1111)
-    usual = _sampling(request, info)
-    return _by_settings(request, servers, a1111, a1111.A1111, checkpoints, usual, prompts)
+    return _by_settings(request, servers, a1111, a1111.A1111, checkpoints, info, prompts)
 
 
 def _swarmui(
@@ -284,8 +283,7 @@ def _swarmui(
     from generation.renderers.comfyui import swarmui
 
     servers = open_servers(request.rendering.urls, SWARMUI, cookie=swarmui.COOKIE)
-    usual = _sampling(request, info)
-    return _by_settings(request, servers, swarmui, swarmui.SwarmUI, checkpoints, usual, prompts)
+    return _by_settings(request, servers, swarmui, swarmui.SwarmUI, checkpoints, info, prompts)
 
 
 def _by_settings(
@@ -294,11 +292,11 @@ def _by_settings(
     program: Any,
     renderer: Callable[..., Renderer],
     checkpoints: Sequence[Checkpoint],
-    usual: Sampling,
+    info: LoraInfo,
     prompts: Callable[[], Sequence[PromptLine]],
 ) -> Elsewhere:
     """The plan for a program that is asked for pictures by settings; `program` is its module."""
-    asked = request.rendering
+    asked, usual = request.rendering, _sampling(request, info)
     for server in servers:
         program.refresh(server)
     told = program.look(servers, asked.model)

@@ -17,14 +17,13 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from generation.cells import Cell, Picture, RendererRecord, strength_text
+from generation.cells import Cell, Picture, strength_text
 from generation.errors import UserError, named
 from generation.executors import never
-from generation.renderers.renderer import Renderer
 from generation.renderers.servers import (
     MOST_PICTURE,
     SECONDS,
-    Asked,
+    BySettings,
     Refused,
     Server,
     Unreachable,
@@ -63,38 +62,10 @@ def refresh(server: Server) -> None:
         server.json(API + "/refresh-loras", {})
 
 
-class A1111(Renderer):
-    """Paints on servers that are alike.
+class A1111(BySettings):
+    """Paints on servers that are alike; `told` holds the options that change pictures too."""
 
-    `names` are the LoRAs (tensor hash -> the name for the tag), `told` is what identifies the
-    servers: version, checkpoint with its hash, options that change pictures.
-    """
-
-    def __init__(
-        self, servers: Sequence[Server], asked: Asked, names: Mapping[str, str],
-        told: Mapping[str, Any], sampler: tuple[str, str],
-    ) -> None:  # fmt: skip
-        self.servers, self.asked, self.names = tuple(servers), asked, names
-        self.told, self._sampler = told, sampler
-
-    def identity(self, cell: Cell) -> Mapping[str, Any]:
-        """The servers' program, checkpoint and options, and what is asked of them."""
-        settings = self.asked.plain | ({"factors": []} if cell.is_control else {})
-        return {"renderer": "a1111", **self.told, "settings": settings}
-
-    def record(self) -> RendererRecord:
-        return RendererRecord(
-            renderer={
-                "name": "A1111",
-                "urls": [server.url for server in self.servers],
-                **self.told,
-                "settings": self.asked.plain,
-            }
-        )
-
-    @property
-    def warm_up(self) -> int:
-        return len(self.servers)
+    key, title = "a1111", "A1111"
 
     def render(
         self, cells: Sequence[Cell], stopped: Callable[[], bool] = never

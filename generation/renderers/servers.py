@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-from generation.cells import Cell, Picture
+from generation.cells import Cell, Picture, RendererRecord
 from generation.errors import UserError, named
 from generation.executors import never
 from generation.pictures.pixels import decode_image
+from generation.renderers.renderer import Renderer
 
 if TYPE_CHECKING:
     import httpx
@@ -263,6 +264,44 @@ class Asked:
 
 def _listed(value: Any) -> Any:
     return [_listed(one) for one in value] if isinstance(value, tuple) else value
+
+
+class BySettings(Renderer):
+    """Paints on servers of one program that are alike and are asked by settings, not by a graph.
+
+    `names` are the LoRAs (tensor hash -> the server's name), `told` is what identifies the servers
+    (version, checkpoint with its hash), `sampler` is the program's own (sampler, scheduler). `key`
+    stands in the identity, `title` in run.json.
+    """
+
+    key: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(
+        self, servers: Sequence[Server], asked: Asked, names: Mapping[str, str],
+        told: Mapping[str, Any], sampler: tuple[str, str],
+    ) -> None:  # fmt: skip
+        self.servers, self.asked, self.names = tuple(servers), asked, names
+        self.told, self._sampler = told, sampler
+
+    def identity(self, cell: Cell) -> Mapping[str, Any]:
+        """What identifies the servers, and what is asked of them."""
+        settings = self.asked.plain | ({"factors": []} if cell.is_control else {})
+        return {"renderer": self.key, **self.told, "settings": settings}
+
+    def record(self) -> RendererRecord:
+        return RendererRecord(
+            renderer={
+                "name": self.title,
+                "urls": [server.url for server in self.servers],
+                **self.told,
+                "settings": self.asked.plain,
+            }
+        )
+
+    @property
+    def warm_up(self) -> int:
+        return len(self.servers)
 
 
 def _json(data: bytes) -> Any:

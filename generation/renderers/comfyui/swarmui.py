@@ -19,19 +19,18 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-from generation.cells import Cell, Picture, RendererRecord, strength_text
+from generation.cells import Cell, Picture, strength_text
 from generation.errors import UserError, named
 from generation.executors import never
 from generation.pictures.readers.metadata import swarmui as read_metadata
 from generation.pictures.readers.picture import LoraUse
 from generation.pictures.readers.values import model_name
 from generation.renderers.comfyui.graphs import comfy_sampler
-from generation.renderers.renderer import Renderer
 from generation.renderers.servers import (
     LOGIN,
     MOST_PICTURE,
     SECONDS,
-    Asked,
+    BySettings,
     Refused,
     Server,
     Unreachable,
@@ -132,38 +131,10 @@ def _other_program(server: Server, told: Any) -> Refused:
     return Refused(f"{server.url} does not answer as SwarmUI does; mend the address.", 0, told)
 
 
-class SwarmUI(Renderer):
-    """Paints on servers that are alike.
+class SwarmUI(BySettings):
+    """Paints on servers that are alike."""
 
-    `names` are the LoRAs (tensor hash -> the server's name), `told` is what identifies the servers:
-    version and checkpoint; `sampler` is ComfyUI's (sampler, scheduler).
-    """
-
-    def __init__(
-        self, servers: Sequence[Server], asked: Asked, names: Mapping[str, str],
-        told: Mapping[str, Any], sampler: tuple[str, str],
-    ) -> None:  # fmt: skip
-        self.servers, self.asked, self.names = tuple(servers), asked, names
-        self.told, self._sampler = told, sampler
-
-    def identity(self, cell: Cell) -> Mapping[str, Any]:
-        """The servers' version and checkpoint, and what is asked of them."""
-        settings = self.asked.plain | ({"factors": []} if cell.is_control else {})
-        return {"renderer": "swarmui", **self.told, "settings": settings}
-
-    def record(self) -> RendererRecord:
-        return RendererRecord(
-            renderer={
-                "name": "SwarmUI",
-                "urls": [server.url for server in self.servers],
-                **self.told,
-                "settings": self.asked.plain,
-            }
-        )
-
-    @property
-    def warm_up(self) -> int:
-        return len(self.servers)
+    key, title = "swarmui", "SwarmUI"
 
     def render(
         self, cells: Sequence[Cell], stopped: Callable[[], bool] = never
