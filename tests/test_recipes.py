@@ -75,7 +75,7 @@ def run(words: list[str]) -> Result:
 
 def study_of(result: Result) -> Study:
     """What was written where the terminal says."""
-    found = re.search(r"Report: (\S+)", result.output)
+    found = re.search(r"Report.*: (\S+)", result.output)
     assert found, result.output
     assert Path(found[1]).is_file()
     return load_study(Path(found[1]).parent)

@@ -166,14 +166,33 @@ def _tell(study: Study, report: Path) -> None:
     if votes.people(study):
         click.echo(wrapped(votes.people(study)))
     click.echo()
-    for sentence in study.verdict.arguments:
+    shown = reasons(study)
+    for sentence in shown:
         click.echo(wrapped(sentence))
     if study.verdict.warnings:
         click.echo()
     for warning in study.verdict.warnings:
         click.echo(wrapped("Note: " + warning).replace("Note:", _NOTE, 1), err=True)
-    click.echo(f"\nReport: {report}")
+    left = len(study.verdict.arguments) - len(shown)
+    more = f", with {count(left, 'more reason')}" if left else ""
+    click.echo(f"\nReport{more}: {report}")
 
+
+def reasons(study: Study) -> list[str]:
+    """The few sentences that the terminal argues the answer with; the report has all of them."""
+    why = [sentence for sentence in study.verdict.sentences if sentence.role in ("why", "how")]
+    rank = {code: i for i, code in enumerate(_REASONS)}
+    first = sorted(why, key=lambda sentence: rank.get(sentence.code, len(rank)))[:_MOST_REASONS]
+    return [sentence.text for sentence in why if sentence in first]
+
+
+_MOST_REASONS = 3
+
+_REASONS = (
+    "signs", "undecided", "lowest", "best_level", "best_beyond", "best_without_lora",
+    "against_control", "zone", "frontier", "unsure", "breakdown_by", "probability",
+)  # fmt: skip
+"""What a sentence speaks of, most telling first."""
 
 _NOTE = click.style("Note:", fg="yellow")
 

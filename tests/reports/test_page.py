@@ -269,6 +269,29 @@ def test_settings_cycle_by_themselves(page: Page, report: Path) -> None:
     assert page.find("#cycle").text == "Cycle settings"
 
 
+@pytest.mark.parametrize("width", [360, 390, 768])
+def test_on_a_phone_the_grids_controls_are_one_row(page: Page, plane: Path, width: int) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(plane, width=width, height=780)
+    assert page.find("#tools").size["height"] < 50
+    assert not page.find("#sort").is_displayed()
+    page.tab_to("#more")
+    page.press(Keys.ENTER, Keys.TAB)
+    assert page.js("document.activeElement.id") == "fit"
+    assert page.find("#more").get_attribute("aria-expanded") == "true"
+    cut = (
+        "[...document.querySelectorAll('#tools select, #tools button, #tools input, #tools summary')]"  # noqa: E501
+        ".filter((e) => e.checkVisibility()).filter((e) => { const b = e.getBoundingClientRect();"
+        "return b.left < 0 || b.right > innerWidth; }).map((e) => e.id)"
+    )
+    assert page.find("#save").is_displayed() and page.js(cut) == []
+    page.click("#more")
+    page.choose("#layout", "plane")
+    assert page.find("#page").is_displayed() and page.js(cut) == []
+    assert page.find("#tools").size["height"] < 100
+
+
 def test_the_grid_by_keyboard(page: Page, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 

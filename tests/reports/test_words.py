@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from analysers.commands.tell import reasons
 from analysers.phrases import GLOSSARY
 from analysers.ranking import decide
 from analysers.study import Candidate, Kind, Score, Study
@@ -126,6 +127,16 @@ def test_what_is_said_of_studies_of_many_kinds(tmp_path: Path) -> None:
         assert len(headline.split()) <= 9, headline
         assert len(" ".join(study.verdict.texts("answer")[:2]).split()) <= 35
     assert len(codes) >= 12, codes
+
+
+def test_the_terminal_gives_few_reasons_and_the_report_all(tmp_path: Path) -> None:
+    for study in studies():
+        few, all_of_them = reasons(study), study.verdict.arguments
+        assert len(few) == min(3, len(all_of_them))
+        assert few == [text for text in all_of_them if text in few], "in the report's order"
+        assert html.build(study, tmp_path).sentences[-len(all_of_them) :] == all_of_them
+        shared = tables.markdown(study)
+        assert all(tables._md(text) in shared for text in all_of_them)
 
 
 def test_the_glossary_explains_each_word_once() -> None:
