@@ -1,15 +1,16 @@
 """Pairs of a control and a picture with the LoRA, to be labelled blind: is the prompt still shown?
 
-    python benchmarks/label_pairs.py RUN RUN SHEETS [--pairs 100] [--seed 0]
+    python benchmarks/label_pairs.py RUN RUN SHEETS [--pairs 100] [--seed 0] [--without LABELS]
 
 Writes contact sheets of numbered pairs in random order, control on the left, with the prompt and
 nothing else, and `pairs.json`, which says what each number is: not to be looked at before the
-labels are written down.
+labels are written down. Pairs that LABELS (a CSV file with run and image) holds are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from pathlib import Path
 
@@ -25,13 +26,16 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, then the folder to write")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without", type=Path, help="labels that are there already")
     options = parser.parse_args()
     *runs, sheets = options.runs
+    known = csv.DictReader(options.without.open()) if options.without else ()
+    labelled = {(row["run"], row["image"]) for row in known}
     sheets.mkdir(parents=True, exist_ok=True)
     found = []
     for run in runs:
         for row in json.loads((run / "study.json").read_text())["scores"]:
-            if row["candidate"] is not None:
+            if row["candidate"] is not None and (run.name, row["image"]) not in labelled:
                 found.append((run, row))
     random = np.random.default_rng(options.seed)
     # as many of every candidate as of any other, near enough
