@@ -266,7 +266,7 @@ def _exported(files: Sequence[Path]) -> Callable[[Any], Vector]:
     if len(inputs) != 1:
         raise ValueError(f"{files[0].name} asks for {', '.join(inputs)}, not for a picture alone")
     known = [name for name in ("image_embeds", "last_hidden_state") if name in outputs]
-    (chosen,) = [*known, outputs[0]][:1]
+    chosen = known[0] if known else outputs[0]
 
     def ask(pixels: Any) -> Vector:
         (told,) = session.run([chosen], {inputs[0]: pixels.numpy()})

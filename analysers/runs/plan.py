@@ -31,6 +31,7 @@ from generation.pictures.store import Store
 from generation.prompts import PromptLine, unused_options
 from generation.renderers.diffusers.models import check_name
 from generation.renderers.diffusers.prompts import check as check_prompts
+from generation.renderers.diffusers.prompts import cut as cut_prompts
 from generation.renderers.diffusers.quantised import MERGED
 from generation.renderers.diffusers.render import DiffusersRenderer
 from generation.renderers.diffusers.setup import Setup, import_engine
@@ -147,6 +148,7 @@ def plan_study(request: StudyRequest) -> Plan:
             *objections,
             *unused_options(lines, edits=bool(base.edits)),
             *check_prompts(texts, base.family),
+            *cut_prompts(texts, base),
         ),
         refused=refused,
         told=(f"The base model is {base.stored}: {MERGED}.",) if base.stored else (),
@@ -344,7 +346,7 @@ def _settings(
     engine, traits = import_engine(), base.traits
     subject, asked = request.subject, request.rendering
     natural = trained_at or (base.width, base.height)
-    usual = Sampling(*natural, traits.steps, traits.guidance_scale, traits.sampler)
+    usual = Sampling(*natural, traits.steps, traits.guidance_scale, engine.usual(base))
     used = sampling(asked, lines, usual)
     device = engine.choose_device(asked.device)
     settings = RenderSettings(

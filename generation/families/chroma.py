@@ -98,6 +98,7 @@ CHROMA = Family(
         marks=(r"distilled_guidance_layer\.in_proj\.", r"(txt_in|context_embedder)\.weight"),
         steps=40,
         encode=encode,
+        reads=(("tokenizer", 512),),
         unpack=unpack,
         predict=predict,
     ),

@@ -64,6 +64,7 @@ class Rendering:
     `chunked` families read prompts of any length in CLIP's chunks, and A1111's attention weights
     (`generation.renderers.diffusers.prompts`); the others encode with `encode(pipe, prompt,
     negative, device, guided, clip_skip)`, which returns the text arguments of the pipeline's call.
+    `reads` are the latter's tokenizers with the tokens that they may see of a prompt, most first.
     `penultimate` ones take CLIP's last layer but one, and the second encoder's pooled output.
     `call(texts, guidance_scale)` makes arguments of the pipeline's call from a batch's texts, where
     they are not simply those; `sized` are those that the picture's area in pixels is told by. There
@@ -103,6 +104,7 @@ class Rendering:
     half: str = "float16"
     vae_overflows: bool = False
     chunked: bool = True
+    reads: tuple[tuple[str, int], ...] = ()
     penultimate: bool = False
     encode: Callable[..., Mapping[str, Any]] | None = None
     call: Callable[[Mapping[str, Any], float], Mapping[str, Any]] | None = None

@@ -220,6 +220,7 @@ FLUX = Family(
         negative=False,
         encoders=("te", "te2"),
         encode=encode,
+        reads=(("tokenizer_2", 512),),
         unpack=unpack,
         predict=predict,
         few={"steps": 4, "guidance_scale": 0.0},  # FLUX.1 schnell

@@ -166,6 +166,7 @@ SD3 = Family(
         sampler="euler",
         chunked=False,
         encode=encode,
+        reads=(("tokenizer_3", 256), ("tokenizer", 77)),
         predict=predict,
     ),
 )

@@ -1,5 +1,7 @@
 """The base model as judge: its error by hand, in every family, and nothing left changed."""
 
+import json
+import shutil
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -20,9 +22,11 @@ from analysers.metrics.references import (
     parts,
 )
 from generation.cells import Case, Checkpoint
+from generation.errors import UserError
 from generation.loras.inspection import tensor_hash
 from generation.renderers.diffusers import judge
-from generation.renderers.diffusers.engine import Engine, find_model
+from generation.renderers.diffusers.engine import Engine, find_model, usual
+from generation.renderers.diffusers.models import BaseModel
 
 PROMPTS = ("a red apple", "a cat", "a car", "a tree", "a house")
 
@@ -77,6 +81,74 @@ def test_the_denoiser_is_asked_as_the_pipeline_asks_it(
             told = engine.traits.predict(engine.pipe, noisy, torch.tensor([at]), texts)
         by_hand = ((told - truth) ** 2).mean().item()
         assert judge.errors(engine, z, [("a cat", level)]) == pytest.approx([by_hand], rel=1e-4)
+
+
+def scheduled(folder: Path, to: Path, own: dict[str, Any]) -> Path:
+    """A copy of the model folder with this scheduler."""
+    shutil.copytree(folder, to)
+    (to / "scheduler" / "scheduler_config.json").write_text(json.dumps(own))
+    return to
+
+
+FLOWING = (
+    {
+        "_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True, "flow_shift": 3.0,
+    },
+    {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"},
+    {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("own", FLOWING, ids=lambda own: own["_class_name"][:6])
+@pytest.mark.parametrize("sampler", ["", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+def test_a_unet_that_was_trained_for_flow_matching(
+    tiny_model: Callable[[str], Path], tmp_path: Path, own: dict[str, Any], sampler: str
+) -> None:
+    """One that knows the velocity from everywhere to one picture: samplers end there, and the
+    judge finds no error."""
+    model = find_model(str(scheduled(tiny_model("sd1"), tmp_path / "model", own)))
+    assert usual(model) == "dpmpp_2m"
+    engine = Engine(
+        model, width=64, height=64, steps=6, batch_size=1, guidance_scale=1.0, sampler=sampler
+    )
+    z = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(5))
+
+    def velocity(noisy: Any, time: Any, *_: Any, **_given: Any) -> tuple[torch.Tensor]:
+        return ((noisy - z) / (time / 1000).reshape(-1, 1, 1, 1),)
+
+    engine.denoiser.forward = velocity
+    spread = 0.02 if "sde" not in sampler else 0.2  # times are whole, sigmas are not
+    torch.testing.assert_close(engine.denoise([Case("a cat", 1)]), z, atol=spread, rtol=0.02)
+    assert judge.errors(engine, z, [("a cat", 0), ("", 1)]) == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_what_a_scheduler_says_that_cannot_be_done_is_one_sentence(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def made(name: str, own: dict[str, Any]) -> BaseModel:
+        return find_model(str(scheduled(tiny_model("sd1"), tmp_path / name, own)))
+
+    flowing = made("flow", dict(FLOWING[0]))
+    for sampler, said in (
+        ("dpmpp_2m_karras", r"flow matching.*choose DPM\+\+ 2M or leave sampler out"),
+        ("euler_a", "ignores use_flow_sigmas.*choose another sampler"),
+    ):
+        with pytest.raises(UserError, match=said):
+            Engine(flowing, width=64, height=64, sampler=sampler)
+    with pytest.raises(UserError, match="flow-matching models have none"):
+        find_model(str(tmp_path / "flow"), prediction_type="epsilon")
+    strange = made("strange", {"_class_name": "DDPMScheduler", "prediction_type": "residual"})
+    engine = Engine(strange, width=64, height=64)
+    for ask in (
+        lambda: judge.errors(engine, torch.zeros(1, 4, 8, 8), [("a cat", 0)]),
+        lambda: judge.features(engine, torch.zeros(1, 4, 8, 8)),
+    ):
+        with pytest.raises(UserError, match="predicts 'residual'.*cannot be judged; correct"):
+            ask()
+    edm = {"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon", "sigma_data": 0.5}
+    with pytest.raises(UserError, match="EDMEulerScheduler.*choose another base model"):
+        Engine(made("edm", edm), width=64, height=64, sampler="dpmpp_2m_karras")
 
 
 def test_what_the_decoder_made_is_what_the_encoder_reads(demo: Engine) -> None:

@@ -13,6 +13,8 @@ from generation.renderers.diffusers.models import find_model, load_pipeline
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from generation.renderers.diffusers.engine import Engine  # noqa: E402
+
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
@@ -98,17 +100,45 @@ def test_the_encoders_of_a_single_transformers_folder(family, tiny_checkpoint, t
         load(file, config)
 
 
+def without_t5(model: Path, to: Path) -> Path:
+    shutil.copytree(model, to)
+    index = json.loads((to / "model_index.json").read_text())
+    for part in ("text_encoder_3", "tokenizer_3"):
+        index[part] = [None, None]
+        shutil.rmtree(to / part)
+    (to / "model_index.json").write_text(json.dumps(index))
+    return to
+
+
+def test_prompts_of_which_a_part_is_read_are_named(tiny_model, tmp_path):
+    """CLIP's 77 tokens without T5, T5's 256 with it; what follows changes nothing in the picture's
+    texts, what is within does."""
+    from generation.renderers.diffusers.prompts import cut
+
+    bare = find_model(str(without_t5(tiny_model("sd3"), tmp_path / "model")))
+    whole, flux, sd1 = (find_model(str(tiny_model(family))) for family in ("sd3", "flux", "sd1"))
+    prompts = ["a cat", "a cat, " * 20, "a cat, " * 30, "a cat, " * 60, "a cat, " * 110]
+    for model, most, within, without_it in (
+        (bare, 77, prompts[0], " (it was saved without T5)"), (whole, 256, prompts[2], ""),
+        (flux, 512, prompts[3], ""),
+    ):  # fmt: skip
+        assert cut([within], model) == []
+        (said,) = cut(prompts, model)
+        assert said.startswith(f"This model reads {most} tokens of a prompt{without_it}, and what ")
+        first = next(p for p in prompts if f": {p[:77]}" in said and cut([p], model))
+        told = Engine(model, width=64, height=64)
+        same, other = first + "and a dog", "a dog, " + first
+        texts, with_more, with_others = (told.texts(p) for p in (first, same, other))
+        assert all(texts[name].equal(with_more[name]) for name in texts)
+        assert not texts["prompt_embeds"].equal(with_others["prompt_embeds"])
+    assert cut(prompts, sd1) == []  # which reads all
+
+
 def test_stable_diffusion_3_saved_without_t5(tiny_model, tmp_path):
     """Which diffusers loads only where it is told so."""
     from generation.cells import Case
-    from generation.renderers.diffusers.engine import Engine
 
-    model = Path(shutil.copytree(tiny_model("sd3"), tmp_path / "model"))
-    index = json.loads((model / "model_index.json").read_text())
-    for part in ("text_encoder_3", "tokenizer_3"):
-        index[part] = [None, None]
-        shutil.rmtree(model / part)
-    (model / "model_index.json").write_text(json.dumps(index))
+    model = without_t5(tiny_model("sd3"), tmp_path / "model")
     engine = Engine(find_model(str(model)), width=64, height=64, steps=2, batch_size=1)
     assert engine.pipe.text_encoder_3 is None
     one, other = (engine.render([Case(prompt, 1)])[0] for prompt in ("a cat", "a dog"))

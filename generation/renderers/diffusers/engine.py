@@ -45,7 +45,7 @@ from generation.renderers.diffusers.models import (
     structure,
 )
 from generation.renderers.diffusers.rows import RowStrengths
-from generation.renderers.diffusers.samplers import SAMPLERS, scheduler, scheduler_record
+from generation.renderers.diffusers.samplers import SAMPLERS, scheduler, scheduler_record, usual
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ __all__ = [
     "scheduler_record",
     "structure",
     "threads",
+    "usual",
     "versions",
 ]
 

@@ -17,7 +17,7 @@ import torch
 
 from generation.errors import UserError
 from generation.families import words
-from generation.renderers.diffusers.samplers import scheduler
+from generation.renderers.diffusers.samplers import flows, scheduler
 
 if TYPE_CHECKING:
     from generation.renderers.diffusers.engine import Engine
@@ -144,9 +144,12 @@ def _middle(denoiser: Any) -> Any:
 def _noised(
     engine: Engine, z: torch.Tensor, level: int, timestep: int, share: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The noisy picture, its time of the schedule (of 1000), and what the denoiser should tell."""
+    """The noisy picture, its time of the schedule (of 1000), and what the denoiser should tell.
+
+    Raises UserError where the model's scheduler says what no denoiser here tells.
+    """
     noise = torch.randn(z.shape, generator=torch.Generator("cpu").manual_seed(level)).to(z.device)
-    if engine.traits.flow:
+    if flows(engine.model):
         time = torch.tensor([1000 * share], device=z.device)
         return (1 - share) * z + share * noise, time, noise - z
     schedule = scheduler("ddpm", engine.model)
@@ -154,12 +157,19 @@ def _noised(
     kept = schedule.alphas_cumprod[step].item()
     signal, spread = kept**0.5, (1 - kept) ** 0.5
     noisy = signal * z + spread * noise
-    truth = {
+    predicted = {
         "epsilon": noise,
         "v_prediction": signal * noise - spread * z,
         "sample": z,
-    }[schedule.config.prediction_type]
-    return noisy, torch.tensor([step], device=z.device), truth
+    }
+    if (kind := schedule.config.prediction_type) not in predicted:
+        raise UserError(
+            f"{engine.model.name} predicts {kind!r} by its scheduler_config.json, which cannot be "
+            f"judged; correct the file ({', '.join(predicted)}), or leave adherence and references "
+            "out.",
+            field="metrics",
+        )
+    return noisy, torch.tensor([step], device=z.device), predicted[kind]
 
 
 def _batches(engine: Engine, asked: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:

@@ -573,7 +573,8 @@ def _scheduler_config(folder: Path, prediction_type: str | None) -> Mapping[str,
         if prediction_type not in PREDICTION_TYPES:
             known = " or ".join(PREDICTION_TYPES)
             raise UserError(f"{prediction_type} is unknown; say {known}.", field="prediction_type")
-        if "flow" in str(config.get("_class_name", "")).lower():
+        said = (config.get("_class_name", ""), config.get("prediction_type", ""))
+        if "flow" in " ".join(map(str, said)).lower():
             raise UserError(
                 "flow-matching models have none; leave it out.", field="prediction_type"
             )

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from generation.errors import UserError, named
 from generation.families import FAMILIES
+from generation.files import read_json
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Piece", "attention", "blocks", "check", "embeddings"]
+    from generation.renderers.diffusers.models import BaseModel
+
+__all__ = ["Piece", "attention", "blocks", "check", "cut", "embeddings"]
 
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
 """A1111's word that ends a chunk, with the blanks around it."""
@@ -90,6 +93,38 @@ def check(prompts: Iterable[str], family: str) -> list[str]:
         for text, prompt in found.items()
         if prompt
     ]
+
+
+def cut(prompts: Iterable[str], model: BaseModel) -> list[str]:
+    """A warning where the text encoder that reads most of a prompt does not read all of it, as T5
+    of SD 3 and FLUX.1 beyond 256 and 512 tokens, or CLIP beyond 77 in an SD 3 that was saved
+    without T5. Only tokenises.
+    """
+    folder = model.config or model.path
+    parts = read_json(folder / "model_index.json") if model.traits.reads else {}
+    absent = (None, [None, None])
+    found = [
+        (part, most)
+        for part, most in model.traits.reads
+        if parts.get(part.replace("tokenizer", "text_encoder")) not in absent
+    ]
+    if not found:
+        return []
+    part, most = found[0]
+    long = [prompt for prompt in prompts if len(prompt.encode("utf-8", "replace")) + 2 > most]
+    if not long:
+        return []
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / part, local_files_only=True)
+    counts = [len(tokenizer(_unescaped(prompt), verbose=False).input_ids) for prompt in long]
+    short = "" if found[0] == model.traits.reads[0] else " (it was saved without T5)"
+    return [
+        f"This model reads {most} tokens of a prompt{short}, and what follows has no effect. The "
+        f"first longer prompt ({count} tokens): {_shown(prompt)}"
+        for prompt, count in zip(long, counts, strict=True)
+        if count > most
+    ][:1]
 
 
 def _shown(prompt: str) -> str:

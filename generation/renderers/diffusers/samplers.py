@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -63,14 +64,37 @@ def chosen(text: str) -> str:
     return name
 
 
+FLOW = "flow_prediction"
+"""What diffusers calls the prediction of flow matching's velocity in schedulers of other models."""
+
+
+def flows(model: BaseModel) -> bool:
+    """Whether the denoiser was trained for flow matching: by the family, or, where a UNet was
+    trained so anew, by the model's scheduler."""
+    own = model.scheduler
+    by_class = str(own.get("_class_name", "")).startswith("FlowMatch")
+    return model.traits.flow or own.get("prediction_type") == FLOW or by_class
+
+
+def usual(model: BaseModel) -> str:
+    """The sampler of a model for which none is asked."""
+    return "dpmpp_2m" if flows(model) and not model.traits.flow else model.traits.sampler
+
+
 def scheduler(name: str, model: BaseModel) -> Any:
     """A new scheduler for a sampler's name; the model's own for "".
 
-    Raises UserError if the name is unknown or does not fit the model's family, and where this
-    diffusers ignores a flag that makes the sampler what it is.
+    Raises UserError if the name is unknown or does not fit the model's family or its own
+    scheduler, and where this diffusers ignores a flag that makes the sampler what it is.
     """
     own = dict(model.scheduler)
     name = chosen(name) if name else ""
+    if own["_class_name"].startswith("EDM"):
+        raise UserError(
+            f"{model.name} is made for {own['_class_name']}, whose noise levels no sampler here "
+            "has; choose another base model.",
+            field="model",
+        )
     if model.traits.flow:
         if name not in {"", "euler"}:
             raise UserError(
@@ -79,13 +103,29 @@ def scheduler(name: str, model: BaseModel) -> Any:
                 field="sampler",
             )
         name = ""
-    if not name:
+    anew = flows(model) and not model.traits.flow
+    if not name and not anew:
         return getattr(diffusers, own["_class_name"]).from_config(own)
-    kind, flags = SAMPLERS[name]
-    scheduler = getattr(diffusers, kind).from_config(own, **flags)
+    kind, flags = SAMPLERS[name or usual(model)]
+    if anew:
+        if flags.get("use_karras_sigmas") or flags.get("use_exponential_sigmas"):
+            raise UserError(
+                f"{model.name} was trained for flow matching, which has noise levels of its own; "
+                f"choose {shown_sampler(usual(model))} or leave {named('sampler')} out.",
+                field="sampler",
+            )
+        shift = own.get("flow_shift", own.get("shift", 1.0))
+        flags = {**flags, "prediction_type": FLOW, "use_flow_sigmas": True, "flow_shift": shift}
+    made = getattr(diffusers, kind)
+    scheduler = made.from_config(own, **flags)
     wanted = {flag: own[flag] for flag in ("prediction_type", "rescale_betas_zero_snr")
               if own.get(flag) not in (None, False, "epsilon")} | dict(flags)  # fmt: skip
-    ignored = [flag for flag, value in wanted.items() if scheduler.config.get(flag) != value]
+    taken = signature(made.__init__).parameters  # its config holds what it does not take, too
+    ignored = [
+        flag
+        for flag, value in wanted.items()
+        if flag not in taken or scheduler.config.get(flag) != value
+    ]
     if ignored:
         raise UserError(
             f"{kind} of this diffusers ignores {', '.join(ignored)}, which "
