@@ -2,12 +2,14 @@
 
     python benchmarks/startup.py BEFORE [AFTER] [--rounds 5] [--no-demo]
 
-BEFORE and AFTER (this checkout) are folders with an installed `.venv`. Three things are timed, in
+BEFORE and AFTER (this checkout) are folders with an installed `.venv`. Four things are timed, in
 processor time (user and system, children included), on one core with one thread:
 
 - `--help`;
 - 40 found pairs: four of scikit-image's pictures at 512x512 with noise that grows over ten
   strengths, and their controls;
+- the demo up to its first picture: reading what is named, importing torch and diffusers, opening the
+  model and painting the first batch;
 - the demo once more in its run folder: all pictures and measurements are there, and what is left is
   reading, deciding and writing the report.
 
@@ -23,11 +25,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 from machine import processor
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -59,8 +63,8 @@ def write_pairs(folder: Path) -> None:
             Image.fromarray(noisy).save(folder / f"{number:02d}_{place:02d}.png", pnginfo=told)
 
 
-def seconds(tree: Path, arguments: Sequence[str]) -> float:
-    """Processor seconds of a run."""
+def seconds(tree: Path, arguments: Sequence[str], pictures: Path | None = None) -> float:
+    """Processor seconds of a run; where `pictures` is given, up to the first picture in it."""
     command = [str(tree / ".venv" / "bin" / "analyse-strength"), *arguments]
     if shutil.which("taskset"):
         command = ["taskset", "-c", "0", *command]
@@ -68,6 +72,16 @@ def seconds(tree: Path, arguments: Sequence[str]) -> float:
     child = subprocess.Popen(
         command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    if pictures:
+        while not any(pictures.rglob("*.png")):
+            time.sleep(0.02)
+        whole = psutil.Process(child.pid)
+        each = [whole, *whole.children(recursive=True)]
+        used_by = sum(sum(process.cpu_times()[:2]) for process in each)
+        for process in each:
+            process.kill()
+        child.wait()
+        return used_by
     _, status, used = os.wait4(child.pid, 0)
     if os.waitstatus_to_exitcode(status):
         sys.exit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
@@ -82,22 +96,25 @@ def main() -> None:
     parser.add_argument("--no-demo", action="store_true", help="which takes a minute to render")
     asked = parser.parse_args()
     trees = (asked.before.resolve(), asked.after.resolve())
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
         write_pairs(root / "pairs")
         found: dict[str, list[list[float]]] = {}
         for number in range(asked.rounds + 1):
             for side, tree in enumerate(trees):
                 pairs, demo = root / f"pairs{side}", root / f"demo{side}"
-                shutil.rmtree(pairs, ignore_errors=True)
+                begun = root / f"begun{side}"
+                for folder in (pairs, begun):
+                    shutil.rmtree(folder, ignore_errors=True)
                 for name, arguments in (
                     ("`--help`", ["--help"]),
                     ("40 found pairs", ["--images", str(root / "pairs"), "--out", str(pairs)]),
+                    ("the demo to its first picture", ["--demo", "--out", str(begun)]),
                     ("the demo once more", ["--demo", "--out", str(demo)]),
                 ):
                     if asked.no_demo and "demo" in name:
                         continue
-                    used = seconds(tree, arguments)
+                    used = seconds(tree, arguments, begun / "images" if "first" in name else None)
                     if number:  # the first round renders the demo, and compiles what is imported
                         found.setdefault(name, [[], []])[side].append(used)
                     print(number, tree.name, name, f"{used:.2f} s", flush=True)
