@@ -8,8 +8,8 @@ processor time (user and system, children included), on one core with one thread
 - `--help`;
 - 40 found pairs: four of scikit-image's pictures at 512x512 with noise that grows over ten
   strengths, and their controls;
-- the demo up to its first picture: reading what is named, importing torch and diffusers, opening the
-  model and painting the first batch;
+- the demo up to its first picture: reading what is named, importing torch and diffusers, opening
+  the model and painting the first batch;
 - the demo once more in its run folder: all pictures and measurements are there, and what is left is
   reading, deciding and writing the report.
 
