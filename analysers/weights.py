@@ -390,7 +390,9 @@ def _shares(norms: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def _block_order(name: str) -> tuple[int, int, str]:
-    kinds = ["unet", "transformer", "te", "te2", "te3", "down", "mid", "up", "double", "single"]
+    kinds = [
+        "unet", "transformer", "te", "te2", "te3", "te4", "down", "mid", "up", "double", "single",
+    ]  # fmt: skip
     kind, _, number = name.partition(" ")
     rank = kinds.index(kind) if kind in kinds else len(kinds)
     return rank, int(number) if number.isdecimal() else 0, name

@@ -71,7 +71,7 @@ class Subject:
 
     @property
     def part_strengths(self) -> dict[str, Decimal]:
-        """The factors by part: "unet", "text" (all text encoders) or "te", "te2", "te3"."""
+        """The factors by part: "unet", "text" (all text encoders) or "te" to "te4"."""
         found = {} if self.unet_strength is None else {"unet": self.unet_strength}
         if len(self.te_strength) == 1:
             return {**found, "text": self.te_strength[0]}

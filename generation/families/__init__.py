@@ -13,7 +13,9 @@ from generation.families.chroma import CHROMA
 from generation.families.family import Family, Rendering
 from generation.families.flux import FLUX
 from generation.families.flux2 import FLUX2
+from generation.families.hidream import HIDREAM
 from generation.families.klein import KLEIN
+from generation.families.lumina2 import LUMINA2
 from generation.families.named import NAMED
 from generation.families.qwen import QWEN
 from generation.families.sd1 import SD1
@@ -24,7 +26,9 @@ from generation.families.zimage import ZIMAGE
 
 __all__ = ["ALL", "FAMILIES", "Family", "Rendering", "words"]
 
-_FAMILIES = (SD1, SD2, SDXL, SD3, FLUX, CHROMA, FLUX2, KLEIN, QWEN, ZIMAGE, *NAMED)
+_FAMILIES = (
+    SD1, SD2, SDXL, SD3, FLUX, CHROMA, FLUX2, KLEIN, QWEN, ZIMAGE, LUMINA2, HIDREAM, *NAMED,
+)  # fmt: skip
 
 ALL: Mapping[str, Family] = {family.id: family for family in _FAMILIES}
 """Every family by its id: those that are rendered first."""

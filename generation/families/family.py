@@ -61,6 +61,11 @@ class Rendering:
     `encoders` are the text encoders that a LoRA can change, in the pipeline's order. `half` is the
     16-bit format that its numbers fit into; `vae_overflows` says that its VAE does not fit float16.
 
+    `convert(checkpoint, parameters)` makes a checkpoint's weights those of diffusers' parameters
+    ({name: shape}), where diffusers' own conversion does not. `fit(pipe, width, height)` makes the
+    pipeline paint that size, where it would choose another; raises UserError if it cannot.
+    `apart` says what to do about a text encoder that the models are published without.
+
     `chunked` families read prompts of any length in CLIP's chunks, and A1111's attention weights
     (`generation.renderers.diffusers.prompts`); the others encode with `encode(pipe, prompt,
     negative, device, guided, clip_skip)`, which returns the text arguments of the pipeline's call.
@@ -106,6 +111,9 @@ class Rendering:
     chunked: bool = True
     reads: tuple[tuple[str, int], ...] = ()
     penultimate: bool = False
+    convert: Callable[[Mapping[str, Any], Layers], Mapping[str, Any]] | None = None
+    fit: Callable[[Any, int, int], None] | None = None
+    apart: str = ""
     encode: Callable[..., Mapping[str, Any]] | None = None
     call: Callable[[Mapping[str, Any], float], Mapping[str, Any]] | None = None
     unguided: float = 1.0

@@ -85,56 +85,6 @@ def _krea2(width: int, count: int) -> Layers:
 # --- transformers of other kinds -----------------------------------------------------------------
 
 
-def _lumina2() -> Layers:
-    width, few, wide = 2304, 768, 9216
-    block = {
-        **linear("attn.to_q attn.to_out.0 attention.out", width, width),
-        **linear("attn.to_k attn.to_v", few, width),
-        **linear("attention.qkv", width + 2 * few, width),
-        **linear("feed_forward.linear_1 feed_forward.linear_3", wide, width),
-        **linear("feed_forward.w1 feed_forward.w3", wide, width),
-        **linear("feed_forward.linear_2 feed_forward.w2", width, wide),
-    }
-    modulated = {**block, **linear("norm1.linear adaLN_modulation.1", 4 * width, 1024)}
-    return {
-        **stack("layers", 26, modulated),
-        **stack("noise_refiner", 2, modulated),
-        **stack("context_refiner", 2, block),
-        **linear("cap_embedder.1 time_caption_embed.caption_embedder.1", width, 2304),
-    }
-
-
-def _hidream(width: int = 2560) -> Layers:
-    experts = {
-        f"block.ff_i.{expert}.{layer}": shape
-        for expert, wide in (
-            ("shared_experts", 3584),
-            *((f"experts.{number}", 6912) for number in range(4)),
-        )
-        for layer, shape in {
-            **linear("w1 w3", wide, width),
-            **linear("w2", width, wide),
-        }.items()
-    }
-    both = {
-        **linear("block.attn1.to_q block.attn1.to_k", width, width),
-        **linear("block.attn1.to_v block.attn1.to_out", width, width),
-        **experts,
-    }
-    text = {
-        **linear("block.attn1.to_q_t block.attn1.to_k_t", width, width),
-        **linear("block.attn1.to_v_t block.attn1.to_out_t", width, width),
-        **linear("block.ff_t.w1 block.ff_t.w3", 6912, width),
-        **linear("block.ff_t.w2", width, 6912),
-        **linear("block.adaLN_modulation.1", 12 * width, width),
-    }
-    alone = linear("block.adaLN_modulation.1", 6 * width, width)
-    return {
-        **stack("double_stream_blocks", 16, {**both, **text}),
-        **stack("single_stream_blocks", 32, {**both, **alone}),
-    }
-
-
 def _hunyuan_dit(width: int = 1408) -> Layers:
     return stack(
         "blocks",
@@ -354,7 +304,6 @@ NAMED = (
     # What metadata call a base is looked up in this order: narrower names come first.
     Family("krea2", "Krea 2", (_krea2(6144, 28),), r"krea[._ -]?2"),
     Family("ovis", "Ovis-Image", (_ovis(3072, 6, 27),), r"\bovis"),
-    Family("hidream", "HiDream", (_hidream(),), r"hidream"),
     Family(
         "hunyuanvideo",
         "HunyuanVideo",
@@ -386,7 +335,6 @@ NAMED = (
         ),
         r"\bltx",
     ),
-    Family("lumina2", "Lumina 2", (_lumina2(),), r"lumina"),
     Family("pixart", "PixArt", (_pixart(),), r"pixart"),
     Family(
         "auraflow",

@@ -18,7 +18,7 @@ MOST = 10**6
 Module = tuple[str, str, tuple[int, ...] | None]
 """(part, name inside the part, shape of the update or None where it does not tell)."""
 
-TEXT = ("te", "te2", "te3")
+TEXT = ("te", "te2", "te3", "te4")
 
 KNOWN = 0.75
 """The share of a file's layers that a family must know: less are another model's."""

@@ -32,3 +32,27 @@ T5_XXL = stack(
         **linear("layer.1.DenseReluDense.wo", 4096, 10240),
     },
 )
+
+
+def llama(width: int, few: int, wide: int, layers: int, *, queries: int = 0) -> Layers:
+    """The blocks that Llama, Gemma and Qwen share; keys and values have `few` channels, queries as
+    many as the block where nothing else is said."""
+    queries = queries or width
+    return stack(
+        "layers",
+        layers,
+        {
+            **linear("self_attn.q_proj", queries, width),
+            **linear("self_attn.k_proj self_attn.v_proj", few, width),
+            **linear("self_attn.o_proj", width, queries),
+            **linear("mlp.gate_proj mlp.up_proj", wide, width),
+            **linear("mlp.down_proj", width, wide),
+        },
+    )
+
+
+GEMMA2_2B = llama(2304, 1024, 9216, 26, queries=2048)
+LLAMA_8B = {
+    **{f"model.{name}": shape for name, shape in llama(4096, 1024, 14336, 32).items()},
+    **linear("lm_head", 128256, 4096),
+}

@@ -37,6 +37,7 @@ _PARTS = {
     "text_encoder": "te",
     "text_encoder_2": "te2",
     "text_encoder_3": "te3",
+    "text_encoder_4": "te4",
 }
 # Each of these changes what the factors mean, and no plain sum on the base model is right.
 _VARIANTS = (

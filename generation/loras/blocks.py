@@ -29,7 +29,7 @@ LARGEST = Decimal(10)
 """A block's weight lies within -10 and 10."""
 
 Key = tuple[str, str]
-"""(part, parameter name) of a weight, part one of unet, transformer, te, te2, te3."""
+"""(part, parameter name) of a weight, part one of unet, transformer, te to te4."""
 
 
 _EVERYWHERE = {"NONE": "ALL=0", "ALL": "ALL=1", "ALL0.5": "ALL=0.5"}

@@ -411,7 +411,7 @@ def resolve(
     """Find the parameter that each update belongs to: {(part, parameter name): update}.
 
     ``targets`` lists the loaded model's parameters: {part: {name: shape}} with part one of unet,
-    transformer, te, te2, te3 and names as ``named_parameters`` gives them. Understood spellings:
+    transformer, te to te4 and names as ``named_parameters`` gives them. Understood spellings:
     diffusers' own names with dots or underscores, Stability's (input_blocks, middle_block,
     output_blocks; joint_blocks) and Black Forest Labs' (double_blocks, single_blocks), whose
     fused q, k and v become one update each. Raises ``UserError`` naming the first key that finds

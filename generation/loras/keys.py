@@ -11,6 +11,7 @@ PART_NAMES = {
     "te": "text encoder",
     "te2": "second text encoder",
     "te3": "third text encoder",
+    "te4": "fourth text encoder",
 }
 
 # Endings as the trainers spell them -> the one name used here. Longest first: `.alpha` and
@@ -197,6 +198,7 @@ _PREFIXES = (
     ("lora_te1_", "te"),
     ("lora_te2_", "te2"),
     ("lora_te3_", "te3"),
+    ("lora_te4_", "te4"),
     ("lora_te_", "te"),
     ("lycoris_", ""),
     ("base_model.model.", ""),
@@ -204,6 +206,7 @@ _PREFIXES = (
     ("diffusion_model.", "unet"),
     ("unet.", "unet"),
     ("transformer.", "transformer"),
+    ("text_encoder_4.", "te4"),
     ("text_encoder_3.", "te3"),
     ("text_encoder_2.", "te2"),
     ("text_encoder.", "te"),
@@ -241,7 +244,7 @@ def split_stem(stem: str) -> tuple[str, str]:
                     break
                 name, part, again = name[len(prefix) :], of or part, True
                 break
-    if part in {"te", "te2", "te3"} and name.startswith("transformer."):
+    if part.startswith("te") and name.startswith("transformer."):
         name = name[len("transformer.") :]  # ComfyUI: clip_l.transformer.text_model...
     if not part:
         if _BARE_UNET.match(name):

@@ -71,12 +71,12 @@ def tiny_checkpoint(
     return make
 
 
-def _clip(kind: str, width: int, **more: Any) -> Any:
+def _clip(kind: str, width: int, positions: int = 24, **more: Any) -> Any:
     import transformers
 
     config = transformers.CLIPTextConfig(
         vocab_size=711, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=24, projection_dim=width,
+        num_attention_heads=4, max_position_embeddings=positions, projection_dim=width,
         bos_token_id=709, eos_token_id=710, pad_token_id=710, **more,
     )  # fmt: skip
     return getattr(transformers, kind)(config).eval()
@@ -122,15 +122,22 @@ _SPECIAL = [
 ]  # fmt: skip
 
 
-def qwen_tokenizer() -> Any:
-    """One token a byte, Qwen's special tokens, and a chat's form."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+def qwen_tokenizer(begins: bool = False) -> Any:
+    """One token a byte, Qwen's special tokens, and a chat's form; texts of which one `begins`
+    with a token of its own, as Gemma's and Llama's do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
+    if begins:
+        inner.add_special_tokens(["<|endoftext|>"])
+        token = ("<|endoftext|>", inner.token_to_id("<|endoftext|>"))
+        inner.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[token]
+        )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>",
         additional_special_tokens=_SPECIAL, model_max_length=2048, padding_side="right",
@@ -148,6 +155,28 @@ def _qwen3(kind: str, width: int, layers: int) -> Any:
         max_position_embeddings=2048, tie_word_embeddings=True,
     )  # fmt: skip
     return getattr(transformers, kind)(config).eval()
+
+
+def _gemma2(width: int) -> Any:
+    import transformers
+
+    config = transformers.Gemma2Config(
+        vocab_size=272, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=width // 2,
+        max_position_embeddings=512, attn_implementation="eager",
+    )  # fmt: skip
+    return transformers.Gemma2Model(config).eval()
+
+
+def _llama(width: int) -> Any:
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=272, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=512,
+        bos_token_id=256, eos_token_id=258,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval()
 
 
 def _qwen25_vl(width: int) -> Any:
@@ -294,6 +323,35 @@ def _flow_parts(family: str) -> dict[str, Any]:
             ).eval(),
             "text_encoder": _qwen3("Qwen3Model", 32, 2), "tokenizer": qwen_tokenizer(),
         }  # fmt: skip
+    if family == "lumina2":
+        return {
+            **parts,
+            "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+            "transformer": diffusers.Lumina2Transformer2DModel(
+                sample_size=8, hidden_size=48, num_layers=2, num_refiner_layers=1,
+                num_attention_heads=3, num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 6, 6),
+                axes_lens=(300, 32, 32), cap_feat_dim=32,
+            ).eval(),
+            "text_encoder": _gemma2(32), "tokenizer": qwen_tokenizer(begins=True),
+        }  # fmt: skip
+    if family == "hidream":
+        clip = {"kind": "CLIPTextModelWithProjection", "width": 32, "positions": 128}
+        return {
+            **parts,
+            "scheduler": diffusers.UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+            ),
+            "transformer": diffusers.HiDreamImageTransformer2DModel(
+                patch_size=2, in_channels=16, num_layers=1, num_single_layers=1,
+                attention_head_dim=16, num_attention_heads=2, caption_channels=[32, 16],
+                text_emb_dim=64, axes_dims_rope=(8, 4, 4), max_resolution=(16, 16),
+                llama_layers=[0, 1],
+            ).eval(),
+            "text_encoder": _clip(**clip), "tokenizer": _tokenizer(),
+            "text_encoder_2": _clip(**clip, hidden_act="gelu"), "tokenizer_2": _tokenizer(),
+            "text_encoder_3": _t5(32), "tokenizer_3": _t5_tokenizer(),
+            "text_encoder_4": _llama(16), "tokenizer_4": qwen_tokenizer(begins=True),
+        }  # fmt: skip
     if family in {"klein", "flux2"}:
         klein = family == "klein"
         return {
@@ -353,19 +411,19 @@ def to_checkpoint(folder: Path, family: str) -> dict[str, Any]:
     """The folder's weights under the names that Stability's checkpoints use.
 
     FLUX.1's and Chroma's transformers keep diffusers' names: diffusers converts Black Forest Labs'
-    names at the real width (3072) only. Qwen-Image's own names are diffusers'.
+    names at the real width (3072) only. Qwen-Image's and HiDream's own names are diffusers'.
     """
     from safetensors.torch import load_file
 
     def load(part: str) -> dict[str, Any]:
         return load_file(next((folder / part).glob("*.safetensors")))
 
-    if family in {"flux", "qwen", "chroma"}:
+    if family in {"flux", "qwen", "chroma", "hidream"}:
         return load("transformer")
     if family in {"klein", "flux2"}:
         return _flux2_names(load("transformer"))
-    if family == "zimage":
-        return _z_image_names(load("transformer"))
+    if family in {"zimage", "lumina2"}:
+        return _comfyui_names(load("transformer"), family)
     if family == "sd3":
         return _sd3_names(load("transformer"))
     found = {"model.diffusion_model." + k: v for k, v in _unet_names(load("unet")).items()}
@@ -471,15 +529,15 @@ def _flux2_names(weights: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _z_image_names(weights: dict[str, Any]) -> dict[str, Any]:
+def _comfyui_names(weights: dict[str, Any], family: str) -> dict[str, Any]:
     """ComfyUI's, with q, k and v in one matrix."""
     import torch
 
-    from generation.families.zimage import names
+    from generation.families import ALL
 
     modules = sorted({name.rpartition(".")[0] for name in weights})
     found = dict(weights)
-    for theirs, ours, _ in names(modules):
+    for theirs, ours, _ in ALL[family].aliases(modules):
         for leaf in ("weight", "bias"):
             parts = [found.pop(f"{name}.{leaf}", None) for name in ours]
             if parts[0] is not None:

@@ -25,6 +25,7 @@ from generation.renderers.diffusers.models import CONFIGS
 COUNTS = {
     "sd1": (17, 26), "sd2": (17, 26), "sdxl": (12, 20), "flux": (58, 61), "sd3": (25, 39),
     "chroma": (58,), "flux2": (57,), "klein": (26, 33), "qwen": (61,), "zimage": (35,),
+    "lumina2": (31,), "hidream": (49,),
 }  # fmt: skip
 LORA = sample_data.PATH / "lora" / "pstr.safetensors"
 CASES = [Case("a picture of a cat on green grass, pstr style", 3, name="p00_s3")]

@@ -25,6 +25,7 @@ from generation.renderers.diffusers.engine import Engine, scheduler_record  # no
 from generation.renderers.diffusers.models import (  # noqa: E402
     CONFIGS,
     FAMILIES,
+    PARTS,
     BaseModel,
     find_model,
     hub_problem,
@@ -115,10 +116,6 @@ def test_a_hub_id_renders_from_the_cache(family: str, tiny_model: Tiny, tmp_path
 
 def random_lora(engine: Engine, part: str, path: Path) -> Checkpoint:
     """A rank-2 LoRA on some attention matrices of one part, in diffusers' layout."""
-    names = {
-        "unet": "unet", "transformer": "transformer", "te": "text_encoder",
-        "te2": "text_encoder_2", "te3": "text_encoder_3",
-    }  # fmt: skip
     wanted = (
         "attn1.to_q", "attn2.to_k", "attn.to_q", "attention.to_q", "self_attn.v_proj",
         "SelfAttention.v",
@@ -128,7 +125,7 @@ def random_lora(engine: Engine, part: str, path: Path) -> Checkpoint:
     for name, module in engine._parts[part].named_modules():
         if name.endswith(wanted):
             out, inner = module.weight.shape
-            stem = f"{names[part]}.{name}"
+            stem = f"{PARTS[part]}.{name}"
             tensors[f"{stem}.lora_A.weight"] = torch.randn(2, inner, generator=generator)
             tensors[f"{stem}.lora_B.weight"] = torch.randn(out, 2, generator=generator)
     assert tensors

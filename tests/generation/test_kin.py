@@ -25,12 +25,13 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from generation.cells import Case, Checkpoint  # noqa: E402
 from generation.errors import UserError  # noqa: E402
 from generation.families import ALL, FAMILIES  # noqa: E402
+from generation.loras.blocks import block_names  # noqa: E402
 from generation.loras.inspection import inspect  # noqa: E402
 from generation.renderers.diffusers import judge  # noqa: E402
 from generation.renderers.diffusers.engine import Engine  # noqa: E402
 from generation.renderers.diffusers.models import find_model  # noqa: E402
 
-KIN = ("chroma", "flux", "flux2", "klein", "qwen", "zimage")
+KIN = ("chroma", "flux", "flux2", "hidream", "klein", "lumina2", "qwen", "zimage")
 NEWER = [family for family in KIN if family != "flux"]
 Tiny = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
@@ -287,10 +288,18 @@ def test_a_real_structure_finds_all_its_keys(family: str, tmp_path: Path) -> Non
         ),
         "qwen": ("QwenImageTransformer2DModel", {}),
         "zimage": ("ZImageTransformer2DModel", {}),
+        "lumina2": ("Lumina2Transformer2DModel", {"cap_feat_dim": 2304}),
+        "hidream": (
+            "HiDreamImageTransformer2DModel",
+            {"patch_size": 2, "in_channels": 16, "caption_channels": [4096, 4096],
+             "axes_dims_rope": (64, 32, 32)},
+        ),
     }[family]  # fmt: skip
     with torch.device("meta"):
         module = getattr(diffusers, kind)(**config)
     shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
+    listed = {*FAMILIES[family].blocks.order}
+    assert {*block_names([("transformer", name) for name in shapes], family).values()} == listed
     for original in (False, True):
         stems = native(family, module) if original else layers(module)
         tensors: dict[str, torch.Tensor] = {}
@@ -342,9 +351,12 @@ def test_the_denoiser_is_asked_as_the_pipeline_asks_it(family: str, tiny_model: 
 def test_pictures_are_the_pipelines_own(family: str, tiny_model: Tiny) -> None:
     """The same noise, prompt, negative prompt, steps and guidance, called as its page says."""
     ours = engine(tiny_model(family)).render([Case("a cat", 5, "blurry")])[0]
-    pipe = getattr(diffusers, FAMILIES[family].pipeline).from_pretrained(
+    traits = FAMILIES[family]
+    pipe = getattr(diffusers, traits.pipeline).from_pretrained(
         tiny_model(family), local_files_only=True
     )
+    if traits.fit is not None:  # its call would paint 1024 x 1024
+        traits.fit(pipe, 64, 64)
     arguments: dict[str, Any] = {
         "prompt": "a cat", "negative_prompt": "blurry", "guidance_scale": 3.0,
         "num_inference_steps": 2, "width": 64, "height": 64, "output_type": "pil",
@@ -367,6 +379,7 @@ def test_distilled_models_say_so_in_their_configurations(
 ) -> None:
     for family, steps, guidance in (
         ("klein", 50, 4.0), ("zimage", 50, 4.0), ("qwen", 50, 4.0), ("chroma", 40, 3.0),
+        ("lumina2", 50, 4.0), ("hidream", 50, 5.0),
     ):  # fmt: skip
         traits = find_model(str(tiny_model(family))).traits
         assert (traits.steps, traits.guidance_scale, traits.sampler) == (steps, guidance, "euler")
@@ -374,6 +387,14 @@ def test_distilled_models_say_so_in_their_configurations(
     for family, part, name, value, steps, guidance in (
         ("klein", "model_index.json", "is_distilled", True, 4, 1.0),
         ("zimage", "scheduler/scheduler_config.json", "shift", 3.0, 9, 0.0),
+        (
+            "hidream",
+            "scheduler/scheduler_config.json",
+            "_class_name",
+            "FlowMatchLCMScheduler",
+            28,
+            0.0,
+        ),
     ):
         folder = Path(shutil.copytree(tiny_model(family), tmp_path / family))
         config = json.loads((folder / part).read_text())
@@ -381,7 +402,7 @@ def test_distilled_models_say_so_in_their_configurations(
         single = tiny_checkpoint(family)[0]
         for model in (find_model(str(folder)), find_model(str(single), config=folder)):
             assert (model.traits.steps, model.traits.guidance_scale) == (steps, guidance)
-        assert model.traits.negative == (family == "zimage")
+        assert model.traits.negative == (family != "klein")
 
 
 @pytest.mark.parametrize("family", NEWER)
@@ -414,6 +435,92 @@ def test_sweeps_of_strengths_and_of_epochs(family: str, tiny_model: Tiny, tmp_pa
         assert all(score.values["ssim"] < 1 for score in changed)
 
 
+def test_lumina_is_cut_as_diffusers_cuts_it(tmp_path: Path) -> None:
+    """Whose conversions of LoRAs and of checkpoints know the real width only: a block of each."""
+    from diffusers.loaders.lora_conversion_utils import (
+        _convert_non_diffusers_lumina2_lora_to_diffusers,
+    )
+
+    from generation.families.lumina2 import convert
+    from generation.loras import deltas
+
+    with torch.device("meta"):
+        module = diffusers.Lumina2Transformer2DModel(
+            cap_feat_dim=2304, num_layers=1, num_refiner_layers=1
+        )
+    shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
+    stems = {n: s for n, s in native("lumina2", module).items() if re.search(r"\.0\.", n)}
+    stems = {n: s for n, s in stems.items() if not n.startswith("cap_embedder")}
+    path = tmp_path / "lora.safetensors"
+    write(path, stems, "ai-toolkit")
+    theirs = _convert_non_diffusers_lumina2_lora_to_diffusers(load_file(path))
+    found = deltas.resolve(deltas.modules(path), {"transformer": shapes})
+    assert len(found) == len(theirs) // 2 == 3 * 7 + 2
+    for (_, name), delta in found.items():
+        stem = f"transformer.{name.removesuffix('.weight')}.lora_"
+        up = delta.factors["up"]
+        rows = np.concatenate([up[begin:end] for begin, end in delta.rows or [(0, len(up))]])
+        assert np.array_equal(rows, theirs[f"{stem}B.weight"].numpy())
+        assert np.array_equal(delta.factors["down"], theirs[f"{stem}A.weight"].numpy())
+    ours = {name.rpartition(".")[0] for name in shapes}
+    original = {theirs: pieces for theirs, pieces, _ in aliases_of("lumina2", sorted(ours))}
+    original |= {name: (name,) for name in ours - {o for p in original.values() for o in p}}
+    whole = {}  # one column of each weight, of numbers that no other one has
+    for name, pieces in original.items():
+        for leaf in ("weight", "bias"):
+            rows = sum(shapes.get(f"{piece}.{leaf}", (0,))[0] for piece in pieces)
+            if rows:
+                whole[f"{name}.{leaf}"] = torch.arange(rows) + 10**6 * len(whole)
+    wanted = single_file_utils.convert_lumina2_to_diffusers(dict(whole))
+    prefixed = {f"model.diffusion_model.{key}": tensor for key, tensor in whole.items()}
+    prefixed["model.diffusion_model.norm_final.weight"] = torch.zeros(1)  # which nothing uses
+    for checkpoint in (whole, prefixed):
+        converted = convert(checkpoint, shapes)
+        assert converted.keys() == wanted.keys() == shapes.keys()
+        assert all(torch.equal(converted[name], wanted[name]) for name in wanted)
+
+
+def test_noise_that_a_pipeline_draws_by_itself_is_the_pictures_own(
+    tiny_model: Tiny, tmp_path: Path
+) -> None:
+    """HiDream's Dev and Fast add noise at every step: the same whoever is painted before."""
+    folder = Path(shutil.copytree(tiny_model("hidream"), tmp_path / "dev"))
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps({"_class_name": "FlowMatchLCMScheduler", "shift": 6.0})
+    )
+    model = find_model(str(folder))
+    few: dict[str, Any] = {"steps": 2, "guidance_scale": 0.0, "width": 64, "height": 64}
+    one, two = Engine(model, batch_size=1, **few), Engine(model, batch_size=2, **few)
+    cat, dog = Case("a cat", 1), Case("a dog", 2)
+    alone = [one.render([case])[0] for case in (cat, dog)]
+    assert not np.array_equal(*alone)  # type: ignore[call-overload]
+    for cases in ([cat, dog], [dog, cat]):
+        for case, picture in zip(cases, two.render(cases), strict=True):
+            assert np.array_equal(picture, alone[case is dog])  # type: ignore[arg-type]
+
+
+def test_a_size_that_hidream_cannot_paint_is_refused(tiny_model: Tiny) -> None:
+    """Sides that differ are padded to its largest number of patches, here 64."""
+    model = find_model(str(tiny_model("hidream")))
+    few: dict[str, Any] = {"steps": 1, "guidance_scale": 0.0, "batch_size": 1}
+    picture = Engine(model, width=96, height=160, **few).render([Case("a cat", 1)])[0]
+    assert picture is not None and picture.shape == (160, 96, 3)
+    with pytest.raises(UserError, match=r"at most 16384 pixels .* 192 x 128 are 24576"):
+        Engine(model, width=192, height=128, **few)
+    with pytest.raises(UserError, match="flow-matching models have none"):
+        find_model(str(tiny_model("hidream")), prediction_type="epsilon")
+
+
+def test_a_hidream_without_its_llama_is_told_what_to_do(tiny_model: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model("hidream"), tmp_path / "published"))
+    shutil.rmtree(folder / "text_encoder_4")
+    index = json.loads((folder / "model_index.json").read_text())
+    for listed in (index, {k: v for k, v in index.items() if not k.endswith("_4")}):
+        (folder / "model_index.json").write_text(json.dumps(listed))
+        with pytest.raises(UserError, match=r"lacks its text_encoder_4; .*Llama 3\.1 8B Instruct"):
+            find_model(str(folder))
+
+
 def in_fp8(tensors: Tensors, kind: str) -> tuple[Tensors, Tensors]:
     """(a checkpoint whose matrices are in fp8; what its numbers stand for)."""
     stored, meant = {}, {}
@@ -435,8 +542,11 @@ def in_fp8(tensors: Tensors, kind: str) -> tuple[Tensors, Tensors]:
     return stored, meant
 
 
-@pytest.mark.parametrize("kind", ["plain", "scale_weight", "weight_scale", "weight_scale by row"])
-@pytest.mark.parametrize("family", ["zimage", "qwen"])
+@pytest.mark.parametrize(("family", "kind"), [
+    ("zimage", "plain"), ("zimage", "scale_weight"), ("zimage", "weight_scale"),
+    ("zimage", "weight_scale by row"), ("qwen", "plain"), ("qwen", "weight_scale"),
+    ("lumina2", "plain"), ("lumina2", "scale_weight"), ("hidream", "weight_scale by row"),
+])  # fmt: skip
 def test_fp8_is_read_as_what_it_stands_for(
     family: str,
     kind: str,

@@ -68,6 +68,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LTX-Video 13B": ("ltx", "LTXVideoTransformer3DModel", LTX13),
     "LTX-2": ("ltx", "LTX2VideoTransformer3DModel", {}),
     "Lumina 2": ("lumina2", "Lumina2Transformer2DModel", {"cap_feat_dim": 2304}),
+    "HiDream": (
+        "hidream", "HiDreamImageTransformer2DModel",
+        {"patch_size": 2, "in_channels": 16, "caption_channels": [4096, 4096],
+         "axes_dims_rope": (64, 32, 32)},
+    ),
     "PixArt": ("pixart", "PixArtTransformer2DModel", {}),
     "AuraFlow": ("auraflow", "AuraFlowTransformer2DModel", {}),
     "Cosmos": ("cosmos", "CosmosTransformer3DModel", COSMOS),
@@ -264,9 +269,13 @@ def test_unets_are_recognised(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stem", "width", "families"), [
     ("lora_te_text_model_encoder_layers_3_self_attn_q_proj", 768, ("sd1",)),
     ("lora_te_text_model_encoder_layers_3_self_attn_q_proj", 1024, ("sd2",)),
-    ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj", 768, ("sd1", "sdxl", "sd3", "flux")),
-    ("lora_te2_text_model_encoder_layers_3_self_attn_q_proj", 1280, ("sdxl", "sd3")),
-    ("text_encoder_3.encoder.block.0.layer.0.SelfAttention.q", 4096, ("sd3", "flux")),
+    ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj", 768,
+     ("sd1", "sdxl", "sd3", "flux", "hidream")),
+    ("lora_te2_text_model_encoder_layers_3_self_attn_q_proj", 1280, ("sdxl", "sd3", "hidream")),
+    ("text_encoder_3.encoder.block.0.layer.0.SelfAttention.q", 4096, ("sd3", "flux", "hidream")),
+    ("lora_te_layers_3_self_attn_q_proj", 2304, ()),
+    ("lora_te_layers_3_mlp_down_proj", 2304, ()),
+    ("lora_te4_model_layers_3_self_attn_q_proj", 4096, ("hidream",)),
     ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj", 999, ()),
 ])  # fmt: skip
 def test_text_encoders_alone_leave_open_what_they_share(
@@ -370,5 +379,8 @@ def test_what_metadata_call_the_base(text: str) -> None:
 def test_every_family_has_words_and_layers() -> None:
     assert len({family.words for family in ALL.values()}) == len(ALL)
     assert all(family.models and all(family.models) for family in ALL.values())
-    rendered = ["sd1", "sd2", "sdxl", "sd3", "flux", "chroma", "flux2", "klein", "qwen", "zimage"]
+    rendered = [
+        "sd1", "sd2", "sdxl", "sd3", "flux", "chroma", "flux2", "klein", "qwen", "zimage",
+        "lumina2", "hidream",
+    ]  # fmt: skip
     assert list(FAMILIES) == rendered

@@ -103,7 +103,7 @@ class Engine:
 
     One `Engine` belongs to one process and one device. `fixed` LoRAs are merged at their weight
     under everything, controls included; `part_strengths` multiply the strength of the LoRA under
-    study for a part ("unet" the denoiser, "text" all text encoders, "te", "te2", "te3" each of
+    study for a part ("unet" the denoiser, "text" all text encoders, "te" to "te4" each of
     them), `block_weights` in its blocks. With `low_vram` the text encoders and the saved base
     weights wait in the computer's memory. `compiled` compiles the denoiser; switching weights does
     not compile it again. With `mixed` a batch may hold many strengths: the LoRA under study is then
@@ -146,6 +146,8 @@ class Engine:
         self.pipe: Any = load_pipeline(model, getattr(torch, dtype))
         self.pipe.scheduler = scheduler(sampler, model)
         self.pipe.set_progress_bar_config(disable=True)
+        if self.traits.fit is not None:
+            self.traits.fit(self.pipe, width, height)
         if self.traits.vae_overflows and self.pipe.vae.config.force_upcast and dtype == "float16":
             # Other families' VAEs have the flag by default only.
             self.pipe.vae.to(torch.float32)
@@ -425,6 +427,8 @@ class Engine:
         more |= dict.fromkeys(self.traits.sized, self.width * self.height)
         call = self.traits.call or _plain_call
         texts = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        if self.traits.alone:
+            torch.manual_seed(seeds[0])  # HiDream's pipeline draws further noise from nowhere else
         latents: torch.Tensor = self.pipe(
             **call(texts, self.guidance_scale),
             **more,

@@ -40,6 +40,7 @@ PARTS = {
     "te": "text_encoder",
     "te2": "text_encoder_2",
     "te3": "text_encoder_3",
+    "te4": "text_encoder_4",
 }
 """A LoRA's parts -> the pipeline's component names."""
 
@@ -168,7 +169,18 @@ def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
             f"text-to-image model of {known}.",
             field=field,
         )
+    _check_encoders(folder, families[0], name, field)
     return families[0]
+
+
+def _check_encoders(folder: Path, family: str, name: str, field: str) -> None:
+    """Raise UserError where a text encoder is not there that the pipeline does not do without."""
+    index = read_json(folder / "model_index.json")
+    for part in FAMILIES[family].encoders:
+        component = PARTS[part]
+        if index.get(component) != [None, None] and not (folder / component).is_dir():
+            remedy = FAMILIES[family].apart or "download it again, whole"
+            raise UserError(f"{name or folder} lacks its {component}; {remedy}.", field=field)
 
 
 def check_name(name: str) -> None:
@@ -195,6 +207,7 @@ def folder_digest(folder: Path) -> str:
 def load_pipeline(model: BaseModel, dtype: torch.dtype) -> Any:
     """The model's text-to-image pipeline on the CPU, without safety checker and watermark."""
     import diffusers
+    from safetensors.torch import load_file
 
     kind = getattr(diffusers, model.traits.pipeline)
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
@@ -211,6 +224,9 @@ def load_pipeline(model: BaseModel, dtype: torch.dtype) -> Any:
             _check_holds(model, denoiser)
             parts = _whole_parts(model, model.config, dtype, without=denoiser)
             numbers = quantised.dequantised(quantised.read(model.path), dtype)
+            if model.traits.convert is not None:
+                shapes = structure(model)[denoiser]
+                numbers = dict(model.traits.convert(numbers or load_file(model.path), shapes))
             parts[denoiser] = getattr(diffusers, model.traits.model).from_single_file(
                 str(model.path) if numbers is None else numbers,
                 config=str(model.config),
@@ -304,9 +320,13 @@ def _check_holds(model: BaseModel, part: str) -> None:
         weights = {key: torch.empty(stored[key].shape) for key in quantised.weights(stored)}
     if 2 * len(expected.keys() & weights.keys()) < len(expected):  # not in diffusers' names
         layouts: Mapping[str, Any] = SINGLE_FILE_LOADABLE_CLASSES
-        convert = layouts[kind]["checkpoint_mapping_fn"]
+        own = model.traits.convert if part == model.traits.denoiser else None
         try:
-            weights = convert(checkpoint=weights, config=config)
+            if own is not None:
+                shapes = {key: tuple(weight.shape) for key, weight in expected.items()}
+                weights = dict(own(weights, shapes))
+            else:
+                weights = layouts[kind]["checkpoint_mapping_fn"](checkpoint=weights, config=config)
         except KeyError as error:  # a layer that the layout cannot do without
             _refuse_holes(model, part, [str(error.args[0])])
         except Exception as error:
