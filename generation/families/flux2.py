@@ -149,6 +149,7 @@ FLUX2 = Family(
         negative=False,
         steps=50,
         encode=encode,
+        reads=(("tokenizer", 512),),
         unpack=unpack,
         pack=pack,
         predict=predict,

@@ -154,6 +154,7 @@ HIDREAM = Family(
         steps=50,
         encoders=("te", "te2", "te3", "te4"),
         encode=encode,
+        reads=(("tokenizer_4", 128),),
         call=call,
         fit=fit,
         apart="HiDream is published without Llama 3.1 8B Instruct, so give that to diffusers' "

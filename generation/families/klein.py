@@ -50,6 +50,7 @@ KLEIN = Family(
         marks=(r"double_stream_modulation_img\.", r"\A(?![\s\S]*guidance_(?:in|embedder)\.)"),
         steps=50,
         encode=encode,
+        reads=(("tokenizer", 512),),
         pack=pack,
         predict=predict,
         few={"steps": 4, "guidance_scale": 1.0, "negative": False},

@@ -177,6 +177,7 @@ LUMINA2 = Family(
         steps=50,
         convert=convert,
         encode=encode,
+        reads=(("tokenizer", 223),),  # 256 with the instruction
         call=call,
         predict=predict,
     ),

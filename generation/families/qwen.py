@@ -116,6 +116,7 @@ QWEN = Family(
         side=1328,
         steps=50,
         encode=encode,
+        reads=(("tokenizer", 1024),),
         call=call,
         unpack=unpack,
         frames=True,

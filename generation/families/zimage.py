@@ -133,6 +133,7 @@ ZIMAGE = Family(
         marks=(r"cap_pad_token", r"noise_refiner\.0\."),
         steps=50,
         encode=encode,
+        reads=(("tokenizer", 512),),
         call=call,
         unguided=0.0,  # its formula adds guidance_scale (with - without) to what it tells with text
         rows=False,  # its first layers see the pictures one behind the other

@@ -27,7 +27,7 @@ from generation.errors import UserError  # noqa: E402
 from generation.families import ALL, FAMILIES  # noqa: E402
 from generation.loras.blocks import block_names  # noqa: E402
 from generation.loras.inspection import inspect  # noqa: E402
-from generation.renderers.diffusers import judge  # noqa: E402
+from generation.renderers.diffusers import judge, prompts  # noqa: E402
 from generation.renderers.diffusers.engine import Engine  # noqa: E402
 from generation.renderers.diffusers.models import find_model  # noqa: E402
 
@@ -497,6 +497,18 @@ def test_noise_that_a_pipeline_draws_by_itself_is_the_pictures_own(
     for cases in ([cat, dog], [dog, cat]):
         for case, picture in zip(cases, two.render(cases), strict=True):
             assert np.array_equal(picture, alone[case is dog])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", sorted({*NEWER} - {"chroma"}))
+def test_prompts_that_are_read_in_part_only_are_named(family: str, tiny_model: Tiny) -> None:
+    model = find_model(str(tiny_model(family)))
+    long = "a cat on green grass, " * 50
+    assert prompts.cut(["a cat"], model) == []
+    (said,) = prompts.cut(["a cat", long], model)
+    assert said.startswith(f"This model reads {model.traits.reads[0][1]} tokens of a prompt, and ")
+    told = engine(tiny_model(family), guidance_scale=0.0)
+    texts, with_more = told.texts(long), told.texts(f"{long} and a dog")
+    assert texts["prompt_embeds"].equal(with_more["prompt_embeds"])
 
 
 def test_a_size_that_hidream_cannot_paint_is_refused(tiny_model: Tiny) -> None:
