@@ -179,34 +179,3 @@ def rows(found: Sequence[Translation]) -> list[list[str]]:
 
 
 HEAD = ["strength", "effect", "same effect at", "low", "high"]
-
-
-def svg(found: Sequence[Translation], side: int = 360) -> str:
-    """The second's strength over the first's, with bounds and the line of equal strengths."""
-    known = [one for one in found if math.isfinite(one.other.mean)]
-    most = max(
-        [one.strength for one in found]
-        + [x for one in known for x in (one.other.mean, one.other.high) if math.isfinite(x)]
-    )
-    edge = 40
-
-    def at(x: float, y: float) -> str:
-        scale = (side - 2 * edge) / most
-        return f"{edge + x * scale:.1f},{side - edge - y * scale:.1f}"
-
-    def line(points: Sequence[str], colour: str) -> str:
-        return f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}"/>'
-
-    parts = [line([at(0, most), at(0, 0), at(most, 0)], "currentColor")]
-    parts.append(line([at(0, 0), at(most, most)], "#999"))
-    parts.append(line([at(0, 0), *(at(one.strength, one.other.mean) for one in known)], "#2a7de1"))
-    for one in known:
-        high = one.other.high if math.isfinite(one.other.high) else most
-        parts.append(line([at(one.strength, one.other.low), at(one.strength, high)], "#2a7de1"))
-    words = [(side / 2, side - 10, "strength here"), (4, 20, f"strength there, 0 to {most:g}")]
-    parts += [
-        f'<text x="{x:g}" y="{y:g}" font-size="12" fill="currentColor">{text}</text>'
-        for x, y, text in words
-    ]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side} {side}" '
-    return head + f'font-family="sans-serif">{"".join(parts)}</svg>\n'

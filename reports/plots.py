@@ -1,17 +1,12 @@
-"""The report's figures: matplotlib drawings as SVG that takes its colours from the page.
+"""The report's figures: their numbers, and how they are drawn.
 
-matplotlib draws with marker colours, which `_themed` turns into the classes of the page's style
-sheet: one drawing serves light, dark and print, and nothing in it needs an inline style (the page's
-Content-Security-Policy forbids those). Text stays text. The same study gives the same bytes.
 Series differ by shape and label as well as by colour, for readers with a colour-vision deficiency.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,6 +17,19 @@ from analysers.metrics.metric import declared, declared_by_summary
 from analysers.metrics.signs import COOKING
 from analysers.study import Candidate, Interval, Rows, Study, Summary
 from generation.cells import strength_text
+from reports import drawing
+from reports.drawing import (
+    ACCENT,
+    BESIDE,
+    BREAKS,
+    CLEAN,
+    HALF,
+    INK,
+    MUTED,
+    PAPER,
+    SECOND,
+    WIDE,
+)
 from reports.tables import label, one_line
 
 if TYPE_CHECKING:
@@ -30,22 +38,7 @@ if TYPE_CHECKING:
 
 SIGNS = (*(declared(name).summary for name in COOKING), "likeness")
 
-# Marker colours; `_themed` replaces each by a class that the style sheet colours.
-INK, MUTED, ACCENT, CLEAN, BREAKS, RULE, PAPER, SECOND = (f"#00000{i}" for i in range(1, 9))
-_CLASSES = {
-    INK: "ink",
-    MUTED: "muted",
-    ACCENT: "accent",
-    CLEAN: "clean",
-    BREAKS: "breaks",
-    RULE: "rule",
-    PAPER: "paper",
-    SECOND: "second",
-}
 _MOST_LINES = 200
-# Inches at 72 units, so that text comes out at 10 to 13 px: across the page, beside the answer, and
-# a column, which is also a phone's width.
-WIDE, BESIDE, HALF = 11.6, 7.2, 5.0
 
 
 @dataclass(frozen=True)
@@ -185,8 +178,8 @@ def _curves(
     panels = _panels(study, summaries, effect_too=effect_too)
     by_candidate = _case_values(study)
     names = list(dict.fromkeys(s.case for s in study.scores if s.candidate is not None))
-    with _style():
-        figure = _figure(width, height)
+    with drawing.style():
+        figure = drawing.figure(width, height)
         axes = figure.subplots(
             len(panels),
             1,
@@ -220,7 +213,7 @@ def _curves(
             axis.locator_params(axis="y", nbins=6)
         axes[-1].set_xlabel("strength" if study.kind == "strength" else "along training")
         _ticks(axes[-1], xs, ticks, most=12 if width > BESIDE else 10 if width > HALF else 6)
-        return _svg(figure, name)
+        return drawing.svg(figure, name)
 
 
 def _control_line(study: Study, axis: Axes) -> None:
@@ -250,8 +243,8 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
         if math.isfinite(quality.mean) and math.isfinite(moved.mean):
             points.append((summary, moved, quality))
     front = pareto([(m.mean, q.mean) for _, m, q in points], study.better)
-    with _style():
-        figure = _figure(HALF, 4.4)
+    with drawing.style():
+        figure = drawing.figure(HALF, 4.4)
         axis = figure.subplots()
         if len(front) > 1:
             axis.plot(
@@ -294,7 +287,7 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 names[i], spots[i], xytext=(dx, dy), textcoords="offset points", zorder=4,
                 color=INK if bold else MUTED, fontweight="bold" if bold else "normal",
             )  # fmt: skip
-        svg = _svg(figure, "tradeoff")
+        svg = drawing.svg(figure, "tradeoff")
     chosen = set(front)
     rows = tuple(
         (
@@ -386,10 +379,10 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
         )
         for m in signs
     ]
-    with _style():
+    with drawing.style():
         columns = 2 if len(series) > 1 else 1
         lines = math.ceil(len(series) / columns)
-        figure = _figure(HALF, 0.4 + 2.0 * lines)
+        figure = drawing.figure(HALF, 0.4 + 2.0 * lines)
         grid = figure.subplots(lines, columns, squeeze=False)
         for k, axis in enumerate(grid.flat):
             if k >= len(series):
@@ -404,7 +397,7 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
             _mark_pick(study, axis, summaries, xs, intervals, words=False)
             axis.set_title(name, loc="left", color=INK)
             _ticks(axis, xs, ticks, most=4)
-        svg = _svg(figure, "signs")
+        svg = drawing.svg(figure, "signs")
     rows = tuple(
         (s.candidate.heading(study.kind), *(_text(v[i].mean) for _, v, _ in series))
         for i, s in enumerate(summaries)
@@ -503,8 +496,8 @@ def _heat(study: Study, summaries: Sequence[Summary], metric: str, width: float)
     bad_is_high = metric == study.rank_by and study.better == "lower"
     # cividis reads the same with and without a colour-vision deficiency.
     colours = colormaps["cividis_r" if bad_is_high else "cividis"].resampled(48)
-    with _style():
-        figure = _figure(width, 1.2 + 0.56 * max(4, len(strengths)))
+    with drawing.style():
+        figure = drawing.figure(width, 1.2 + 0.56 * max(4, len(strengths)))
         axis = figure.subplots()
         mesh = axis.pcolormesh(
             np.arange(len(places) + 1) - 0.5,
@@ -543,7 +536,7 @@ def _heat(study: Study, summaries: Sequence[Summary], metric: str, width: float)
         if bad_is_high:
             title += " (lower is better)"
         _heat_frame(figure, axis, mesh, title, aspect=18)
-        return _svg(figure, f"heat{int(10 * width)}-{re.sub(r'[^a-z0-9]', '', metric)}")
+        return drawing.svg(figure, f"heat{int(10 * width)}-{re.sub(r'[^a-z0-9]', '', metric)}")
 
 
 def equal_effect(study: Study) -> list[tuple[str, str]]:
@@ -594,15 +587,15 @@ def likeness(study: Study) -> Plot | None:
     xs = [float(i) for i in range(len(heads))]
 
     def drawn(name: str, width: float, across: int) -> str:
-        with _style():
-            figure = _figure(width, 3.0 * len(panels) / across)
+        with drawing.style():
+            figure = drawing.figure(width, 3.0 * len(panels) / across)
             grid = figure.subplots(len(panels) // across, across, squeeze=False)
             for axis, (title, level, found) in zip(grid.flat, panels, strict=True):
                 _band(axis, xs, [found.get(head, nothing) for head in heads])
                 axis.axhline(level, color=SECOND, lw=1.2, ls=(0, (5, 3)), zorder=1)
                 axis.set_ylabel(title)
                 _ticks(axis, xs, heads, most=12 // len(panels))
-            return _svg(figure, name)
+            return drawing.svg(figure, name)
 
     columns = ["setting"]
     for title, _, _ in panels:
@@ -658,8 +651,8 @@ def weight_dynamics(rows: Rows) -> Plot | None:
 
     def drawn(name: str, width: float, across: int) -> str:
         lines = math.ceil(len(names) / across)
-        with _style():
-            figure = _figure(width, 0.4 + 2.1 * lines)
+        with drawing.style():
+            figure = drawing.figure(width, 0.4 + 2.1 * lines)
             grid = figure.subplots(lines, across, squeeze=False)
             for k, axis in enumerate(grid.flat):
                 if k >= len(names):
@@ -669,7 +662,7 @@ def weight_dynamics(rows: Rows) -> Plot | None:
                 _band(axis, xs, [Interval(y) for y in ys], small=True)
                 axis.set_title(_weight_label(names[k]), loc="left", color=INK)
                 _ticks(axis, xs, heads, most=4)
-            return _svg(figure, name)
+            return drawing.svg(figure, name)
 
     return Plot(
         "weights",
@@ -704,8 +697,8 @@ def weight_blocks(rows: Rows) -> Plot | None:
     shares = np.array(
         [[float(r[b]) if _is_number(r.get(b)) else math.nan for r in rows] for b in blocks]
     )
-    with _style():
-        figure = _figure(HALF, 1.2 + 0.22 * max(6, len(blocks)))
+    with drawing.style():
+        figure = drawing.figure(HALF, 1.2 + 0.22 * max(6, len(blocks)))
         axis = figure.subplots()
         mesh = axis.pcolormesh(
             np.arange(len(rows) + 1) - 0.5,
@@ -729,7 +722,7 @@ def weight_blocks(rows: Rows) -> Plot | None:
         axis.invert_yaxis()
         _ticks(axis, [float(i) for i in range(len(rows))], heads, most=6)
         _heat_frame(figure, axis, mesh, "share of the update (%)", aspect=22)
-        svg = _svg(figure, "blocks")
+        svg = drawing.svg(figure, "blocks")
     return Plot(
         "blocks",
         "Where in the model",
@@ -807,7 +800,6 @@ def _shade(
     """Runs of settings that are all clean (epochs: the zone), and all from the breakdown on."""
     verdict = study.verdict
     zone = study.kind == "epochs" and bool(verdict.zone)
-    pad = 0.25 if study.kind == "epochs" else 0.0
     spans: list[tuple[float, float, str, str, str | None]] = []
     if zone or verdict.strongest_clean:
         chosen = [s.candidate in verdict.zone if zone else s.safe is True for s in summaries]
@@ -815,14 +807,12 @@ def _shade(
         widest = max(runs, key=lambda run: run[1] - run[0], default=None)
         for run in runs:
             word = "Goldilocks zone" if zone else "clean"
-            spans.append((run[0] - pad, run[1] + pad, CLEAN, word if run is widest else "", None))
+            spans.append((*run, CLEAN, word if run is widest else "", None))
     at = {s.candidate: x for s, x in zip(summaries, xs, strict=True)}
     if verdict.breakdown in at:
-        spans.append((at[verdict.breakdown], max(xs), BREAKS, "breaks", "///"))
-    room = (max(xs) - min(xs)) or 1.0
+        [run] = _runs([x >= at[verdict.breakdown] for x in xs], xs)
+        spans.append((*run, BREAKS, "breaks", "///"))
     for low, high, colour, text, hatch in spans:
-        if high - low < 0.02 * room:
-            low, high = low - 0.012 * room, high + 0.012 * room
         axis.axvspan(low, high, color=colour, alpha=0.10, lw=0, zorder=0)
         if hatch:
             axis.axvspan(
@@ -837,13 +827,17 @@ def _shade(
 
 
 def _runs(chosen: Sequence[bool], xs: Sequence[float]) -> list[tuple[float, float]]:
-    """First and last x of each stretch of neighbours that are all chosen."""
+    """The stretches of neighbours that are all chosen, halfway to those beside that are not."""
     line = sorted(zip(xs, chosen, strict=True))
-    return [
-        (group[0][0], group[-1][0])
-        for kept, found in groupby(line, key=lambda item: item[1])
-        if kept and (group := list(found))
-    ]
+    places = [x for x, _ in line]
+    halves = [places[0], *((a + b) / 2 for a, b in pairwise(places)), places[-1]]
+    found, start = [], 0
+    for kept, group in groupby(line, key=lambda item: item[1]):
+        end = start + len(list(group))
+        if kept:
+            found.append((halves[start], halves[end]))
+        start = end
+    return found
 
 
 def _mark_pick(
@@ -917,107 +911,3 @@ _text = figure_text
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _style() -> Any:
-    """matplotlib's settings for one drawing: nothing of the user's own configuration leaks in."""
-    import matplotlib
-
-    return matplotlib.rc_context(
-        {
-            **{
-                key: value
-                for key, value in matplotlib.rcParamsDefault.items()
-                if not key.startswith(("backend", "animation", "date", "webagg", "toolbar"))
-            },
-            "svg.hashsalt": "lora-analysers",
-            "svg.fonttype": "none",
-            "text.parse_math": False,
-            "font.size": 10,
-            "axes.titlesize": 10,
-            "axes.labelsize": 10,
-            "axes.edgecolor": RULE,
-            "axes.labelcolor": MUTED,
-            "axes.facecolor": "none",
-            "figure.facecolor": "none",
-            "savefig.facecolor": "none",
-            "text.color": INK,
-            "xtick.color": RULE,
-            "ytick.color": RULE,
-            "xtick.labelcolor": MUTED,
-            "ytick.labelcolor": MUTED,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.grid.axis": "y",
-            "grid.color": RULE,
-            "grid.linewidth": 0.6,
-            "axes.axisbelow": True,
-            "lines.solid_capstyle": "round",
-        }
-    )
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure laid out and drawn, once each: `savefig` would do both on trial first."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    canvas: Any = FigureCanvasSVG(figure)
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with warnings.catch_warnings():
-        # The browser has glyphs that matplotlib's font lacks; the SVG keeps text as text.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        canvas.print_svg(buffer, metadata=nothing)
-    return _themed(buffer.getvalue(), name)
-
-
-def _themed(svg: str, name: str) -> str:
-    """matplotlib's SVG made fit for the page: themed classes, no inline style, ids of its own."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
-    svg = re.sub(r'(\s)id="([^"]+)"', rf'\1id="{name}-\2"', svg)
-    svg = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'href="#{name}-\2"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = re.sub(r'\sstyle="([^"]*)"', _attributes, svg)
-    svg = re.sub(r'\s(fill|stroke)="(#00000[1-8])"', _class_of, svg)
-    # An element may now have two classes: one for its fill, one for its stroke.
-    svg = re.sub(
-        r'(<[^<>]*?)\sclass="([^"]*)"([^<>]*?)\sclass="([^"]*)"', r'\1 class="\2 \4"\3', svg
-    )
-    svg = re.sub(
-        r"<svg[^>]*?viewBox=\"([^\"]*)\"[^>]*>",
-        r'<svg viewBox="\1" xmlns="http://www.w3.org/2000/svg" aria-hidden="true">',
-        svg,
-        count=1,
-    )
-    return re.sub(r"\n\s*", "\n", svg).strip()
-
-
-def _attributes(match: re.Match[str]) -> str:
-    """An inline style as presentation attributes; font families are the page's own."""
-    kept = []
-    for part in match.group(1).replace("&quot;", "'").split(";"):
-        key, _, value = part.partition(":")
-        key, value = key.strip(), value.strip()
-        if key == "font":
-            words = re.match(r"(?:(bold|\d{3})\s+)?([\d.]+px)", value)
-            if words:
-                kept.append(("font-size", words.group(2)))
-                if words.group(1):
-                    kept.append(("font-weight", words.group(1)))
-        elif key and value and key != "font-family":
-            kept.append((key, value))
-    return "".join(f' {key}="{value}"' for key, value in kept)
-
-
-def _class_of(match: re.Match[str]) -> str:
-    return f' class="{match.group(1)[0]}-{_CLASSES[match.group(2)]}"'

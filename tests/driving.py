@@ -38,8 +38,11 @@ class Page:
     own = ""
     """The address that requests may go to."""
 
-    def open(self, path: Path | str, *, width: int = 1280, height: int = 860, **media: str) -> Page:
-        """A file, or an address."""
+    def open(
+        self, path: Path | str, *, width: int = 1280, height: int = 860, script: bool = True,
+        **media: str,
+    ) -> Page:  # fmt: skip
+        """A file, or an address; `script` waits for that of the page."""
         features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         self.driver.execute_cdp_cmd(
@@ -47,7 +50,8 @@ class Page:
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
         )
         self.driver.get(path if isinstance(path, str) else path.as_uri())
-        self.wait("document.documentElement.dataset.ready === 'yes'")
+        if script:
+            self.wait("document.documentElement.dataset.ready === 'yes'")
         return self
 
     def js(self, code: str, *arguments: Any) -> Any:

@@ -173,7 +173,7 @@ def _compare(
     from analysers.runs.loop import run_study
     from analysers.translation import rows
     from generation.folder import check_folder, open_run_folder
-    from reports.comparison import HEAD, write_comparison
+    from reports.comparison import HEAD, Side, write_comparison
 
     others = asked.output.allow_non_empty
     plans = plan_comparison(asked, model)
@@ -194,13 +194,17 @@ def _compare(
                 studies.append(study)
         found = compare(studies[0], studies[1], out)
         record = {"renderer": asked.rendering.renderer, "model": model, **found.record()}
+        there = str((studies[0].run.renderer or {}).get("name"))
         page = write_comparison(
             out,
-            f"{plans[0].title}: {asked.rendering.renderer} and this suite",
+            f"{plans[0].title}: {there} and this suite",
             found.headline,
             [found.answer, found.likeness],
             found.rows,
-            [(f"The report {plan.out.name}", f"{plan.out.name}/report.html") for plan in plans],
+            (
+                Side(there, plans[0].out.name, studies[0]),
+                Side("this suite", plans[1].out.name, studies[1]),
+            ),
             record,
         )
     if printing.as_json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 PANELS: dict[str, tuple[str, ...]] = {
@@ -37,7 +39,7 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the panels."""
         options = {
-            option.name: record
+            option.name: (record[0], _in_words(record[1]))
             for option in self.get_params(ctx)
             if isinstance(option, click.Option)
             and (record := option.get_help_record(ctx)) is not None
@@ -48,6 +50,13 @@ class Command(click.Command):
                     formatter.write_dl(rows)
         with formatter.section("More"):
             formatter.write_dl([*options.values()])  # --help itself, whatever click calls it
+
+
+def _in_words(text: str) -> str:
+    """The help with its limits as people say them: "1<=x<=500" -> "1 to 500"."""
+    text = re.sub(r"(\S+)<=x<=([^\s;\]]+)", r"\1 to \2", text)
+    text = re.sub(r"x>=([^\s;\]]+)", r"\1 or more", text)
+    return re.sub(r" \[(default: [^\]]*)\]\.\s+\[", r".  [\1; ", text)
 
 
 def examples(command: click.Command) -> str:

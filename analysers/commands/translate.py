@@ -12,8 +12,10 @@ from pathlib import Path
 
 from analysers.commands.options import DONE, USAGE
 from analysers.runs.conclude import load_study
-from analysers.translation import HEAD, rows, svg, translate
+from analysers.translation import HEAD, rows, translate
 from generation.errors import UserError
+from reports.comparison import draw
+from reports.drawing import standalone
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         print("  ".join(f"{cell:>15}" for cell in row))
     with Path("translation.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(table)
-    Path("translation.svg").write_text(svg(found), encoding="utf-8")
+    drawing = standalone(draw(found, axes=(HEAD[0], HEAD[2])))
+    Path("translation.svg").write_text(drawing, encoding="utf-8")
     return DONE
 
 

@@ -249,7 +249,7 @@ def _told(workflow: Any, servers: Sequence[Server]) -> RenderSettings:
 
     method, schedule = str(held.get("sampler_name", "")), str(held.get("scheduler", ""))
     return RenderSettings(
-        model="the workflow's",
+        model=_model(workflow.graph) or "the workflow's",
         model_hash="",
         width=int(number(workflow.value(sizes.get("width", ())))),
         height=int(number(workflow.value(sizes.get("height", ())))),
@@ -260,6 +260,17 @@ def _told(workflow: Any, servers: Sequence[Server]) -> RenderSettings:
         device=", ".join(server.url for server in servers),
         batch_size=1,
     )
+
+
+def _model(graph: Mapping[str, Any]) -> str:
+    """The one base model that a graph loads by name, "" where there are none or several."""
+    found = {
+        str(value)
+        for node in graph.values()
+        for name, value in node["inputs"].items()
+        if name in ("ckpt_name", "unet_name") and isinstance(value, str)
+    }
+    return found.pop() if len(found) == 1 else ""
 
 
 def _a1111(

@@ -21,7 +21,7 @@ from analysers.study import (
     RunRecord,
     Score,
 )
-from generation.cells import Case, Cell
+from generation.cells import Case, Cell, RenderSettings
 from generation.folder import write_result
 from generation.loras.inspection import LoraInfo, sha256
 from generation.pictures.inputs import read_input
@@ -147,7 +147,7 @@ class RenderedPictures:
                 len(self._painted) - controls, controls, self._kept, round(self._seconds, 2)
             ),
             model=used.model,
-            settings=used.settings,
+            settings=used.settings or _known(plan.settings),
             renderer=used.renderer,
             loras=tuple(map(_lora_record, plan.loras)),
             cases=tuple(map(self._case_record, plan.cases)),
@@ -162,6 +162,13 @@ class RenderedPictures:
             write_result(self.out / copy, encode_png(read_input(case.picture), {}))
             picture = InputRecord(case.picture.sha256, str(case.picture.path), copy)
         return CaseRecord(case.prompt, case.seed, case.negative, case.name, picture)
+
+
+def _known(settings: RenderSettings) -> dict[str, Any]:
+    """What is known of another program's settings, under the engine's names."""
+    names = ("model", "model_hash", "width", "height", "steps", "guidance_scale", "sampler",
+             "clip_skip")  # fmt: skip
+    return {name: value for name in names if (value := getattr(settings, name))}
 
 
 def _lora_record(info: LoraInfo) -> LoraRecord:

@@ -115,7 +115,9 @@ class Live:
     async def home(self, request: Request) -> Response:
         names = await run_in_threadpool(self.folders.run_names)
         going = self.course.out.name if self.course is not None and self.course.going else ""
-        return self._page("form.html.j2", kind=self.kind, runs=names, going=going)
+        return self._page(
+            "form.html.j2", kind=self.kind, labels=form.LABELS, runs=names, going=going
+        )
 
     async def style(self, request: Request) -> Response:
         text = _STYLE.read_text("utf-8") + (_TEMPLATES / "live.css").read_text("utf-8")
@@ -128,7 +130,9 @@ class Live:
         return Response(status_code=204)
 
     async def folder(self, request: Request) -> Response:
-        found = await run_in_threadpool(self.folders.listing, request.query_params.get("path", ""))
+        asked = request.query_params
+        place, field = asked.get("path", ""), asked.get("for", "loras")
+        found = await run_in_threadpool(self.folders.listing, place, field)
         return JSONResponse([vars(entry) for entry in found])
 
     async def proposals(self, request: Request) -> Response:

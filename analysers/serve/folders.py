@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,14 @@ MOST_ENTRIES = 2000
 OUTSIDE = "this lies outside of the folders named at the start."
 LORA = ".safetensors"
 PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif")
+PICKED: Mapping[str, tuple[str, ...]] = {
+    "loras": (LORA,),
+    "fixed": (LORA,),
+    "model": (LORA, ".gguf"),
+    "workflow": (".json",),
+    "input_picture": PICTURES,
+}
+"""How the names of files end that a field takes; other fields take folders."""
 
 
 class NotThere(UserError):
@@ -23,7 +31,7 @@ class NotThere(UserError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder or a LoRA file that can be picked."""
+    """A folder or a file that can be picked."""
 
     name: str
     path: str
@@ -52,20 +60,24 @@ class Folders:
         roots = (*self.named, Path(os.path.realpath(sample_data.PATH)))
         return any(real == root or root in real.parents for root in roots)
 
-    def listing(self, place: str) -> list[Entry]:
-        """The folders and LoRA files in `place`, by name; "" is where everything begins."""
+    def listing(self, place: str, field: str = "loras") -> list[Entry]:
+        """The folders in `place` and the files that the field takes, by name; "" is where
+        everything begins."""
+        endings = PICKED.get(field, ())
         if not place:
             return [_entry(path, str(path)) for path in self.named]
         folder = Path(place)
         if not self.allowed(folder):
-            raise UserError(OUTSIDE, "loras")
+            raise UserError(OUTSIDE, field)
         try:
             with os.scandir(folder) as found:
                 names = sorted(entry.name for entry in found if not entry.name.startswith("."))
         except (OSError, ValueError):
-            raise UserError(f"{folder.name} cannot be read; choose another.", "loras") from None
+            raise UserError(f"{folder.name} cannot be read; choose another.", field) from None
         inside = (folder / name for name in names)
-        usable = [p for p in inside if self.allowed(p) and (p.is_dir() or p.suffix == LORA)]
+        usable = [
+            p for p in inside if self.allowed(p) and (p.is_dir() or p.suffix.lower() in endings)
+        ]
         return [_entry(path, path.name) for path in usable[:MOST_ENTRIES]]
 
     def run(self, name: str) -> Path:

@@ -13,30 +13,58 @@ from analysers.runs.request import DEMO_MODEL, StudyRequest
 from analysers.serve.folders import OUTSIDE, Folders
 from generation.errors import UserError
 from generation.loras.checkpoints import find_checkpoints
+from generation.samplers import shown_sampler
 
 LABELS = {
     "kind": "Question",
     "loras": "LoRA",
+    "strengths": "Strengths",
+    "seeds": "Seeds",
+    "prompts": "Prompts",
+    "negative": "Negative prompt",
     "renderer": "Rendered by",
     "model": "Base model",
     "urls": "Server",
-    "strengths": "Strengths",
-    "prompts": "Prompts",
-    "negative": "Negative prompt",
-    "seeds": "Seeds",
+    "workflow": "Workflow",
+    "sets": "Values in the workflow",
+    "resolution": "Finest step",
+    "budget": "At most so many pictures",
+    "refine": "From coarse to fine",
+    "until_decided": "Stop when decided",
     "size": "Size",
     "steps": "Steps",
     "guidance_scale": "Guidance",
+    "guidance_rescale": "Guidance rescale",
     "sampler": "Sampler",
-    "metrics": "More metrics",
+    "clip_skip": "Clip skip",
+    "input_picture": "Picture to edit",
+    "fixed": "Other LoRAs",
+    "block_weights": "Block weights",
+    "unet_strength": "Strength in the UNet",
+    "te_strength": "Strength in the text encoders",
+    "name": "Which LoRA",
+    "ema": "Averaged weights",
     "references": "Training pictures",
     "held_out": "Pictures kept back",
-    "until_decided": "Stop when decided",
+    "metrics": "More metrics",
+    "rank_by": "Rank by",
+    "margin": "Margin",
+    "tie_tolerance": "Tied within",
+    "trigger": "Trigger words",
+    "class_word": "Class word",
+    "leak_test": "Leak test",
+    "model_config": "Model's parts",
+    "prediction_type": "What the model predicts",
+    "device": "Device",
+    "dtype": "Precision",
+    "batch_size": "At once",
+    "low_vram": "Little memory",
     "run": "Name of the run",
 }
 """The form's fields (all but `run` are the request's) and what the page calls them."""
 
-_LISTS = ("prompts", "urls")
+_LISTS = ("prompts", "urls", "sets", "fixed")
+_FLAGS = ("refine", "until_decided", "ema", "leak_test", "low_vram")
 _NAME = re.compile(r"[\w][\w .+-]{0,99}")
 
 
@@ -57,7 +85,11 @@ def request(form: Mapping[str, Any], folders: Folders) -> StudyRequest:
     kind, run = given.pop("kind", "strength"), given.pop("run", "")
     if not given.get("loras"):
         raise UserError("choose a file or a folder.", "loras")
-    _check_metrics(given.get("metrics", "").split(","), folders)  # before one looks into a folder
+    metrics = [*given.get("metrics", "").split(","), given.get("rank_by", "")]
+    _check_metrics(metrics, folders)  # before one looks into a folder
+    for line in given.get("fixed", ()):
+        if not all(folders.allowed(Path(one)) for one in (line, line.rpartition(":")[0] or line)):
+            raise UserError(OUTSIDE, "fixed")
     asked = StudyRequest.of(kind, **given)
     name = run or asked.folder.name
     if not _NAME.fullmatch(name) or name.endswith((".", " ")):
@@ -105,7 +137,7 @@ def _paths(value: Any, field: str = "") -> Iterator[tuple[str, Path]]:
 
 def _read(name: str, value: Any) -> Any:
     """The field's value; lists are typed one a line."""
-    if name == "until_decided" and isinstance(value, bool):
+    if name in _FLAGS and isinstance(value, bool):
         return value or None
     if not isinstance(value, str):
         raise UserError("give a text.", name)
@@ -126,7 +158,7 @@ def demo(kind: str) -> dict[str, Any]:
         "size": f"{used.width}x{used.height}" if used.width else "",
         "steps": str(used.steps or ""),
         "guidance_scale": "" if used.guidance_scale is None else f"{used.guidance_scale:g}",
-        "sampler": used.sampler or "",
+        "sampler": shown_sampler(used.sampler) if used.sampler else "",
         "references": str(judged.references or ""),
         "held_out": str(judged.held_out or ""),
         "metrics": ", ".join(judged.metrics),
@@ -155,8 +187,6 @@ def proposals(path: str, folders: Folders) -> dict[str, Any]:
 
 def told(plan: Plan, thrifty: bool, timed: bool) -> dict[str, Any]:
     """The plan as the page shows it. `timed` measures how long rendering takes."""
-    from generation.samplers import shown_sampler
-
     used = plan.settings
     missing, seconds = estimate(plan) if timed else (None, None)
     return {

@@ -67,8 +67,9 @@ class RunRecord(Sparse):
     """What was actually used; None where it does not apply or an older file does not say.
 
     `request` is what was asked (`analysers.runs.request`), `seconds` how long all of it took.
-    Rendered studies say what was `rendered`, by which `model` with which `settings` or by which
-    other `renderer` (`RendererRecord`), from which files and cases, at which `strengths` (decimal);
+    Rendered studies say what was `rendered`, by which `model` or by which other `renderer`
+    (`RendererRecord`), with which `settings` as far as they are known, from which files and cases,
+    at which `strengths` (decimal);
     studies of found `pictures` have their paths. `versions` are of what measures and decides.
     """
 

@@ -534,7 +534,7 @@
   $("smaller").addEventListener("click", () => zoom(-1));
   $("larger").addEventListener("click", () => zoom(1));
   $("fit").addEventListener("click", fit);
-  $("more").addEventListener("click", () => { $("more").setAttribute("aria-expanded", $("tools").classList.toggle("more")); });
+  $("more-tools").addEventListener("click", () => { $("more-tools").setAttribute("aria-expanded", $("tools").classList.toggle("opened")); });
   $("tools").addEventListener("submit", (event) => event.preventDefault());
   function setLayout(value) { state.layout = $("layout").value = value; scroller.scrollLeft = 0; arrange(); }
   for (const name of ["sort", "filter"]) {

@@ -26,7 +26,9 @@ def test_every_option_stands_in_one_panel_and_has_help(command: click.Command) -
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.name in named and option.opts[0] in text
-            assert option.help or option.name == "rank_by" or option.name == "dtype"
+            assert option.help, option.name
+    assert "<=" not in text and ">=" not in text, "limits are said in words"
+    assert "Sampling steps. [default: the model's; 1 to 500]" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("command", COMMANDS)

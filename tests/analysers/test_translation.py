@@ -3,14 +3,17 @@
 import math
 from dataclasses import replace
 from decimal import Decimal
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from analysers.ranking import decide
 from analysers.study import Candidate, Score, Study
-from analysers.translation import factor, svg, translate
+from analysers.translation import factor, translate
 from generation.errors import UserError
+from reports.comparison import draw
+from reports.drawing import standalone
 
 
 def study(factor: float, strengths: str = "0.2 0.4 0.6 0.8 1.0", noise: float = 0.0) -> Study:
@@ -55,7 +58,8 @@ def test_a_base_that_takes_a_lora_otherwise_is_known(factor: float) -> None:
 def test_what_lies_beyond_the_strongest_is_no_number() -> None:
     found = translate(study(2.0), study(1.0))
     assert [math.isnan(one.other.mean) for one in found] == [False, False, True, True, True]
-    assert "polyline" in svg(found)
+    drawn = ElementTree.fromstring(standalone(draw(found)))
+    assert "same effect here at" in "".join(drawn.itertext())
 
 
 def test_bounds_hold_the_truth_and_grow_with_noise() -> None:

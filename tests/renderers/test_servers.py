@@ -27,6 +27,7 @@ from fakes import LORAS, ComfyServer, Studio, SwarmServer, WebuiServer  # noqa: 
 
 from analysers.commands.main import analyse_strength  # noqa: E402
 from analysers.runs.comparing import Comparison  # noqa: E402
+from analysers.runs.conclude import load_study
 from analysers.study import Interval  # noqa: E402
 from generation.cells import Case, Cell, Checkpoint, Picture  # noqa: E402
 from generation.errors import UserError  # noqa: E402
@@ -483,6 +484,12 @@ def test_a_server_that_applies_half_the_lora_is_found_out(
     table = (tmp_path / "half" / "comparison.csv").read_text().splitlines()
     assert table[-1].split(",")[0] == "1" and table[-1].split(",")[2] == "0.50"
     page = (tmp_path / "half" / "comparison.html").read_text()
+    name = "ComfyUI" if kind == "comfyui" else "A1111"
+    assert f"Does {name} apply as much of the LoRA?" in page and f"{name} · 1.0" in page
+    settings = {"steps": 2, "width": 64, "height": 64, "guidance_scale": 4}
+    told_of = load_study(tmp_path / "half" / "there").run.settings or {}
+    assert {name: told_of.get(name) for name in settings} == settings
+    assert str(told_of["model"]).startswith("tiny.safetensors")
     assert "there/report.html" in page and (tmp_path / "half/there/report.html").is_file()
     record = json.loads((tmp_path / "half" / "comparison.json").read_text())
     assert record["verdict"] == "differs" and record["factor"]["mean"] == pytest.approx(0.5)

@@ -276,17 +276,17 @@ def test_on_a_phone_the_grids_controls_are_one_row(page: Page, plane: Path, widt
     page.open(plane, width=width, height=780)
     assert page.find("#tools").size["height"] < 50
     assert not page.find("#sort").is_displayed()
-    page.tab_to("#more")
+    page.tab_to("#more-tools")
     page.press(Keys.ENTER, Keys.TAB)
     assert page.js("document.activeElement.id") == "fit"
-    assert page.find("#more").get_attribute("aria-expanded") == "true"
+    assert page.find("#more-tools").get_attribute("aria-expanded") == "true"
     cut = (
         "[...document.querySelectorAll('#tools select, #tools button, #tools input, #tools summary')]"  # noqa: E501
         ".filter((e) => e.checkVisibility()).filter((e) => { const b = e.getBoundingClientRect();"
         "return b.left < 0 || b.right > innerWidth; }).map((e) => e.id)"
     )
     assert page.find("#save").is_displayed() and page.js(cut) == []
-    page.click("#more")
+    page.click("#more-tools")
     page.choose("#layout", "plane")
     assert page.find("#page").is_displayed() and page.js(cut) == []
     assert page.find("#tools").size["height"] < 100

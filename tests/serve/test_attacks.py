@@ -108,6 +108,11 @@ def test_only_the_named_folders_are_shown(site: Site) -> None:
     (loras / "circle").symlink_to(loras / "circle")
     listed = site.get("/folder", params={"path": str(loras)}).json()
     assert [entry["name"] for entry in listed] == ["pstr-000006.safetensors"]
+    (loras / "graph.json").write_text("{}")
+    for field, names in (("workflow", ["graph.json"]), ("references", []),
+                         ("model", ["pstr-000006.safetensors"])):  # fmt: skip
+        listed = site.get("/folder", params={"path": str(loras), "for": field}).json()
+        assert [entry["name"] for entry in listed] == names, field
     for path in (site.root, loras / "..", loras / "out", "/", "/etc", "~", ".", "loras", "\0",
                  f"{loras}/../secret.safetensors", f"{loras}-not", "x" * 9000):  # fmt: skip
         assert site.get("/folder", params={"path": str(path)}).status_code == 422, path
@@ -129,7 +134,14 @@ def test_only_the_named_folders_are_shown(site: Site) -> None:
         form = {**TINY, "loras": site.lora, "references": str(loras), field: place}
         told = site.post("/plan", form).json()
         assert told["field"] == field and "outside" in told["sentence"]
-    for field in ("control", "workflow", "out", "images", "model_config", "fixed"):
+    for field in ("workflow", "model_config", "input_picture", "fixed", "rank_by"):
+        for place in (f"{site.root}/secret.safetensors", "/etc/nothing", "../x"):
+            for end in (":nonsense", ":0.8") if field == "fixed" else ("",):
+                named = f"reference_likeness:{place}" if field == "rank_by" else place + end
+                told = site.post("/plan", {**TINY, "loras": site.lora, field: named}).json()
+                assert told["field"] == ("metrics" if field == "rank_by" else field)
+                assert "outside of the folders named" in told["sentence"], "there or not"
+    for field in ("control", "out", "images", "cluster", "watch"):
         told = site.post("/plan", {**TINY, "loras": site.lora, field: "/etc"}).json()
         assert told["sentence"] == f"{spelled(field)}: the form has no field '{field}'."
     for name in ("../x", "a/b", ".hidden", "..", "a\0b", "/abs", "x" * 200, "dot.", 7):

@@ -17,10 +17,12 @@ import pytest
 from driving import Page
 from serving import LORA, TINY, Site
 
+from analysers.commands.main import analyse_epochs, analyse_strength
 from analysers.runs.conclude import load_study
 from analysers.runs.request import StudyRequest
 from analysers.serve import app, form
 from analysers.study import Study
+from generation.samplers import sampler_key
 from reports import votes
 
 SLOW = {**TINY, "steps": "60", "run": "slow", "prompts": "a fox\na castle\na boat\na lamp"}
@@ -324,8 +326,61 @@ def test_the_demo_is_that_of_the_command_line(site: Site) -> None:
         filled = site.get(f"/demo?kind={kind}").json()
         asked = form.request({**filled, "kind": kind}, site.server.live.folders)
         wanted = StudyRequest.demo(kind)  # type: ignore[arg-type]
-        assert dataclasses.replace(asked, output=wanted.output) == wanted
+        assert asked.rendering.sampler == "DPM++ 2M Karras", "as people write it"
+        rendering = dataclasses.replace(asked.rendering, sampler=wanted.rendering.sampler)
+        assert sampler_key(str(asked.rendering.sampler)) == rendering.sampler
+        assert dataclasses.replace(asked, rendering=rendering, output=wanted.output) == wanted
         assert asked.judging.references and asked.judging.held_out
+
+
+LEFT_OUT = {
+    "images", "control", "controls", "votes", "report_only", "write_weight",  # of finished pictures
+    "watch", "patience", "keep_best", "compare_renderers",  # that stay at a terminal
+    "allow", "compiled", "cluster", "workers", "max_prompts", "prompt",  # for few, or of a file
+    "out", "resume", "allow_non_empty", "demo", "dry_run", "single_file", "share",  # done elsewhere
+    "as_json", "quiet", "debug", "serve", "host", "port",  # on the page
+}  # fmt: skip
+"""Options that the form has not, on purpose (docs/live.md)."""
+
+
+def test_the_form_asks_for_what_the_command_line_does(live: Page, site: Site) -> None:
+    options = {
+        one.name for command in (analyse_strength, analyse_epochs) for one in command.params
+        if one.name not in ("help", "version")
+    }  # fmt: skip
+    assert options - form.LABELS.keys() == LEFT_OUT and not LEFT_OUT & form.LABELS.keys()
+    named = live.js("[...document.getElementById('form').elements].map((e) => e.name)")
+    assert set(filter(None, named)) == form.LABELS.keys()
+    given = {
+        "refine": True, "until_decided": True, "budget": "40", "guidance_rescale": "0.7",
+        "clip_skip": "1", "fixed": f"{site.lora}:0.3\n{site.lora}", "block_weights": "OUT=0.5",
+        "unet_strength": "0.5", "te_strength": "1,0.5", "name": "pstr", "ema": True,
+        "rank_by": "ssim", "margin": "0.1", "tie_tolerance": "0.02", "trigger": "pstr style",
+        "leak_test": True, "class_word": "woman", "prediction_type": "epsilon", "device": "cpu",
+        "dtype": "float32", "batch_size": "2", "low_vram": True,
+    }  # fmt: skip
+    asked = form.request({**TINY, "loras": site.lora, **given}, site.server.live.folders)
+    typed = {**TINY, **given, "loras": [site.lora], "out": site.root / "runs" / "tiny"}
+    typed |= {"fixed": given["fixed"].splitlines(), "prompts": TINY["prompts"].splitlines()}
+    typed = {name: value for name, value in typed.items() if name not in ("kind", "run")}
+    assert asked == StudyRequest.of("strength", **typed)
+    auto = {**TINY, "loras": site.lora, "strengths": "auto", "resolution": "0.1"}
+    assert len(form.request(auto, site.server.live.folders).subject.strengths) == 20
+
+
+def test_what_belongs_to_another_renderer_is_neither_shown_nor_sent(live: Page) -> None:
+    live.js("(document.getElementById('more').open = true)")
+    write(live, device="cpu")
+    shown = "document.getElementById(arguments[0]).checkVisibility()"
+    sent = "JSON.parse(sessionStorage.getItem('live-draft')).device"
+    assert live.js(shown, "device") and not live.js(shown, "workflow")
+    assert live.js(sent) == "cpu"
+    live.choose("#renderer", "comfyui")
+    assert live.js(shown, "workflow") and live.js(shown, "urls") and not live.js(shown, "device")
+    write(live, urls="http://127.0.0.1:9")
+    assert live.js(sent) is None
+    live.choose("#renderer", "a1111")
+    assert live.js(shown, "urls") and not live.js(shown, "workflow")
 
 
 def test_a_page_too_many_says_so_and_comes_in_later(

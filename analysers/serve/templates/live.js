@@ -51,7 +51,7 @@ function form() {
   const values = () => {
     const found = {};
     for (const element of fields.elements) {
-      if (!element.name || (element.type === "radio" && !element.checked)) continue;
+      if (!element.name || element.closest("[hidden]") || (element.type === "radio" && !element.checked)) continue;
       found[element.name] = element.type === "checkbox" ? element.checked : element.value;
     }
     return found;
@@ -65,7 +65,7 @@ function form() {
         else element.value = value;
       }
     }
-    byId("server").hidden = byId("renderer").value === "diffusers";
+    for (const box of fields.querySelectorAll("[data-by]")) box.hidden = !box.dataset.by.split(" ").includes(byId("renderer").value);
   };
 
   const complain = (told) => {
@@ -114,7 +114,8 @@ function form() {
     byId(`browse-${target}`).setAttribute("aria-expanded", "false");
   };
   const pick = (path) => {
-    byId(target).value = path;
+    const field = byId(target), several = field.tagName === "TEXTAREA";
+    field.value = several && field.value.trim() ? `${field.value.trimEnd()}\n${path}` : path;
     close();
     byId(target).focus();
     changed();
@@ -123,7 +124,7 @@ function form() {
 
   const trail = [];
   const browse = guarded(async (path) => {
-    const found = await ask(`/folder?path=${encodeURIComponent(path)}`);
+    const found = await ask(`/folder?path=${encodeURIComponent(path)}&for=${target}`);
     byId("place").textContent = path || "The folders that were named when the program was started:";
     const rows = [];
     if (trail.length) rows.push(make("li", {}, make("button", { type: "button", class: "name", onclick: () => browse(trail.pop()) }, "← back")));
@@ -212,7 +213,8 @@ function form() {
     await propose(byId("loras").value);
   }));
   const draft = sessionStorage.getItem(DRAFT);
-  if (draft) { fill(JSON.parse(draft)); propose(byId("loras").value.trim()); }
+  fill(draft ? JSON.parse(draft) : {});
+  if (draft) propose(byId("loras").value.trim());
 }
 
 // ---- a run
