@@ -112,8 +112,9 @@ def find_model(
     scheduler = _scheduler_config(folder, prediction_type)
     digest = folder_digest(folder)
     few = _is_distilled(folder, family, scheduler)
+    stored = quantised.folder_kinds(folder, name)
     return BaseModel(
-        name, folder, family, width, height, digest, scheduler, few_steps=few, edits=edits
+        name, folder, family, width, height, digest, scheduler, None, few, edits, stored
     )
 
 
@@ -155,13 +156,6 @@ def folder_family(folder: Path, name: str = "", field: str = "model") -> str:
             f"({first_line(error)}); download it again.",
             field=field,
         ) from error
-    for part in folder.glob("*/config.json"):
-        if "quantization_config" in dict(read_json(part)):
-            raise UserError(
-                f"{name or folder} is quantised ({part.parent.name}), and LoRAs cannot be merged "
-                "into its weights; name the same model in bfloat16 or float16.",
-                field=field,
-            )
     if not families:
         known = ", ".join(words(family) for family in FAMILIES)
         raise UserError(
@@ -281,28 +275,95 @@ def _whole_part(model: BaseModel, folder: Path, part: str, dtype: torch.dtype) -
     """One network of a diffusers folder. Both libraries fill what its file lacks with random
     numbers after a mere warning: raises UserError that names it."""
     import diffusers
+    import torch
     import transformers
 
     library, kind = read_json(folder / "model_index.json")[part]
-    names = [path.name for path in (folder / part).glob("*.safetensors")]
-    plain = any(".fp16" not in name for name in names)
+    how = quantised.method(read_json(folder / part / "config.json"))
     of = getattr(diffusers if library == "diffusers" else transformers, kind)
-    # transformers reports another shape; diffusers raises, and names the key
     try:
-        module, found = of.from_pretrained(
-            str(folder / part),
-            use_safetensors=True,
-            variant=None if plain or not names else "fp16",
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=library == "transformers",
-            dtype=dtype,
-        )
+        if how.startswith("bitsandbytes"):
+            stored = quantised.from_bitsandbytes(folder / part, how, dtype)
+        else:
+            module = _from_files(model, of, folder, part, torch.float32 if how else dtype)
+            if not how:
+                return module
+            stored = quantised.numbers(module, _plain(of, folder, part).state_dict(), dtype)
+        return _from_numbers(model, of, folder, part, stored, dtype)
+    except UserError:
+        raise
     except Exception as error:
         raise ValueError(f"{part}: {first_line(error)}") from error
+
+
+def _from_files(model: BaseModel, of: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """As the library loads it."""
+    names = [path.name for path in (folder / part).glob("*.safetensors")]
+    plain = any(".fp16" not in name for name in names)
+    # transformers reports another shape; diffusers raises, and names the key
+    module, found = of.from_pretrained(
+        str(folder / part),
+        use_safetensors=True,
+        variant=None if plain or not names else "fp16",
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=of.__module__.startswith("transformers."),
+        dtype=dtype,
+    )
+    _refuse_unloaded(model, part, found)
+    return module
+
+
+def _from_numbers(
+    model: BaseModel, of: Any, folder: Path, part: str, stored: dict[str, Any], dtype: torch.dtype
+) -> Any:
+    """Of weights that were quantised, without the quantisation."""
+    if of.__module__.startswith("transformers."):
+        module, found = of.from_pretrained(
+            None,
+            config=_transformers_config(of, folder / part),
+            state_dict=stored,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=dtype,
+        )
+        _refuse_unloaded(model, part, found)
+        return module
+    module = _plain(of, folder, part)
+    expected = module.state_dict()
+    _refuse_holes(
+        model,
+        part,
+        [k for k, w in expected.items() if k not in stored or stored[k].shape != w.shape],
+    )
+    module.load_state_dict(
+        {k: w.to(dtype) if (w := stored[k]).is_floating_point() else w for k in expected},
+        assign=True,
+    )
+    return module
+
+
+def _plain(of: Any, folder: Path, part: str) -> Any:
+    """A network of this folder without weights, and without quantisation."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        if of.__module__.startswith("transformers."):
+            return of(_transformers_config(of, folder / part))
+        return of.from_config(_config(folder, part))
+
+
+def _transformers_config(of: Any, part: Path) -> Any:
+    config = of.config_class.from_pretrained(str(part))
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
+
+
+def _refuse_unloaded(model: BaseModel, part: str, found: Mapping[str, Any]) -> None:
+    """Raise UserError by what a library tells of its loading."""
     mismatched = [key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]]
     _refuse_holes(model, part, [*found["missing_keys"], *mismatched])
-    return module
 
 
 def _check_holds(model: BaseModel, part: str) -> None:
@@ -399,6 +460,9 @@ def _single_file(
     if config.parent != CONFIGS:
         digest = hashlib.sha256((digest + folder_digest(config)).encode()).hexdigest()
     traits = FAMILIES[family]
+    if traits.flow:  # whose text encoders are the folder's
+        beside = quantised.folder_kinds(config, str(config), "model_config", traits.denoiser)
+        stored = "; ".join(filter(None, [stored, beside]))
     if traits.guided_by:
         few = not any(layer in key for key in header.tensors for layer in traits.guided_by)
     else:
@@ -564,7 +628,10 @@ def _file_digest(path: Path) -> str:
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:
-    return dict(read_json(folder / part / "config.json"))
+    """A network's configuration, without how its weights are stored."""
+    config = dict(read_json(folder / part / "config.json"))
+    config.pop("quantization_config", None)
+    return config
 
 
 def _folder_size(folder: Path, family: str, edits: str = "") -> tuple[int, int]:
@@ -629,7 +696,7 @@ def structure(model: BaseModel) -> dict[str, dict[str, tuple[int, ...]]]:
                     module = getattr(diffusers, kind).from_config(_config(folder, name))
                 else:
                     of = getattr(transformers, kind)
-                    module = of(of.config_class.from_pretrained(str(folder / name)))
+                    module = of(_transformers_config(of, folder / name))
             found[part] = {key: tuple(p.shape) for key, p in module.named_parameters()}
     except Exception as error:  # the libraries raise dozens of kinds, and every one means this
         raise UserError(

@@ -1,27 +1,29 @@
-"""Single checkpoints in fewer bits, read as the numbers that they stand for.
+"""Checkpoints and folders in fewer bits, read as the numbers that they stand for.
 
 Plain fp8 stores each weight rounded. ComfyUI's scaled fp8 (its QUANTIZATION.md) stores w / scale
 and the scale beside it, one a matrix or one a row: `scale_weight` in older files, `weight_scale` in
 newer. GGUF (ggml's docs/gguf.md) stores blocks of few bits with scales of their own, and so does
-bitsandbytes' NF4 and FP4, whose scales lie beside each weight. All are dequantised once, while
-loading, into the dtype that is rendered in: LoRAs are then merged into those numbers as into any
-others, nothing is quantised again, and strength 0 is the base bit for bit. It costs the memory of
-that dtype.
+bitsandbytes' NF4 and FP4, whose scales lie beside each weight. The networks of a diffusers folder
+may be stored by bitsandbytes, quanto or torchao, as their configurations say
+(`quantization_config`). All are dequantised once, while loading, into the dtype that is rendered
+in: LoRAs are then merged into those numbers as into any others, nothing is quantised again, and
+strength 0 is the base bit for bit. It costs the memory of that dtype.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generation.errors import UserError, first_line
-from generation.files import open_file
-from generation.loras.container import Header, TensorEntry, once_a_file, read_header
+from generation.files import open_file, read_json
+from generation.loras.container import Header, TensorEntry, once_a_file, one_line, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -209,34 +211,40 @@ def _unscaled(header: Header, scaled: dict[str, str], dtype: torch.dtype) -> dic
 
 
 def _from_four_bits(header: Header, dtype: torch.dtype) -> dict[str, Any]:
-    import torch
     from safetensors.torch import load_file
+
+    stored = load_file(header.path)
+    _read_four_bits(stored, header.path, dtype)
+    return {key: stored[key] for key in weights(stored)}
+
+
+def _read_four_bits(stored: dict[str, Any], path: Path, dtype: torch.dtype) -> None:
+    """Replace each packed weight by its numbers."""
+    import torch
 
     try:
         from bitsandbytes import functional
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{header.path} is in bitsandbytes' 4 bits, and reading them needs {error.name}: "
+            f"{path} is in bitsandbytes' 4 bits, and reading them needs {error.name}: "
             "pip install 'lora-analysers[bitsandbytes]'.",
             field="model",
         ) from error
-    stored = load_file(header.path)
-    for weight, entry in header.tensors.items():
-        if entry.dtype in _FOUR:
-            beside = {k: v for k, v in stored.items() if k.startswith(f"{weight}.")}
-            try:
-                state = functional.QuantState.from_dict(beside, device=torch.device("cpu"))
-                _check_four_bits(stored[weight], state)
-                state.dtype = torch.float32  # not the 16 bits that it was rounded from
-                # As one row: in rows shorter than a block, 0.50.2 takes other blocks' scales.
-                state.shape = torch.Size([math.prod(entry.shape)])
-                numbers = functional.dequantize_4bit(stored[weight], state)
-            except Exception as error:  # of many kinds, all of which mean this
-                raise _refusal(
-                    header.path.name, f"bitsandbytes' 4 bits that are not whole ({weight})"
-                ) from error
-            stored[weight] = numbers.reshape(entry.shape).to(dtype)
-    return {key: stored[key] for key in weights(stored)}
+    for weight in [match[1] for key in stored if (match := _STATE.fullmatch(key))]:
+        beside = {k: v for k, v in stored.items() if k.startswith(f"{weight}.")}
+        try:
+            state = functional.QuantState.from_dict(beside, device=torch.device("cpu"))
+            shape = tuple(state.shape)
+            _check_four_bits(stored[weight], state)
+            state.dtype = torch.float32  # not the 16 bits that it was rounded from
+            # As one row: in rows shorter than a block, 0.50.2 takes other blocks' scales.
+            state.shape = torch.Size([math.prod(shape)])
+            numbers = functional.dequantize_4bit(stored[weight], state)
+        except Exception as error:  # of many kinds, all of which mean this
+            raise _refusal(
+                path.name, f"bitsandbytes' 4 bits that are not whole ({weight})"
+            ) from error
+        stored[weight] = numbers.reshape(shape).to(dtype)
 
 
 def _check_four_bits(packed: torch.Tensor, state: Any) -> None:
@@ -268,4 +276,115 @@ def _from_gguf(header: Header, dtype: torch.dtype) -> dict[str, Any]:
         shape = header.tensors[tensor.name].shape
         # A copy: float32 comes as a view of the file.
         found[tensor.name] = torch.from_numpy(numbers.copy()).reshape(shape).to(dtype)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# Folders
+
+_LIBRARIES = {
+    "bitsandbytes": ("bitsandbytes", "'lora-analysers[bitsandbytes]'"),
+    "quanto": ("optimum.quanto", "'lora-analysers[quanto]'"),
+    "torchao": ("torchao", "'lora-analysers[torchao]'"),
+}
+"""Methods that are read -> the module that it takes, and what to install."""
+
+
+def method(config: Mapping[str, Any]) -> str:
+    """How a network is quantised by its configuration, in words; "" where it is not."""
+    told = config.get("quantization_config")
+    if told is None:
+        return ""
+    told = told if isinstance(told, Mapping) else {}
+    name = one_line(str(told.get("quant_method") or "a method that it does not name"))
+    if name == "bitsandbytes":
+        four = told.get("load_in_4bit") or told.get("_load_in_4bit")
+        return f"{name} {str(told.get('bnb_4bit_quant_type', 'fp4')).upper() if four else 'int8'}"
+    if name == "quanto":
+        return f"{name} {told.get('weights_dtype') or told.get('weights')}"
+    if name == "torchao":
+        return f"{name} {_first_type(told.get('quant_type'))}".rstrip()
+    return name
+
+
+def _first_type(told: object) -> str:
+    """The name that torchao gives its kind: {"default": {"_type": "Int8WeightOnlyConfig"}}."""
+    for one in told.values() if isinstance(told, Mapping) else ():
+        if isinstance(one, Mapping) and isinstance(one.get("_type"), str):
+            return one_line(one["_type"]).removesuffix("Config")
+    return ""
+
+
+def folder_kinds(folder: Path, name: str, field: str = "model", without: str = "") -> str:
+    """How the networks of a diffusers folder are quantised: "quanto int8 (transformer)"; `without`
+    one of them.
+
+    Raises UserError for methods that are not read here, and where their library is missing.
+    """
+    parts: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*/config.json")):
+        if path.parent.name != without and (how := method(read_json(path))):
+            parts.setdefault(how, []).append(path.parent.name)
+    for how, where in parts.items():
+        library, install = _LIBRARIES.get(how.partition(" ")[0], ("", ""))
+        if not library:
+            raise UserError(
+                f"{name} is quantised by {how} ({', '.join(where)}), which is not read here; name "
+                "the same model in bfloat16, float16, or quantised by bitsandbytes, quanto or "
+                "torchao.",
+                field=field,
+            )
+        if not how.endswith("int8") or library != "bitsandbytes":
+            _check_installed(library, f"{name} is quantised by {how}", install, field)
+    return "; ".join(f"{how} ({', '.join(where)})" for how, where in parts.items())
+
+
+def _check_installed(module: str, which: str, install: str, field: str) -> None:
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        there = False
+    if not there:
+        raise UserError(
+            f"{which}, and reading it needs {module}: pip install {install}.", field=field
+        )
+
+
+def from_bitsandbytes(part: Path, how: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The numbers of one network of a folder, which bitsandbytes stored in 4 or 8 bits; its own
+    loaders want a GPU."""
+    import torch
+    from safetensors.torch import load_file
+
+    files = sorted(part.glob("*.safetensors"))
+    plain = [path for path in files if ".fp16" not in path.name] or files
+    stored: dict[str, Any] = {}
+    for path in plain:  # what belongs together may lie in several
+        read_header(path)
+        stored |= load_file(path)
+    if not how.endswith("int8"):
+        _read_four_bits(stored, part, dtype)
+        return {key: stored[key] for key in weights(stored)}
+    for scale in [key for key in stored if key.endswith(".SCB")]:
+        stem = scale.removesuffix("SCB")
+        packed, formats = stored.get(f"{stem}weight"), stored.pop(f"{stem}weight_format", None)
+        rows = stored.pop(scale).to(torch.float32)[:, None]
+        rowwise = formats is None or int(formats) == 0
+        if packed is None or packed.dtype != torch.int8 or len(packed) != len(rows) or not rowwise:
+            raise _refusal(part.name, f"bitsandbytes' 8 bits of another kind ({stem}weight)")
+        stored[f"{stem}weight"] = (packed.to(torch.float32) * rows / 127).to(dtype)
+    return stored
+
+
+def numbers(module: torch.nn.Module, names: Iterable[str], dtype: torch.dtype) -> dict[str, Any]:
+    """What the parameters of a network that quanto or torchao loaded stand for, by these names."""
+    import torch
+
+    found = {}
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        weight = getattr(module.get_submodule(owner), leaf)
+        if type(weight.data) is not torch.Tensor:
+            weight = weight.dequantize()
+        found[name] = weight.detach().to(dtype) if weight.is_floating_point() else weight
     return found
