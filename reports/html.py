@@ -20,6 +20,7 @@ import json
 import math
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -105,7 +106,7 @@ class Page:
     pick: str
     pick_index: int
     pairs: tuple[Pair, ...]
-    ratio: str
+    shape: str
     plots: tuple[plots.Plot, ...]
     equal_effect: tuple[tuple[str, str], ...]
     metric: str
@@ -236,7 +237,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
             "plane": "Which checkpoint, at which strength?",
         }[study.kind],
         headline=_headline(study),
-        reason="".join(study.verdict.texts("answer")[1:2]),
+        reason=_reason(study),
         sentences=(*study.verdict.texts("answer")[2:], *study.verdict.arguments),
         warnings=study.verdict.warnings,
         chips=tuple(_chips(study)),
@@ -245,7 +246,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
         pick=best.heading(study.kind) if best else "",
         pick_index=index.get(best, -1) if best else -1,
         pairs=tuple(_pairs(study, table, folder, single_file)) if best else (),
-        ratio=f"{width}/{height}",
+        shape="broad" if width > 1.8 * height else "tall" if height > 1.6 * width else "",
         plots=tuple(plots.draw_all(study)),
         equal_effect=tuple(plots.equal_effect(study)),
         metric=label(study.rank_by),
@@ -362,6 +363,19 @@ def _headline(study: Study) -> str:
     return f"{share.words}: {study.verdict.headline}"
 
 
+def _reason(study: Study) -> str:
+    """The sentence after the headline; where nothing could be ranked, why most pictures failed."""
+    if study.verdict.best is not None or not (
+        failed := Counter(s.reason for s in study.scores if s.status == "failed" and s.reason)
+    ):
+        return "".join(study.verdict.texts("answer")[1:2])
+    [(why, number)] = failed.most_common(1)
+    many = "All pictures" if number == len(study.scores) else f"{number} of the pictures"
+    if number == sum(s.candidate is not None for s in study.scores):
+        many = "All pictures with the LoRA"
+    return f"{many} failed: {_short(why.rstrip('.'), 200)}."
+
+
 def _chips(study: Study) -> list[Chip]:
     verdict, chips = study.verdict, []
     if verdict.strongest_clean:
@@ -400,7 +414,7 @@ def _pairs(study: Study, table: pictures.Table, folder: Path, single_file: bool)
             return pictures.address(path, folder)
 
         seed = "" if cell.seed is None else str(cell.seed)
-        found.append(Pair(i, _short(cell.prompt, 140), seed, show(control), show(cell.image)))
+        found.append(Pair(i, _short(cell.prompt, 300), seed, show(control), show(cell.image)))
     return found
 
 

@@ -373,7 +373,7 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
     xs, ticks = _positions(study, summaries)
     series = [
         (
-            declared_by_summary(m).label,
+            "pictures alike" if m == "likeness" else declared_by_summary(m).label,
             [s.metrics.get(m, Interval(math.nan)) for s in summaries],
             m,
         )
@@ -406,8 +406,8 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
         "signs",
         "Signs of over-cooking",
         "Against the control (dashed: as without the LoRA): ratios, and for clipped pixels the "
-        "added share. A sudden rise of contrast, clipping, colour or fine detail is what a burnt "
-        "picture looks like.",
+        "added share. A sudden rise of contrast, clipping, colour or fine detail, or of how alike "
+        "the pictures of different prompts are, is what over-cooking looks like.",
         svg,
         ("setting", *(name for name, _, _ in series)),
         rows,
@@ -766,8 +766,11 @@ def _ticks(axis: Axes, xs: Sequence[float], heads: Sequence[str], most: int = 12
     if all(re.fullmatch(rf"{re.escape(unit)} \d+", head) for head in heads):
         heads = [head.partition(" ")[2] for head in heads]
         axis.set_xlabel(unit)
-    every = max(1, math.ceil(len(xs) / most))
-    chosen = list(range(0, len(xs), every))
+    apart = (max(xs) - min(xs)) / most * 0.999 if xs else 0.0
+    chosen: list[int] = []
+    for i in sorted(range(len(xs)), key=lambda i: xs[i]):
+        if not chosen or xs[i] - xs[chosen[-1]] >= apart:
+            chosen.append(i)
     texts = [_short(heads[i], 18) for i in chosen]
     axis.set_xticks([xs[i] for i in chosen], texts)
     if sum(map(len, texts)) > 8 * most and len(texts) > 3:

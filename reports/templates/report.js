@@ -1146,6 +1146,10 @@
     remember();
     present();
   }
+  if (candidates.filter((c) => c.rank !== null).length < 2) {
+    $("blind").hidden = true;
+    document.querySelector('nav a[href="#blind"]').hidden = true;
+  }
   $("ab-start").addEventListener("click", () => {
     if (present()) { ab.showModal(); $("ab-left").focus(); }
     else $("ab-result").textContent = "At least two settings with pictures are needed.";

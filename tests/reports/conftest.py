@@ -65,6 +65,7 @@ def build_study(
     ),
     seeds: tuple[int, ...] = (1, 2),
     size: int = 160,
+    aspect: float = 1.0,
     failed: bool = True,
     title: str = "my-style-v3",
 ) -> Study:
@@ -92,6 +93,8 @@ def build_study(
         for seed in seeds:
             case = f"p{p:02d}_s{seed}"
             base = photograph(PHOTOGRAPHS[p % len(PHOTOGRAPHS)], size)
+            if aspect != 1:
+                base = base.resize((round(size * aspect), size))
             if seed % 2 == 0:
                 base = base.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             control = f"images/control/{case}.png"

@@ -17,6 +17,7 @@ from driving import Page
 from PIL import Image
 
 from analysers.metrics.ssim import ssim
+from analysers.ranking import decide
 from analysers.study import (
     Candidate,
     Evidence,
@@ -884,6 +885,59 @@ def test_nothing_is_wider_than_the_window(
         page.js("document.getElementById('viewer').close()")
 
 
+MANY_WORDS = " ".join(f"word{i}" for i in range(300))
+
+UNUSUAL = {
+    "one setting": {"strengths": ("0.8",), "failed": False},
+    "one case": {"prompts": ("a cat",), "seeds": (1,), "aspect": 0.5},
+    "wide": {"prompts": (MANY_WORDS, "x" * 400, "قطة على النافذة", "👩‍🚀 一只猫"), "seeds": (1,),
+             "aspect": 3.0, "strengths": ("-1", "0.05", "0.1", "0.5", "1.0", "4")},
+    "many": {"strengths": tuple(f"{i / 40:.3f}" for i in range(1, 61)), "seeds": (1,),
+             "prompts": ("a cat",), "title": "<b>スタイル</b> " + "long" * 40, "failed": False},
+    "failed": {"prompts": ("a cat", "a fox"), "seeds": (1,)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_studies_are_read_as_well(
+    page: Page, make_study: Callable[..., Study], tmp_path: Path, name: str
+) -> None:
+    study = make_study(tmp_path, size=48, **UNUSUAL[name])
+    if name == "failed":
+        lost = [s if s.candidate is None else dataclasses.replace(
+            s, image="", values={}, status="failed", reason="CUDA out of memory") for s in study.scores]  # fmt: skip  # noqa: E501
+        summaries, verdict = decide(lost, kind="strength")
+        study = dataclasses.replace(study, scores=tuple(lost), summaries=summaries, verdict=verdict)
+    path = html.write_report(study, tmp_path)
+    collide = (
+        "(() => { for (const svg of document.querySelectorAll('.drawing svg')) {"
+        "  if (!svg.checkVisibility()) continue;"
+        "  const found = [...svg.querySelectorAll('[id*=xtick] text')].map((t) => t.getBoundingClientRect());"  # noqa: E501
+        "  const line = found.filter((b) => b.width).sort((a, b) => a.top - b.top || a.left - b.left);"  # noqa: E501
+        "  for (let i = 1; i < line.length; i++)"
+        "    if (line[i].top === line[i - 1].top && line[i].left < line[i - 1].right) return svg.textContent; }"  # noqa: E501
+        "return ''; })()"
+    )
+    for width in (360, 1440):
+        page.open(path, width=width, height=900)
+        assert page.js(collide) == ""
+        if page.js("document.querySelector('.showcase')"):
+            words = page.js(WORDS)
+            assert len(words) <= 60, words
+            seen = page.js(
+                "[...document.querySelectorAll('.half img')].filter((i) => i.checkVisibility())"
+                ".map((i) => { const b = i.getBoundingClientRect(); return [b.width / b.height, b.height]; })"  # noqa: E501
+            )
+            aspect = UNUSUAL[name].get("aspect", 1)
+            assert all(abs(w - aspect) < 0.1 * aspect and high < 900 for w, high in seen), seen
+        page.js("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        assert page.js("document.documentElement.scrollWidth") <= page.js("innerWidth")
+    assert page.serious() == []
+    assert page.find("#blind").is_displayed() is (name not in ("one setting", "failed"))
+    if name == "failed":
+        assert page.find(".rest").text == "All pictures with the LoRA failed: CUDA out of memory."
+
+
 WORDS = (
     "(() => { const first = document.querySelector('.showcase img'), found = [];"
     "const walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);"
@@ -935,6 +989,18 @@ def test_the_text_of_every_drawing_can_be_read(
         page.js("(document.getElementById('why').open = true)")
         assert len(page.texts(".plot")) > 2
         assert page.js(small) == []
+
+
+def test_without_its_script_the_page_shows_nothing_dead(page: Page, report: Path) -> None:
+    page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        page.open(report, script=False)
+        assert page.find("h1").text == "Use 0.6."
+        assert page.find("noscript .callout").is_displayed() and page.find("#why").is_displayed()
+        for selector in ("#tools", "#grid", "#blind", "#theme"):
+            assert not page.find(selector).is_displayed(), selector
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
 def test_words_are_explained_where_they_stand(page: Page, report: Path) -> None:
