@@ -1,12 +1,13 @@
 """The embedded model's knowledge in models that predict velocities, to try adherence on.
 
-    python benchmarks/train_judges.py v OUT --steps 300
-    python benchmarks/train_judges.py flow OUT --steps 1500 --rate 2e-3
+    python benchmarks/train_judges.py v OUT --steps 200 --batch 8
+    python benchmarks/train_judges.py flow OUT --steps 500 --batch 8
 
-"v" is the embedded UNet that learns to tell v (Salimans, Ho 2022) on its own schedule; "flow" a
-small transformer of Stable Diffusion 3's kind, from nothing, with the embedded text encoder and
-VAE. Both learn from what the embedded model tells of noisy pictures of its own: its noise, turned
-into the velocity at that noise level (so the truth has little variance, and few pictures suffice).
+"v" is the embedded UNet that learns to tell v (Salimans, Ho 2022) on its own schedule; "flow" the
+same UNet, which learns flow matching's velocity along flow matching's noise levels (Lipman et al.
+2023, Liu et al. 2023). Both begin with the embedded weights, and learn from what the embedded model
+tells of noisy pictures of its own: its noise, turned into the velocity at that noise level (so the
+truth has little variance, and few pictures suffice).
 OUT is a pipeline folder for `--model`. Minutes on one core.
 """
 
@@ -22,10 +23,7 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from diffusers import StableDiffusion3Pipeline as Pipeline
 from torch import Tensor
-from transformers import CLIPTextModelWithProjection
 
 import sample_data
 from generation.cells import Case
@@ -33,6 +31,14 @@ from generation.renderers.diffusers.engine import Engine, find_model
 
 sys.path.insert(0, str(sample_data.PATH / "build"))
 from pictures import SCENES, SUBJECTS  # noqa: E402
+
+SAYS = {
+    "v": {"prediction_type": "v_prediction"},
+    "flow": {
+        "prediction_type": "flow_prediction", "use_flow_sigmas": True, "use_karras_sigmas": False,
+    },
+}  # fmt: skip
+"""What the schedulers of the two say."""
 
 WITHOUT = 0.1
 """Share of pictures that are shown without their text."""
@@ -45,32 +51,11 @@ def engine(folder: Path, steps: int = 8) -> Engine:
     )  # fmt: skip
 
 
-def untrained_v(model: Path, folder: Path) -> None:
+def untrained(kind: str, model: Path, folder: Path) -> None:
+    """The embedded model under another scheduler."""
     shutil.copytree(model, folder)
     path = folder / "scheduler" / "scheduler_config.json"
-    config = json.loads(path.read_text()) | {"prediction_type": "v_prediction"}
-    path.write_text(json.dumps(config, indent=2))
-
-
-def untrained_flow(model: Path, folder: Path) -> None:
-    pipe = engine(model).pipe
-    text = CLIPTextModelWithProjection(pipe.text_encoder.config)
-    known = {
-        name.removeprefix("text_model."): w for name, w in pipe.text_encoder.state_dict().items()
-    }
-    text.text_model.load_state_dict(known)
-    text.text_projection.weight.data = torch.eye(text.config.projection_dim)
-    wide = 2 * text.config.hidden_size  # of both text encoders, which are one here
-    transformer = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=5,
-        num_attention_heads=6, attention_head_dim=32, caption_projection_dim=192,
-        joint_attention_dim=wide, pooled_projection_dim=wide, pos_embed_max_size=16,
-    )  # fmt: skip
-    Pipeline(
-        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=pipe.vae,
-        text_encoder=text, tokenizer=pipe.tokenizer, text_encoder_2=text,
-        tokenizer_2=pipe.tokenizer, text_encoder_3=None, tokenizer_3=None,
-    ).save_pretrained(folder)  # fmt: skip
+    path.write_text(json.dumps(json.loads(path.read_text()) | SAYS[kind], indent=2))
 
 
 def shown(teacher: Engine, every: int) -> tuple[Tensor, list[str]]:
@@ -157,7 +142,7 @@ def main() -> None:
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "model"
-        {"v": untrained_v, "flow": untrained_flow}[options.kind](options.model, empty)
+        untrained(options.kind, options.model, empty)
         student = engine(empty)
     teacher = Teacher(options.model)
     latents, texts = shown(teacher.engine, options.every)

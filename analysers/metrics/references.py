@@ -28,8 +28,8 @@ from generation.errors import UserError, first_line
 GRID = 8
 """Parts of a picture's sides: enough to tell what lies where, few enough to be held."""
 
-NEAREST, MOST = 10, 16384
-"""Of how many of the references' parts the cosine is meant, and how many are looked at."""
+MOST = 16384
+"""How many of the references' parts are looked at."""
 
 T = TypeVar("T")
 Vector = npt.NDArray[np.floating[Any]]
@@ -77,24 +77,30 @@ def fitted(picture: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(image)
 
 
-def parts(sample: Sample) -> Vector:
-    """The base model's features of the picture, averaged down to at most 8 x 8 parts: (parts,
-    channels)."""
+def parts(sample: Sample) -> list[Vector]:
+    """The base model's features of the picture, averaged down to at most 8 x 8 parts: of each block
+    (parts, channels)."""
     return sample.once(_parts)
 
 
-def alike(own: Vector, references: Sequence[Vector]) -> float:
-    """The mean cosine between each part of a picture and the `NEAREST` of the references' parts,
-    all less the mean of the references' (at most `MOST` of them, evenly chosen).
+def alike(own: Sequence[Vector], references: Sequence[Sequence[Vector]]) -> float:
+    """The mean cosine between each part of a picture and that of the references' parts which is
+    most like it, less the mean of the references' (at most `MOST` of them, evenly chosen); the mean
+    over the blocks whose features they are.
 
     Each part has to be like one that was trained on. The mean over all parts of a picture would
     not do: a wreck in the right colours has the right one.
     """
+    blocks = zip(own, zip(*references, strict=True), strict=True)
+    return float(np.mean([_alike(*block) for block in blocks]))
+
+
+def _alike(own: Vector, references: Sequence[Vector]) -> float:
     every = -(-sum(map(len, references)) // MOST)
     known = np.concatenate(references)[::every]
     middle = known.mean(axis=0)
     cosines = _unit(own - middle) @ _unit(known - middle).T
-    return float(np.sort(cosines, axis=1)[:, -NEAREST:].mean())
+    return float(cosines.max(axis=1).mean())
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def _declared(name: str, label: str, need: Any, folder: str) -> Declaration:
         f"{name}:{folder}" if folder else name,
         "higher",
         label=f"{label} ({Path(folder).name})" if folder else label,
-        version=1 if folder else 2,
+        version=1 if folder else 3,
         unit="cosine",
         about="does it look like the training pictures",
         needs=frozenset({need} if folder else {need, "renderer"}),
@@ -275,15 +281,15 @@ def _exported(files: Sequence[Path]) -> Callable[[Any], Vector]:
     return ask
 
 
-def _parts(sample: Sample) -> Vector:
+def _parts(sample: Sample) -> list[Vector]:
     from generation.renderers.diffusers import judge
 
-    found: Vector = judge.features(sample.renderer, judge.latents(sample.renderer, sample.image))
-    high, wide = sample.image.shape[:2]
-    rows = round((len(found) * high / wide) ** 0.5)
-    if len(found) % rows:
-        return found[:: -(-len(found) // GRID**2)]
-    plane: Vector = found.reshape(rows, len(found) // rows, -1)
+    found = judge.features(sample.renderer, judge.latents(sample.renderer, sample.image))
+    return [_averaged(plane) for plane in found]
+
+
+def _averaged(plane: Vector) -> Vector:
+    """(rows, columns, channels) as the means of at most 8 x 8 parts: (parts, channels)."""
     for axis in (0, 1):
         edges = np.unique(np.arange(GRID) * plane.shape[axis] // GRID)
         sizes = np.diff([*edges, plane.shape[axis]])

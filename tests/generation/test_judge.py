@@ -216,11 +216,12 @@ def test_features_are_what_a_block_on_the_way_gives(
 ) -> None:
     engine = Engine(find_model(str(tiny_model(family))), width=64, height=64, batch_size=1)
     z = torch.randn((1, judge_channels(engine), 8, 8), generator=torch.Generator().manual_seed(5))
-    found = judge.features(engine, z)
-    assert found.dtype == np.float32 and found.ndim == 2
-    assert found.shape[0] in (1, 4, 16, 64) and np.isfinite(found).all()
-    assert (judge.features(engine, z) == found).all()
-    assert not np.allclose(judge.features(engine, 2 * z), found)
+    found, again, other = (judge.features(engine, x) for x in (z, z, 2 * z))
+    assert len(found) == (1 if engine.traits.flow else len(engine.denoiser.up_blocks))
+    for one, same, unlike in zip(found, again, other, strict=True):
+        assert one.dtype == np.float32 and one.ndim == 3 and np.isfinite(one).all()
+        assert one.shape[0] == one.shape[1] and one.shape[0] in (1, 2, 4, 8)
+        assert (same == one).all() and not np.allclose(unlike, one)
     assert not [m for m in engine.denoiser.modules() if m._forward_hooks]
 
 
@@ -237,12 +238,17 @@ def test_features_of_a_noisy_picture_by_hand(demo: Engine) -> None:
     plain = DDPMScheduler.from_config(dict(demo.model.scheduler))
     noisy = plain.add_noise(z, noise, torch.tensor([250]))
     seen: list[Any] = []
-    hook = demo.pipe.unet.up_blocks[0].register_forward_hook(lambda _m, _g, told: seen.append(told))
+    hooks = [
+        block.register_forward_hook(lambda _m, _g, told: seen.append(told))
+        for block in demo.pipe.unet.up_blocks
+    ]
     with torch.inference_mode():
         demo.pipe.unet(noisy, 250, demo.texts("")["prompt_embeds"])
-    hook.remove()
-    by_hand = seen[0][0].permute(1, 2, 0).reshape(-1, seen[0].shape[1])
-    np.testing.assert_allclose(judge.features(demo, z), by_hand.numpy(), rtol=1e-4, atol=1e-4)
+    for hook in hooks:
+        hook.remove()
+    for found, told in zip(judge.features(demo, z), seen, strict=True):
+        by_hand = told[0].permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-4)
 
 
 def test_likeness_is_highest_to_pictures_of_the_same(demo: Engine) -> None:
@@ -289,17 +295,58 @@ def test_each_part_has_to_be_like_one_of_the_references() -> None:
     wreck = np.repeat(kinds.mean(axis=0)[None], 64, axis=0) + random.normal(size=(64, 32))
     wreck += good.mean(axis=0) - wreck.mean(axis=0)
     np.testing.assert_allclose(good.mean(axis=0), wreck.mean(axis=0))
-    assert alike(good, references) > 0.95 > 0.6 > alike(wreck, references)
+    known = [[reference] for reference in references]
+    assert alike([good], known) > 0.95 > 0.6 > alike([wreck], known)
     shuffled = good[random.permutation(64)]
-    assert alike(shuffled, references[::-1]) == pytest.approx(alike(good, references))
+    assert alike([shuffled], known[::-1]) == pytest.approx(alike([good], known))
+    both = alike([good, wreck], [[reference, reference] for reference in references])
+    assert both == pytest.approx((alike([good], known) + alike([wreck], known)) / 2)
 
 
 @pytest.mark.parametrize(("high", "wide"), [(128, 128), (128, 192), (320, 128), (40, 40)])
 def test_parts_are_means_of_the_features(demo: Engine, high: int, wide: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (high, wide, 3), dtype=np.uint8)
     whole = judge.features(demo, judge.latents(demo, picture))
-    found = parts(Sample(picture, renderer=demo))
-    assert len(found) == min(8, -(-high // 16)) * min(8, -(-wide // 16))
-    np.testing.assert_allclose(found.mean(axis=0), whole.mean(axis=0), atol=0.15)
-    if len(found) == len(whole):
-        np.testing.assert_array_equal(found, whole)
+    for found, plane in zip(parts(Sample(picture, renderer=demo)), whole, strict=True):
+        bands = [
+            [slice(k * n // 8, (k + 1) * n // 8) for k in range(8)] if n >= 8
+            else [slice(k, k + 1) for k in range(n)]
+            for n in plane.shape[:2]
+        ]  # fmt: skip
+        by_hand = [
+            plane[rows, columns].mean(axis=(0, 1)) for rows in bands[0] for columns in bands[1]
+        ]
+        np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def harmed(picture: Any, kind: str, step: int) -> Any:
+    """A picture that noise, exaggerated colours or moved tiles make less and less a poster."""
+    random = np.random.default_rng(0)
+    plain = picture.astype(float)
+    if kind == "noise":
+        plain += random.normal(0, (40, 100)[step], plain.shape)
+    elif kind == "colours":
+        grey = plain.mean(axis=2, keepdims=True)
+        plain = grey + (2.5, 5)[step] * (plain - grey)
+    else:
+        side = (64, 16)[step]
+        count = 128 // side
+        tiles = plain.reshape(count, side, count, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+        tiles = random.permutation(tiles).reshape(count, count, side, side, 3)
+        plain = tiles.swapaxes(1, 2).reshape(128, 128, 3)
+    return np.clip(np.rint(plain), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["noise", "colours", "tiles"])
+def test_likeness_falls_as_posters_are_harmed(demo: Engine, kind: str) -> None:
+    demo.apply(None, Decimal(0))
+    posters = Pictures(tuple(sorted((sample_data.PATH / "references").glob("*.jpg"))))
+    unseen = Pictures(tuple(sorted((sample_data.PATH / "held_out").glob("*.jpg"))))
+
+    def like(pictures: Any) -> float:
+        samples = [Sample(p, renderer=demo, references=posters) for p in pictures]
+        return float(np.mean(ReferenceLikeness()(samples)))
+
+    whole = like(unseen)
+    mild, strong = (like([harmed(p, kind, step) for p in unseen]) for step in (0, 1))
+    assert whole > mild > strong and whole - strong > 0.02

@@ -88,16 +88,18 @@ def errors(engine: Engine, z: torch.Tensor, asked: Sequence[tuple[str, int]]) ->
 
 
 @torch.inference_mode()
-def features(engine: Engine, z: torch.Tensor) -> npt.NDArray[np.float32]:
-    """What the denoiser sees in `z`, without a prompt: (positions, channels), row by row.
+def features(engine: Engine, z: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+    """What the denoiser sees in `z`, without a prompt: of each block on the way up of a UNet, of a
+    transformer's middle block, (rows, columns, channels).
 
-    Activations in the middle of the way up at one timestep: Tang, Jia, Wang, Phoo, Hariharan
-    (2023), "Emergent Correspondence from Image Diffusion", https://arxiv.org/abs/2306.03881, whose
-    block (the second of four) and timestep (261) these are for Stable Diffusion, from one noise,
-    the same for all pictures of a size. Raises what `errors` raises.
+    Activations at one timestep: Tang, Jia, Wang, Phoo, Hariharan (2023), "Emergent Correspondence
+    from Image Diffusion", https://arxiv.org/abs/2306.03881, whose timestep (261) this is, from one
+    noise, the same for all pictures of a size. All blocks of the way up instead of one, as coarse
+    ones tell what is seen and fine ones how it looks (Luo, Dunlap, Park, Holynski, Darrell 2023,
+    "Diffusion Hyperfeatures", https://arxiv.org/abs/2305.14334). Raises what `errors` raises.
     """
-    predict, block = engine.traits.predict, _middle(engine.denoiser)
-    if predict is None or block is None:
+    predict, blocks = engine.traits.predict, _blocks(engine.denoiser)
+    if predict is None or not blocks:
         raise UserError(
             f"{engine.model.name} ({words(engine.model.family)}) cannot be asked what it sees in a "
             "picture; leave it out.",
@@ -110,16 +112,16 @@ def features(engine: Engine, z: torch.Tensor) -> npt.NDArray[np.float32]:
         # Transformers' blocks give the text's part first.
         seen.append(told if isinstance(told, torch.Tensor) else told[-1])
 
-    hook = block.register_forward_hook(keep)
+    hooks = [block.register_forward_hook(keep) for block in blocks]
     try:
         predict(engine.pipe, noisy.to(engine.denoiser.dtype), time, _texts(engine, [""]))
     finally:
-        hook.remove()
-    found = seen[0][0].float()
-    if not found.isfinite().all():
+        for hook in hooks:
+            hook.remove()
+    found = [_plane(one[0].float(), z.shape[-2] / z.shape[-1]) for one in seen]
+    if not all(one.isfinite().all() for one in found):
         raise ArithmeticError("the model's numbers overflowed; try another dtype")
-    positions = found.flatten(1).T if found.ndim == 3 else found
-    return np.ascontiguousarray(positions.cpu().numpy())
+    return [np.ascontiguousarray(one.cpu().numpy()) for one in found]
 
 
 def _texts(engine: Engine, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -132,13 +134,22 @@ def _texts(engine: Engine, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
     }
 
 
-def _middle(denoiser: Any) -> Any:
-    """The block whose output are the features; None where the denoiser has no such blocks."""
+def _blocks(denoiser: Any) -> list[Any]:
+    """The blocks whose outputs are the features; none where the denoiser has no such blocks."""
     if (way_up := getattr(denoiser, "up_blocks", None)) is not None:
-        return way_up[len(way_up) // 2 - 1]
+        return list(way_up)
     if (blocks := getattr(denoiser, "transformer_blocks", None)) is not None:
-        return blocks[(len(blocks) - 1) // 2]
-    return None
+        return [blocks[(len(blocks) - 1) // 2]]
+    return []
+
+
+def _plane(seen: torch.Tensor, shape: float) -> torch.Tensor:
+    """A UNet's (channels, rows, columns) or a transformer's (positions, channels), as (rows,
+    columns, channels); `shape` is rows by columns."""
+    if seen.ndim == 3:
+        return seen.permute(1, 2, 0)
+    rows = round((len(seen) * shape) ** 0.5)
+    return seen.reshape(rows if len(seen) % rows == 0 else len(seen), -1, seen.shape[-1])
 
 
 def _noised(
