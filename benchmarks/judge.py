@@ -340,7 +340,10 @@ def likeness(folders: list[Path]) -> list[str]:
     text = [f"| block, timestep, of | {' | '.join(rest)} |", "|---|" + "---|" * len(rest)]
     for block, chosen in BLOCKS.items():
         for step in (50, 250):
-            with patch.object(judge, "_middle", chosen), patch.object(judge, "FEATURES_AT", step):
+            with (
+                patch.object(judge, "_blocks", lambda d, c=chosen: [c(d)]),
+                patch.object(judge, "FEATURES_AT", step),
+            ):
                 found = {
                     name: [parts(Sample(picture, renderer=engine)) for picture in painted]
                     for name, painted in pictures.items()
