@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import gguf  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from bitsandbytes import functional  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import sample_data  # noqa: E402
@@ -34,7 +35,9 @@ from generation.cells import Checkpoint  # noqa: E402
 from generation.pictures.pixels import read_image  # noqa: E402
 from generation.renderers.diffusers.engine import Engine, find_model  # noqa: E402
 
-KINDS = ("full", "fp8", "scaled fp8", "Q8_0", "Q5_1", "Q4_0")
+KINDS = ("full", "fp8", "scaled fp8", "Q8_0", "Q5_1", "Q4_0", "NF4", "FP4")
+STRENGTHS = [Decimal(i) / 5 for i in range(1, 11)]
+SHOWN = (0.4, 0.8, 1.2)
 LORA = sample_data.PATH / sample_data.DEMOS["strength"]["loras"]
 
 
@@ -46,6 +49,9 @@ def rounded(weight: torch.Tensor, kind: str) -> torch.Tensor:
     if "fp8" in kind:
         scale = rows.abs().max() / 448 if kind == "scaled fp8" else torch.ones(())
         return ((rows / scale).to(torch.float8_e4m3fn).float() * scale).reshape(weight.shape)
+    if kind in {"NF4", "FP4"}:
+        packed, state = functional.quantize_4bit(rows.flatten(), quant_type=kind.lower())
+        return functional.dequantize_4bit(packed, state).reshape(weight.shape)
     of = gguf.GGMLQuantizationType[kind]
     if rows.shape[1] % gguf.GGML_QUANT_SIZES[of][0]:
         return weight
@@ -65,7 +71,7 @@ def model(kind: str, out: Path) -> Path:
 def study(folder: Path, out: Path) -> Study:
     request = StudyRequest.of(
         "strength", loras=[LORA], model=str(folder), out=out, seeds=(1,),
-        strengths=[Decimal(i) / 5 for i in range(1, 9)], prompts=sample_data.PATH / "prompts.txt",
+        strengths=STRENGTHS, prompts=sample_data.PATH / "prompts.txt",
         device="cpu", metrics="ssim",
         **json.loads((sample_data.PATH / "settings.json").read_text()),
     )  # fmt: skip
@@ -110,14 +116,13 @@ def main() -> None:
     for kind, folder in folders.items():
         runs[kind] = study(folder, out / folder.name), out / folder.name
     exact, _ = weights(folders["full"])
-    print("| base | weights apart | merged | controls apart | best | 0.4 | 0.8 | 1.2 | factor |")
+    head = " | ".join(map(str, SHOWN))
+    print(f"| base | weights apart | merged | controls apart | best | {head} | factor |")
     for kind in KINDS:
         found, error = weights(folders[kind])
         apart = max(float((found[n] - exact[n]).norm() / exact[n].norm()) for n in exact)
         told = {round(t.strength, 1): t.other for t in translate(runs["full"][0], runs[kind][0])}
-        shown = [
-            f"{told[s].mean:.2f} ({told[s].low:.2f}-{told[s].high:.2f})" for s in (0.4, 0.8, 1.2)
-        ]
+        shown = [f"{told[s].mean:.2f} ({told[s].low:.2f}-{told[s].high:.2f})" for s in SHOWN]
         slope = factor(runs["full"][0], runs[kind][0])
         best = runs[kind][0].verdict.best
         print(

@@ -146,8 +146,8 @@ class Family:
     spelt in two ways may stand twice. `aliases` gives further names of a model's modules, from
     diffusers' names of them. `encoders` are its text encoders' layers, by the LoRA's part.
     `stated` finds the family in what metadata say of the base model (lower case). `rendering` is
-    None for a family that is only recognised. `like` is a family that has the same layers, so that
-    only metadata tell the two apart.
+    None for a family that is only recognised. `like` is a family that has the same layers or
+    blocks, so that of those only metadata tell the two apart.
     """
 
     id: str
@@ -178,10 +178,22 @@ def renamed(
     names: Sequence[str], theirs: str, ours: str, table: Mapping[str, tuple[str, ...]]
 ) -> Aliases:
     """For each block `ours.N` among the modules' names, `theirs.N.key` means all that `table`
-    has for the key, one below the other; keys of which a module is not there are left out."""
+    has for the key, one below the other; keys of which a module is not there are left out.
+
+    `theirs.N.key.0` is the first of several, and so on: so OneTrainer's backups cut what is fused
+    (its `convert_flux_lora.py`).
+    """
     have = set(names)
     for block in sorted({name.split(".")[1] for name in names if name.startswith(f"{ours}.")}):
         for key, pieces in table.items():
             full = tuple(f"{ours}.{block}.{piece}" for piece in pieces)
             if have.issuperset(full):
                 yield f"{theirs}.{block}.{key}", full, False
+                yield from pieces_of(f"{theirs}.{block}.{key}", full)
+
+
+def pieces_of(name: str, pieces: Sequence[str]) -> Aliases:
+    """name.0, name.1, ... for each of several modules that are fused under a name."""
+    if len(pieces) > 1:
+        for number, piece in enumerate(pieces):
+            yield f"{name}.{number}", (piece,), False

@@ -89,6 +89,7 @@ _XLABS_SINGLE = {
 }
 _SINGLES = {
     "img_in": "x_embedder",
+    "img_in.proj": "x_embedder",  # OneTrainer's backups
     "txt_in": "context_embedder",
     "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
     "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",

@@ -43,11 +43,26 @@ def _ovis(width: int, double: int, single: int) -> Layers:
     }
 
 
+def _timed(context: int, added: Layers | None = None) -> Layers:
+    """FLUX.1's blocks under other embedders."""
+    width = 3072
+    return {
+        **layers(width, 19, 38),
+        **modulations(width, 19, 38),
+        **linear("x_embedder", width, 64),
+        **linear("context_embedder", width, context),
+        **linear("time_embed.timestep_embedder.linear_1", width, 256),
+        **linear("time_embed.timestep_embedder.linear_2", width, width),
+        **(added or {}),
+    }
+
+
 def _hunyuan15(width: int, count: int) -> Layers:
     return stack(
         "transformer_blocks",
         count,
         {
+            **linear("norm1.linear norm1_context.linear", 6 * width, width),
             **linear(f"{PICTURE} {TEXT}", width, width),
             **linear("ff.net.0.proj ff_context.net.0.proj", 4 * width, width),
             **linear("ff.net.2 ff_context.net.2", width, 4 * width),
@@ -261,17 +276,63 @@ def _mochi() -> Layers:
     return {**stack("transformer_blocks", 48, both), **stack("transformer_blocks", 47, context)}
 
 
-def _alone(width: int, count: int) -> Layers:
+def _alone(width: int, count: int, time: int) -> Layers:
     """Blocks of one attention over picture and text together, and four times wider layers."""
-    return stack(
-        "transformer_blocks",
-        count,
-        {
-            **linear("attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0", width, width),
-            **linear("ff.net.0.proj", 4 * width, width),
-            **linear("ff.net.2", width, 4 * width),
-        },
+    return {
+        **stack(
+            "transformer_blocks",
+            count,
+            {
+                **linear("attn1.to_q attn1.to_k attn1.to_v attn1.to_out.0", width, width),
+                **linear("ff.net.0.proj", 4 * width, width),
+                **linear("ff.net.2", width, 4 * width),
+            },
+        ),
+        **(_expert_norms(width, count, time) if time else {}),
+    }
+
+
+def _expert_norms(width: int, count: int, time: int) -> Layers:
+    """CogVideoX's norms of picture and text, and what lies outside of its blocks."""
+    return {
+        **stack("transformer_blocks", count, linear("norm1.linear norm2.linear", 6 * width, time)),
+        **linear("patch_embed.text_proj", width, 4096),
+        **linear("time_embedding.linear_1", time, width),
+        **linear("time_embedding.linear_2", time, time),
+    }
+
+
+def _kandinsky(width: int, wide: int, time: int, count: int, of_text: int) -> Layers:
+    """Kandinsky 5 (https://github.com/kandinskylab/kandinsky-5), in diffusers' and its own names,
+    which are the same."""
+    own = linear(
+        "self_attention.to_query self_attention.to_key self_attention.to_value "
+        "self_attention.out_layer",
+        width,
+        width,
     )
+    ff = {
+        **linear("feed_forward.in_layer", wide, width),
+        **linear("feed_forward.out_layer", width, wide),
+    }
+    cross = linear(
+        "cross_attention.to_query cross_attention.to_key cross_attention.to_value "
+        "cross_attention.out_layer",
+        width,
+        width,
+    )
+    return {
+        **stack(
+            "text_transformer_blocks",
+            of_text,
+            {**own, **ff, **linear("text_modulation.out_layer", 6 * width, time)},
+        ),
+        **stack(
+            "visual_transformer_blocks",
+            count,
+            {**own, **cross, **ff, **linear("visual_modulation.out_layer", 9 * width, time)},
+        ),
+    }
 
 
 _OMNIGEN = stack(
@@ -303,6 +364,17 @@ def _sana(width: int, count: int) -> Layers:
 NAMED = (
     # What metadata call a base is looked up in this order: narrower names come first.
     Family("krea2", "Krea 2", (_krea2(6144, 28),), r"krea[._ -]?2"),
+    Family("longcat", "LongCat-Image", (_timed(3584),), r"longcat(?![._ -]?video)", like="flux"),
+    Family(
+        "bria",
+        "Bria",
+        (
+            _timed(4096),
+            _timed(4096, stack("caption_projection", 57, linear("linear", 1536, 2048))),
+        ),
+        r"\bbria|\bfibo",
+        like="flux",
+    ),
     Family("ovis", "Ovis-Image", (_ovis(3072, 6, 27),), r"\bovis"),
     Family(
         "hunyuanvideo",
@@ -363,9 +435,16 @@ NAMED = (
         r"\banima(?![a-z])",
     ),
     Family("cosmos", "Cosmos-Predict2", (_cosmos(2048, 28), _cosmos(5120, 36)), r"cosmos"),
+    Family(
+        "kandinsky",
+        "Kandinsky 5",
+        (_kandinsky(1792, 7168, 512, 32, 2), _kandinsky(4096, 16384, 1024, 60, 4)),
+        r"kandinsky",
+    ),
+    Family("allegro", "Allegro (video)", (_crossing(2304, 32, 2304),), r"\ballegro"),
     Family("mochi", "Mochi", (_mochi(),), r"mochi"),
-    Family("cogvideox", "CogVideoX", (_alone(1920, 30), _alone(3072, 42)), r"cogvideo"),
-    Family("cogview4", "CogView4", (_alone(4096, 28),), r"cogview"),
+    Family("cogvideox", "CogVideoX", (_alone(1920, 30, 512), _alone(3072, 42, 512)), r"cogvideo"),
+    Family("cogview4", "CogView4", (_alone(4096, 28, 0),), r"cogview"),
     Family("omnigen", "OmniGen", (_OMNIGEN,), r"omnigen"),
     Family("sana", "Sana", (_sana(2240, 20), _sana(1152, 28)), r"\bsana"),
     Family(

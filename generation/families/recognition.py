@@ -35,7 +35,8 @@ def families_of(modules: Iterable[Module], *, one_encoder: bool = False) -> tupl
     it has not. Those that know most of the file's layers (and at least `KNOWN` of them) stay, and
     of these those all of whose blocks the file covers; if there are none, those that know all of
     its layers. A file that covers one stack of two may as well be another model's in part: nineteen
-    blocks are FLUX.1's double blocks, or the first of Qwen-Image's sixty.
+    blocks are FLUX.1's double blocks, or the first of Qwen-Image's sixty. A family that is `like`
+    one that stays is left out.
     """
     denoiser: list[Module] = []
     text: list[Module] = []
@@ -56,7 +57,8 @@ def families_of(modules: Iterable[Module], *, one_encoder: bool = False) -> tupl
     kept = [key for key, whole in best.items() if whole]
     if not kept and most == len(denoiser):
         kept = list(best)
-    return tuple(dict.fromkeys(family for family, _ in kept))
+    families = dict.fromkeys(family for family, _ in kept)
+    return tuple(one for one in families if ALL[one].like not in families)
 
 
 def _fit(

@@ -14,6 +14,7 @@ from generation.families.family import (
     Rendering,
     blocks,
     linear,
+    pieces_of,
     stack,
 )
 from generation.families.text import CLIP_L, OPEN_CLIP_G, T5_XXL
@@ -96,6 +97,7 @@ def stability_names(names: Sequence[str]) -> Aliases:
             if have.issuperset(full):
                 closing = block == last and key == "context_block.adaLN_modulation.1"
                 yield f"joint_blocks.{block}.{key}", full, closing
+                yield from pieces_of(f"joint_blocks.{block}.{key}", full)
     for theirs, ours in _SINGLES.items():
         if ours in have:
             yield theirs, (ours,), False

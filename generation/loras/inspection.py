@@ -382,6 +382,24 @@ def _stated_family(metadata: Mapping[str, str], base_model: str | None) -> str |
     return "sd2" if metadata.get("ss_v2") == "True" else None
 
 
+_OTHER_ADAPTERS = {
+    "boft_": "BOFT",
+    "vera_": "VeRA",
+    "vblora_": "VB-LoRA",
+    "fourierft_": "FourierFT",
+    "hra_": "HRA",
+    "randlora_": "RandLoRA",
+    "shira_": "SHiRA",
+    "c3a_": "C3A",
+    "bone_": "Bone",
+    "miss_": "MiSS",
+    "road_": "RoAd",
+    "ln_tuning_": "LN tuning",
+    "waveft_": "WaveFT",
+}
+"""How keys of peft's other adapters begin, after the layer's name (its src/peft/tuners)."""
+
+
 def _describe_no_lora(header: Header) -> str:
     keys = list(header.tensors)
     name = show(header.path)
@@ -389,7 +407,10 @@ def _describe_no_lora(header: Header) -> str:
     def any_starts(*prefixes: str) -> bool:
         return any(key.startswith(prefixes) for key in keys)
 
-    if any_starts("control_model.", "controlnet_", "input_hint_block."):
+    others = [word for begin, word in _OTHER_ADAPTERS.items() if f".{begin}" in " ".join(keys)]
+    if others:
+        kind = f"a {others[0]} adapter, which cannot be applied"
+    elif any_starts("control_model.", "controlnet_", "input_hint_block."):
         kind = "a ControlNet"
     elif any_starts("model.diffusion_model.", "first_stage_model.", "cond_stage_model."):
         kind = f"a whole model checkpoint; it belongs in {named('model')}"

@@ -201,6 +201,9 @@ _PREFIXES = (
     ("lora_te4_", "te4"),
     ("lora_te_", "te"),
     ("lycoris_", ""),
+    ("_orig_mod.", ""),  # torch.compile
+    ("_orig_mod_", ""),
+    ("module.", ""),  # torch's data parallelism
     ("base_model.model.", ""),
     ("model.diffusion_model.", "unet"),
     ("diffusion_model.", "unet"),
@@ -215,6 +218,8 @@ _PREFIXES = (
     ("clip_h.", "te"),
     ("clip_g.", "te2"),
     ("t5xxl.", "te3"),
+    ("t5.", "te3"),  # OneTrainer's backups
+    ("llama.", "te4"),
 )
 _BARE_UNET = re.compile(
     r"(?:down_blocks|up_blocks|mid_block|input_blocks|middle_block|output_blocks|conv_in|conv_out|"
@@ -231,6 +236,11 @@ _DIT = re.compile(
 )
 
 
+def _same(one: str, other: str) -> bool:
+    """Whether two prefixes say the same, and one stands there twice; "unet" is any denoiser."""
+    return one == other or {one, other} == {"unet", "transformer"}
+
+
 def split_stem(stem: str) -> tuple[str, str]:
     """(part, name inside the part) of a stem; part is "" where the stem does not say."""
     part = ""
@@ -240,7 +250,7 @@ def split_stem(stem: str) -> tuple[str, str]:
         again = False
         for prefix, of in _PREFIXES:
             if name.startswith(prefix) and len(name) > len(prefix):
-                if of and part:
+                if of and part and not _same(of, part):
                     break
                 name, part, again = name[len(prefix) :], of or part, True
                 break

@@ -516,6 +516,8 @@ def _flux2_names(weights: dict[str, Any]) -> dict[str, Any]:
     modules = sorted({name.rpartition(".")[0] for name in weights})
     found = {}
     for theirs, ours, swap in names(modules):
+        if any(f"{name}.weight" not in weights for name in ours):
+            continue  # under a name that has been used
         value = torch.cat([weights.pop(f"{name}.weight") for name in ours])
         found[f"{theirs}.weight"] = torch.cat(value.chunk(2)[::-1]) if swap else value
     kinds = {"q": "query_norm", "k": "key_norm"}
@@ -546,6 +548,8 @@ def _comfyui_names(weights: dict[str, Any], family: str) -> dict[str, Any]:
 
 
 def _sd3_names(weights: dict[str, Any]) -> dict[str, Any]:
+    import re
+
     import torch
 
     from generation.families.sd3 import stability_names
@@ -556,6 +560,8 @@ def _sd3_names(weights: dict[str, Any]) -> dict[str, Any]:
         **{f"context_embedder.{x}": weights[f"context_embedder.{x}"] for x in ("weight", "bias")},
     }
     for theirs, ours, swap in stability_names(modules):
+        if re.search(r"qkv\.\d$", theirs):
+            continue
         for leaf in ("weight", "bias"):
             value = torch.cat([weights[f"{name}.{leaf}"] for name in ours])
             if swap:

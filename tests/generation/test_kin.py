@@ -61,14 +61,17 @@ def aliases_of(family: str, modules: list[str]) -> list[tuple[str, tuple[str, ..
     return list(aliases(modules)) if aliases else []
 
 
-def native(family: str, module: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """The same under the original code's names, in which several may be one matrix."""
+def native(family: str, module: torch.nn.Module, cut: bool = False) -> dict[str, tuple[int, int]]:
+    """The same under the original code's names, in which several may be one matrix; `cut` into
+    img_attn.qkv.0 and so on."""
     ours = layers(module)
     found: dict[str, tuple[int, int]] = {}
     left = set(ours)
     for theirs, pieces, _ in aliases_of(family, list(ours)):
         if theirs.partition(".processor")[1] or not left.issuperset(pieces):
             continue  # XLabs' names of the same layers
+        if cut and len(pieces) > 1:
+            continue
         found[theirs] = (sum(ours[piece][0] for piece in pieces), ours[pieces[0]][1])
         left -= set(pieces)
     return found | {name: ours[name] for name in left}
@@ -106,7 +109,7 @@ def a_b(stem: Callable[[str], str], adapter: str = "") -> Callable[[str, Tensors
 
 
 # Who writes so -> (whether under the original code's names, scale or kind, the keys of a layer).
-LAYOUTS: dict[str, tuple[bool, str, Any]] = {
+LAYOUTS: dict[str, tuple[bool | str, str, Any]] = {
     "diffusers": (False, "", a_b(lambda n: f"transformer.{n}")),
     "peft": (False, "", a_b(lambda n: f"base_model.model.{n}", ".default")),
     "diffusion-pipe": (False, "", a_b(lambda n: f"diffusion_model.{n}")),
@@ -114,6 +117,7 @@ LAYOUTS: dict[str, tuple[bool, str, Any]] = {
     "kohya": (False, "alpha", down_up(lambda n: f"lora_unet_{flat(n)}")),
     "musubi": (True, "alpha", down_up(lambda n: f"lora_unet_{flat(n)}")),
     "OneTrainer": (False, "alpha", down_up(lambda n: f"lora_transformer_{flat(n)}")),
+    "OneTrainer's backups": ("cut", "alpha", down_up(lambda n: f"transformer.{n}")),
     "SimpleTuner": (False, "alpha", down_up(lambda n: f"transformer.{n}")),
     "ComfyUI": (True, "alpha", down_up(lambda n: f"diffusion_model.{n}")),
     "LyCORIS LoKr": (False, "lokr", "lycoris_"),
@@ -170,6 +174,10 @@ def write(path: Path, stems: Mapping[str, tuple[int, int]], layout: str, seed: i
     return found
 
 
+def checkpoint_modules(checkpoint: Tensors) -> set[str]:
+    return {key.removeprefix("model.diffusion_model.").rpartition(".")[0] for key in checkpoint}
+
+
 def added(family: str, base: Tensors, updates: Tensors, checkpoint: Tensors | None) -> Tensors:
     """W0 + dW in float64, under diffusers' names.
 
@@ -182,7 +190,7 @@ def added(family: str, base: Tensors, updates: Tensors, checkpoint: Tensors | No
         for name, update in updates.items():
             whole[f"{name}.weight"] += update
         return whole
-    if family in {"flux2", "klein", "zimage"}:
+    if family in {"flux2", "klein", "zimage"} and updates.keys() <= checkpoint_modules(checkpoint):
         flux2 = single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers
         convert = {
             "flux2": flux2,
@@ -226,7 +234,9 @@ def test_every_layout_is_merged_whole(
     checkpoint = load_file(tiny_checkpoint(family)[0])
     every = {f"{name}.weight" for name in layers(ours.denoiser)}
     for layout, (original, _, _) in LAYOUTS.items():
-        stems = native(family, ours.denoiser) if original else layers(ours.denoiser)
+        stems = layers(ours.denoiser)
+        if original:
+            stems = native(family, ours.denoiser, original == "cut")
         path = tmp_path / f"{layout}.safetensors"
         updates = write(path, stems, layout)
         wanted = added(family, base, updates, checkpoint if original else None)
@@ -463,7 +473,8 @@ def test_lumina_is_cut_as_diffusers_cuts_it(tmp_path: Path) -> None:
         assert np.array_equal(rows, theirs[f"{stem}B.weight"].numpy())
         assert np.array_equal(delta.factors["down"], theirs[f"{stem}A.weight"].numpy())
     ours = {name.rpartition(".")[0] for name in shapes}
-    original = {theirs: pieces for theirs, pieces, _ in aliases_of("lumina2", sorted(ours))}
+    spelt = aliases_of("lumina2", sorted(ours))
+    original = {name: pieces for name, pieces, _ in spelt if not re.search(r"qkv\.\d", name)}
     original |= {name: (name,) for name in ours - {o for p in original.values() for o in p}}
     whole = {}  # one column of each weight, of numbers that no other one has
     for name, pieces in original.items():

@@ -348,6 +348,25 @@ def test_ranks_alphas_and_scales(tmp_path):
     assert info.alpha_assumed and info.scales == (1.0,)
 
 
+@pytest.mark.parametrize(("stem", "part", "name"), [
+    ("base_model.model.transformer.layers.0.x", "transformer", "layers.0.x"),
+    ("transformer.base_model.model.layers.0.x", "transformer", "layers.0.x"),
+    ("diffusion_model.diffusion_model.layers.0.x", "unet", "layers.0.x"),
+    ("diffusion_model.transformer.layers.0.x", "transformer", "layers.0.x"),
+    ("transformer._orig_mod.layers.0.x", "transformer", "layers.0.x"),
+    ("lycoris__orig_mod_layers_0_x", "", "layers_0_x"),
+    ("module.unet.down_blocks.0.x", "unet", "down_blocks.0.x"),
+    ("text_encoder.text_encoder.encoder.x", "te", "encoder.x"),
+    ("t5.encoder.block.0.layer.0.x", "te3", "encoder.block.0.layer.0.x"),
+    ("llama.model.layers.0.mlp.up_proj", "te4", "model.layers.0.mlp.up_proj"),
+    ("lora_te4_model_layers_0_mlp_up_proj", "te4", "model_layers_0_mlp_up_proj"),
+    # One part inside another says two things, and is left as it is.
+    ("text_encoder.unet.down_blocks.0.x", "te", "unet.down_blocks.0.x"),
+])  # fmt: skip
+def test_prefixes_that_stand_twice_or_come_from_wrappers(stem, part, name):
+    assert lora.split_stem(stem) == (part, name)
+
+
 def test_alpha_of_two_numbers_is_refused(tmp_path):
     shapes = kohya() | {f"{ATTN2}.alpha": (2,)}
     with pytest.raises(UserError, match="no single number"):
@@ -363,6 +382,9 @@ NOT_LORAS = {
     "VAE": {"encoder.down.0.block.0.conv1.weight": (4, 4), "encoder.conv_in.weight": (4, 4)},
     "text encoder": {"text_model.encoder.layers.0.mlp.fc1.weight": (4, 4)},
     "UNet or transformer": {"conv_in.weight": (4, 4), "down_blocks.0.x.weight": (4, 4)},
+    "BOFT adapter": {"base_model.model.x.attn.to_q.boft_R": (1, 4, 8, 8)},
+    "VeRA adapter": {"base_model.model.x.vera_lambda_b": (4,), "base_model.vera_A": (4, 4)},
+    "FourierFT adapter": {"base_model.model.x.fourierft_spectrum": (4,)},
     "unknown kind": {"model.layers.0.weight": (4, 4)},
     "unknown kind ": {"lora_unet_x.alpha": ()},
 }

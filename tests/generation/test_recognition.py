@@ -305,7 +305,7 @@ def test_blocks_that_several_models_begin_with_are_left_open(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", [
-    "LongCatImageTransformer2DModel", "NucleusMoEImageTransformer2DModel", "Flux3Transformer2DModel"
+    "NucleusMoEImageTransformer2DModel", "Flux3Transformer2DModel"
 ])  # fmt: skip
 def test_kin_that_are_not_known_are_no_other_family(kind: str, tmp_path: Path) -> None:
     """Models with some layers of a known one: with their embedders, or their blocks, left open."""
@@ -322,6 +322,75 @@ def test_kin_that_are_not_known_are_no_other_family(kind: str, tmp_path: Path) -
     }
     for spell in SPELLINGS.values():
         assert inspect(lora_file(tmp_path / "a.safetensors", layers, spell)).families == ()
+
+
+KANDINSKY_LITE = {"model_dim": 1792, "ff_dim": 7168, "time_dim": 512, "num_visual_blocks": 32}
+KANDINSKY_PRO = {
+    "model_dim": 4096, "ff_dim": 16384, "time_dim": 1024, "num_visual_blocks": 60,
+    "num_text_blocks": 4,
+}  # fmt: skip
+VIDEO: list[tuple[str, str, dict[str, Any]]] = [
+    ("hunyuanvideo", "HunyuanVideo15Transformer3DModel", {}),
+    ("hunyuanvideo", "HunyuanVideoFramepackTransformer3DModel", {}),
+    ("cogvideox", "CogVideoXTransformer3DModel", {"num_layers": 42, "num_attention_heads": 48}),
+    ("cogvideox", "ConsisIDTransformer3DModel", {}),
+    ("kandinsky", "Kandinsky5Transformer3DModel", KANDINSKY_LITE),
+    ("kandinsky", "Kandinsky5Transformer3DModel", KANDINSKY_PRO),
+    ("allegro", "AllegroTransformer3DModel", {}),
+    ("wan", "ChronoEditTransformer3DModel", {}),
+]
+
+
+def linears(kind: str, config: Mapping[str, Any]) -> Shapes:
+    import diffusers
+
+    with torch.device("meta"):
+        model = getattr(diffusers, kind)(**config)
+    return {
+        module: tuple(layer.weight.shape)
+        for module, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+
+
+@pytest.mark.parametrize(("family", "kind", "config"), VIDEO)
+def test_further_models_of_videos_are_refused_by_name(
+    family: str, kind: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    from generation.loras.suitability import findings
+
+    layers = linears(kind, config)
+    for keep in (r"", r"[a-z_]+\.\d+\.", r"[a-z_]+\.\d+\..*att"):
+        part = {name: shape for name, shape in layers.items() if re.match(keep, name)}
+        info = inspect(lora_file(tmp_path / "a.safetensors", part, kohya))
+        assert info.families == (family,)
+        (said,) = [one.sentence for one in findings(info, "flux", "m", None) if one.refuses]
+        assert f"is made for {words(family)}, which is not rendered here" in said
+
+
+@pytest.mark.parametrize(("family", "kind"), [
+    ("longcat", "LongCatImageTransformer2DModel"), ("bria", "BriaTransformer2DModel"),
+    ("bria", "BriaFiboTransformer2DModel"),
+])  # fmt: skip
+def test_models_of_flux_blocks_are_told_apart_by_their_embedders_or_metadata(
+    family: str, kind: str, tmp_path: Path
+) -> None:
+    """Their blocks are FLUX.1's, shape by shape, and without a word they are taken for that."""
+    from generation.loras.suitability import findings
+
+    layers = linears(kind, {})
+    blocks = {name: shape for name, shape in layers.items() if "transformer_blocks" in name}
+    told = {"modelspec.architecture": words(family).lower()}
+    path = tmp_path / "a.safetensors"
+    for spell in (kohya, dotted("transformer.")):
+        assert inspect(lora_file(path, layers, spell)).families == (family,)
+        silent = inspect(lora_file(path, blocks, spell))
+        assert silent.families == ("flux",) and silent.stated_family is None
+        stated = inspect(lora_file(path, blocks, spell, metadata=told))
+        assert stated.stated_family == family
+        refused = [one for one in findings(stated, "flux", "m", None) if one.refuses]
+        assert [one.check for one in refused] == ["base"]
+        assert f"says that it was made for {words(family)}" in refused[0].sentence
 
 
 def test_layers_of_no_known_family_are_left_open(tmp_path: Path) -> None:
@@ -367,7 +436,8 @@ STATED = {
     "wan22_14b": "wan", "Wan-AI/Wan2.2-T2V-A14B": "wan", "ltx2": "ltx", "lumina-2": "lumina2",
     "pixart-sigma": "pixart", "auraflow": "auraflow", "kolors": "kolors",
     "stable-cascade-v1-prior": "cascade", "anima_preview": "anima", "animagine-xl": None,
-    "cosmos-predict2": "cosmos", "longcat": None, "": None,
+    "cosmos-predict2": "cosmos", "longcat-image": "longcat", "longcat-video": None,
+    "briaai/FIBO": "bria", "kandinsky5-t2v": "kandinsky", "Neta-Lumina": "lumina2", "": None,
 }  # fmt: skip
 
 
