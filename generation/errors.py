@@ -36,4 +36,5 @@ def named(field: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """What a library's error says, short enough to stand in a sentence of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 200 else text[:199].rstrip() + "…"

@@ -181,9 +181,11 @@ def read_prompts(path: Path, max_prompts: int = MOST_PROMPTS) -> tuple[PromptLin
     """
     try:
         text = read_utf8(path)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot read {path} as UTF-8 text ({why}).", field="prompts") from error
+    except UnicodeDecodeError as error:
+        sentence = f"{path} is no UTF-8 text (byte {error.start:,}); save it as UTF-8."
+        raise UserError(sentence, field="prompts") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error}).", "prompts") from error
     kind = _structure(path, text)
     if kind in _READERS and len(text) > MOST_STRUCTURE:
         raise UserError(

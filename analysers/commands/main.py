@@ -19,6 +19,7 @@ from analysers.commands.options import (
     FOLDER,
     NOTHING_RANKED,
     Printing,
+    Whole,
     one_sentence_errors,
     program,
     request,
@@ -99,7 +100,7 @@ def analyse_strength(**options: Any) -> None:
 )
 @click.option(
     "--patience",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="CHECKPOINTS",
     help="End --watch when so many checkpoints lie beyond the breakdown.",
 )
@@ -331,7 +332,8 @@ def _judge_pictures(asked: StudyRequest, observers: Sequence[Observer], printing
         for number, source in enumerate(sources, 1):
             study = Run(source, asked, observers=observers, command=_command()).go()
             if len(sources) > 1 and not printing.silent:
-                click.echo(f"\nStudy {number} of {len(sources)}: {source.label}")
+                label = source.label.rstrip(": ")
+                click.echo(f"\nStudy {number} of {len(sources)}: {label}")
             codes.append(finish(study, source.out, printing))
         return max(codes)
 

@@ -32,11 +32,22 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-def limited(field: str) -> click.IntRange | click.FloatRange:
+class Whole(click.IntRange):
+    """A whole number within limits that are said as people say them."""
+
+    def _describe_range(self) -> str:
+        return f"{self.min} or more" if self.max is None else f"{self.min} to {self.max}"
+
+
+class Real(click.FloatRange):
+    """A number within limits that are said as people say them."""
+
+    _describe_range = Whole._describe_range
+
+
+def limited(field: str) -> Whole | Real:
     """A number within the limits of the request's field."""
-    if field in WHOLE:
-        return click.IntRange(*WHOLE[field])
-    return click.FloatRange(*REAL[field])
+    return Whole(*WHOLE[field]) if field in WHOLE else Real(*REAL[field])
 
 
 def shared_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -157,7 +168,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
                           "are the folders that it may browse."),
         click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
                      help="Where the page of --serve listens."),
-        click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N",
+        click.option("--port", type=Whole(0, 65535), default=0, metavar="N",
                      help="Its port [default: a free one]."),
         click.option("--dry-run", is_flag=True,
                      help="Say what would be rendered and how long it would take."),
@@ -266,8 +277,12 @@ def program() -> list[str]:
 
 def flag(field: str) -> str:
     """How the running command spells a field of the request: "low_vram" -> "--low-vram"."""
-    options = {option.name: option.opts[0] for option in click.get_current_context().command.params}
-    return options.get(field) or "--" + field.replace("_", "-")
+    for one in click.get_current_context().command.params:
+        if one.name == field and isinstance(one, click.Option):
+            return one.opts[0]
+        if one.name == field:
+            return one.human_readable_name.strip("[].")
+    return "--" + field.replace("_", "-")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the panels."""
         options = {
-            option.name: (record[0], _in_words(record[1]))
+            option.name: (record[0], _bracketed(record[1]))
             for option in self.get_params(ctx)
             if isinstance(option, click.Option)
             and (record := option.get_help_record(ctx)) is not None
@@ -52,10 +52,8 @@ class Command(click.Command):
             formatter.write_dl([*options.values()])  # --help itself, whatever click calls it
 
 
-def _in_words(text: str) -> str:
-    """The help with its limits as people say them: "1<=x<=500" -> "1 to 500"."""
-    text = re.sub(r"(\S+)<=x<=([^\s;\]]+)", r"\1 to \2", text)
-    text = re.sub(r"x>=([^\s;\]]+)", r"\1 or more", text)
+def _bracketed(text: str) -> str:
+    """The help with our own default and click's limits in one bracket."""
     return re.sub(r" \[(default: [^\]]*)\]\.\s+\[", r".  [\1; ", text)
 
 

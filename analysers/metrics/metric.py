@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -248,7 +249,11 @@ def load_metric(name: str) -> Metric:
                 f"reinstall the package that provides it, or leave it out of {named('metrics')}."
             ) from error
     else:
-        raise UserError(f'There is no metric "{base}"; known are {", ".join(metric_names())}.')
+        alike = get_close_matches(base, metric_names(), 2)
+        meant = f" (did you mean {' or '.join(alike)}?)" if alike else ""
+        raise UserError(
+            f'There is no metric "{base}"{meant}; {named("metrics")} list tells all of them.'
+        )
     try:
         metric = factory(*arguments)
     except TypeError as error:

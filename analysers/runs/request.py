@@ -482,9 +482,9 @@ def _size(value: Any) -> tuple[int, int]:
     if not isinstance(value, str):
         width, height = value
         return int(width), int(height)
-    width, _, height = value.lower().partition("x")
+    width, cross, height = value.lower().partition("x")
     try:
-        return int(width), int(height or width)
+        return int(width), int(height if cross else width)
     except ValueError:
         sentence = f"cannot read {value!r}; write 768x512, or 768 for both."
         raise UserError(sentence, field="size") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -67,10 +68,10 @@ class Server:
     def __init__(
         self, kind: Kind, named: Sequence[Path], runs: Path, host: str = "127.0.0.1", port: int = 0
     ) -> None:
+        self.live = Live(kind, Folders(named, runs), lambda: self._server.should_exit)
         self._socket = _listen(host, port)
         self.host, self.port = host, self._socket.getsockname()[1]
         self.token = secrets.token_urlsafe(24)
-        self.live = Live(kind, Folders(named, runs), lambda: self._server.should_exit)
         self.app = Guard(_with_end(self.live), self.token, f"live_{self.port}", {host.lower()})
         config = uvicorn.Config(
             self.app,
@@ -127,7 +128,9 @@ def _listen(host: str, port: int) -> socket.socket:
         place.listen(128)
     except OSError as error:
         place.close()
+        unknown = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
         raise UserError(
-            f"cannot listen on {host}, port {port} ({error.strerror}); choose another.", "port"
+            f"cannot listen on {host}, port {port} ({error.strerror}); choose another.",
+            "host" if unknown else "port",
         ) from error
     return place

@@ -153,9 +153,11 @@ def read_header(path: Path) -> Header:
             _refuse_other_formats(path, head, size)
             length = struct.unpack("<Q", head[:8])[0]
             if length < 2 or length > min(MAX_HEADER_BYTES, size - 8):
+                claimed = f": its header claims {length:,} bytes and the file has {size:,}"
+                why = claimed if 2 <= length <= MAX_HEADER_BYTES else ""
                 raise UserError(
-                    f"{show(path)} is not a safetensors file, or was cut off: its header claims "
-                    f"{length} bytes and the file has {size}; download or save it again."
+                    f"{show(path)} is not a safetensors file, or was cut off{why}; download or "
+                    "save it again."
                 )
             file.seek(8)
             text = file.read(length)

@@ -167,7 +167,8 @@ class Server:
                     if time.monotonic() > deadline:
                         raise Unreachable(f"took longer than {seconds:g} s")
         except (httpx.TransportError, httpx.DecodingError) as error:
-            raise Unreachable(str(error) or type(error).__name__) from None
+            why = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+            raise Unreachable(why or type(error).__name__) from None
         if answer.status_code in _BUSY:
             raise Unreachable(f"answers {answer.status_code}: busy, or not ready yet")
         if not answer.is_success:
@@ -185,6 +186,8 @@ class Server:
                 f"{where} asks for a login ({status}); put {what} into the environment variable "
                 f"{LOGIN}."
             )
+        elif data.lstrip()[:1] == b"<":
+            sentence = f"{where} answers {status} with a web page; is it the right kind of server?"
         else:
             sentence = f"{where} answers {status}: {data[:300].decode('utf-8', 'replace')}"
         try:

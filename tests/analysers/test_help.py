@@ -28,6 +28,8 @@ def test_every_option_stands_in_one_panel_and_has_help(command: click.Command) -
             assert option.name in named and option.opts[0] in text
             assert option.help, option.name
     assert "<=" not in text and ">=" not in text, "limits are said in words"
+    wrong = CliRunner().invoke(command, ["--steps", "0", "--budget", "x"]).output
+    assert "'--steps': 0 is not in the range 1 to 500." in wrong
     assert "Sampling steps. [default: the model's; 1 to 500]" in " ".join(text.split())
 
 

@@ -254,7 +254,7 @@ function run() {
     }
   });
 
-  let asked = 0, pause = 3000, timer = 0;
+  let asked = -Infinity, pause = 3000, timer = 0;
   /** The answer by now, at most as often as costs a tenth of the time. */
   const answer = async () => {
     timer = 0;
@@ -266,6 +266,7 @@ function run() {
       if (!live && box.querySelector("[data-unfinished]")) {
         byId("state").textContent = "stopped";
         byId("continue").hidden = !box.dataset.known;
+        byId("report").className = "quiet";
       }
     } catch (told) {
       byId("run-error").textContent = told.sentence || String(told);

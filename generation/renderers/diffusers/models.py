@@ -607,7 +607,8 @@ def hub_problem(error: BaseException) -> str:
         return "is gated: accept its licence on its hub page, then log in with `hf auth login`."
     if "RepositoryNotFoundError" in names:
         return "is not on the hub, or is private: check the name, or log in with `hf auth login`."
-    if "OfflineModeIsEnabled" in names or "LocalEntryNotFoundError" in names:
+    cached = "not fully cached locally" in str(error)  # diffusers hides its cause
+    if cached or "OfflineModeIsEnabled" in names or "LocalEntryNotFoundError" in names:
         return (
             "is no folder here and not complete in the hub's cache, and the hub cannot be "
             "reached; download it once with a network, or name a folder."
