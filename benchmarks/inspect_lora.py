@@ -1,4 +1,4 @@
-"""Time and memory of reading a LoRA of a real size: header, inspection, hash, factors, analysis.
+"""Processor time and memory of reading a LoRA of a real size: header, inspection, hash, factors, analysis.
 
     python benchmarks/inspect_lora.py [--rank 38]
     python benchmarks/inspect_lora.py --family flux2 klein qwen zimage --rank 32
@@ -48,9 +48,9 @@ from generation.cells import Checkpoint
 path = sys.argv[1]
 {first}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-start = time.perf_counter()
+start = time.process_time()
 {call}
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(before, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -86,6 +86,11 @@ MODELS = {
         "num_layers=8, num_single_layers=24, num_attention_heads=32, joint_attention_dim=12288, "
         "guidance_embeds=False",
     ),
+    "hidream": (
+        "HiDreamImageTransformer2DModel",
+        "patch_size=2, in_channels=16, caption_channels=[4096, 4096], axes_dims_rope=(64, 32, 32)",
+    ),
+    "lumina2": ("Lumina2Transformer2DModel", "cap_feat_dim=2304"),
     "qwen": ("QwenImageTransformer2DModel", ""),
     "zimage": ("ZImageTransformer2DModel", ""),
 }
@@ -131,7 +136,8 @@ def write(path: Path, shapes: Shapes) -> int:
 
 
 def run(call: str, path: Path, first: str = "") -> tuple[float, float, float]:
-    """Memory before (MiB), seconds, peak memory (MiB) of a call in a process of its own."""
+    """Memory before (MiB), seconds of processor time, peak memory (MiB) of a call in a process of
+    its own."""
     answer = subprocess.run(
         [sys.executable, "-c", CHILD.format(call=call, first=first), str(path)],
         check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1],

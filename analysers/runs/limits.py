@@ -23,7 +23,7 @@ REAL: Mapping[str, tuple[float, float | None]] = {
 }
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "prediction_type": ("epsilon", "v_prediction"),
+    "prediction_type": ("epsilon", "v_prediction", "v_prediction_zsnr"),
     "renderer": ("diffusers", "comfyui", "a1111", "swarmui"),
     "dtype": ("auto", "float32", "float16", "bfloat16"),
 }

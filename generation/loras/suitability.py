@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from generation.errors import UserError, named
 from generation.families import ALL, FAMILIES, words
 from generation.loras import deltas
 from generation.loras.container import show
 from generation.loras.inspection import LoraInfo
-from generation.loras.training import whole_number
+from generation.loras.training import flag, whole_number
 
 CHECKS = ("base", "prediction")
 """The checks whose refusal can be turned into a warning: what metadata say may be wrong."""
@@ -59,6 +60,7 @@ def findings(
     if prediction is not None and zero_snr is not None:
         found += _zero_snr(info, zero_snr, model)
     found += _descendant(info, family, model)
+    found += _called(prediction, model)
     if not edits and re.search(r"kontext|[._ -]edit(?![a-z])", _told(info)):
         found.append(
             Finding(
@@ -164,14 +166,14 @@ def _prediction(info: LoraInfo, prediction: str | None, model: str) -> list[Find
 
 def _zero_snr(info: LoraInfo, zero_snr: bool, model: str) -> list[Finding]:
     """By kohya's `ss_zero_terminal_snr`."""
-    if zero_snr or info.metadata.get("ss_zero_terminal_snr") != "True":
+    if zero_snr or not flag(info.metadata, "ss_zero_terminal_snr"):
         return []
     return [
         Finding(
             "zero_snr",
             f"{show(info.path)} was trained on a schedule that ends in pure noise (zero terminal "
-            f"SNR), and that of {named('model')} {model} does not; name a checkpoint with the key "
-            "ztsnr, or a folder whose scheduler has rescale_betas_zero_snr.",
+            f"SNR), and that of {named('model')} {model} does not; if the model's should, say "
+            f"{named('prediction_type')} v_prediction_zsnr.",
         )
     ]
 
@@ -216,6 +218,20 @@ def _descendant(info: LoraInfo, family: str, model: str) -> list[Finding]:
             "descendant",
             f"{show(info.path)} was trained on {theirs[0].capitalize()}, and {named('model')} "
             f"{model} is not named so; on another descendant of SDXL it works only in part.",
+        )
+    ]
+
+
+def _called(prediction: str | None, model: str) -> list[Finding]:
+    """Merges often lose the keys that say what they predict."""
+    if prediction != "epsilon" or not re.search(r"v[._ -]?pred", PurePath(model).name.lower()):
+        return []
+    return [
+        Finding(
+            "prediction",
+            f"{named('model')} {model} is called a v-prediction model and is rendered as one that "
+            f"predicts noise; unless you know better, say {named('prediction_type')} v_prediction, "
+            "or v_prediction_zsnr for NoobAI and its kin.",
         )
     ]
 

@@ -151,16 +151,31 @@ def training_resolution(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     return None
 
 
-def prediction_type(metadata: Mapping[str, str]) -> str | None:
-    stated = (first_known(metadata, "modelspec.prediction_type") or "").lower()
-    if stated in {"v", "v_prediction", "v-prediction"}:
+_VELOCITY = re.compile(r"v(?:[._ -]?pred(?:iction)?)?|velocity")
+_NOISE = re.compile(r"eps(?:ilon)?(?:[._ -]?pred(?:iction)?)?|noise")
+
+
+def said_prediction(stated: str) -> str | None:
+    """v_prediction or epsilon, in any of the spellings that people write; None for other words."""
+    low = stated.strip().lower()
+    if _VELOCITY.fullmatch(low):
         return "v_prediction"
-    if stated in {"epsilon", "eps"}:
-        return "epsilon"
+    return "epsilon" if _NOISE.fullmatch(low) else None
+
+
+def flag(metadata: Mapping[str, str], key: str) -> bool:
+    """Whether a yes or no in metadata is yes: kohya writes True, others true or 1."""
+    return metadata.get(key, "").strip().lower() in {"true", "1", "yes"}
+
+
+def prediction_type(metadata: Mapping[str, str]) -> str | None:
+    stated = said_prediction(first_known(metadata, "modelspec.prediction_type") or "")
+    if stated is not None:
+        return stated
     version = metadata.get("ss_base_model_version", "")
     kind = metadata.get("modelspec.architecture", "").lower()
     velocity = (
-        metadata.get("ss_v_parameterization") == "True"
+        flag(metadata, "ss_v_parameterization")
         or re.fullmatch(r"sd_v[12](?:_\d+)?_v", version)
         or re.match(r"stable-diffusion-v2-\d+-v(?:/|\Z)", kind)
     )

@@ -187,6 +187,47 @@ def test_rescaled_guidance_is_the_pipelines(
     assert other.identity(Cell(CASES[0]))["settings"]["guidance_rescale"] == 0.7
 
 
+def test_what_checkpoints_of_sdxls_descendants_say_of_themselves(
+    tiny_checkpoint: Single, tmp_path: Path
+) -> None:
+    """By keys, by metadata, by the option, which overrules both; EDM's are refused."""
+    file, config = tiny_checkpoint("sdxl")
+    weights = load_file(file)
+
+    def scheduler(
+        keys: tuple[str, ...] = (), option: str | None = None, **metadata: str
+    ) -> tuple[str, bool]:
+        told = {name.replace("__", "."): value for name, value in metadata.items()}
+        path = tmp_path / "x.safetensors"
+        path.unlink(missing_ok=True)
+        save_file({**weights, **{key: torch.zeros(1) for key in keys}}, path, metadata=told)
+        found = find_model(str(path), config=config, prediction_type=option).scheduler
+        zero = bool(found.get("rescale_betas_zero_snr"))
+        assert not zero or found["timestep_spacing"] == "trailing"
+        return str(found.get("prediction_type")), zero
+
+    noise, velocity, zero = ("epsilon", False), ("v_prediction", False), ("v_prediction", True)
+    assert scheduler() == noise
+    assert scheduler(("v_pred",)) == velocity and scheduler(("v_pred", "ztsnr")) == zero
+    assert scheduler(("ztsnr",)) == noise  # a schedule without a signal at its end wants velocity
+    assert scheduler(modelspec__prediction_type="v") == velocity
+    assert scheduler(("ztsnr",), modelspec__prediction_type="V-Pred") == zero
+    assert scheduler(modelspec__prediction_type="epsilon", ss_v_parameterization="True") == noise
+    assert scheduler(ss_v_parameterization="true") == velocity
+    assert scheduler(option="v_prediction") == velocity
+    assert scheduler(option="v_prediction_zsnr") == zero
+    assert scheduler(("v_pred", "ztsnr"), "epsilon") == noise
+    assert scheduler(("v_pred",), "v_prediction_zsnr") == zero
+    for keys, told, said in (
+        (("edm_mean", "edm_std"), {}, r"EDM's noise levels \(edm_mean: Playground"),
+        (("edm_vpred.sigma_max",), {}, "EDM's noise levels"),
+        ((), {"modelspec__prediction_type": "sample"}, "says that it predicts 'sample'"),
+        ((), {"modelspec__prediction_type": "flow"}, "prediction_type: .*'flow', which is not"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            scheduler(keys, **told)
+
+
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_flow_matching_models_keep_their_scheduler(family: str, tiny_model: Tiny) -> None:
     model = find_model(str(tiny_model(family)))

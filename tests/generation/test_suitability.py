@@ -21,6 +21,7 @@ from generation.families import FAMILIES  # noqa: E402
 from generation.loras import deltas  # noqa: E402
 from generation.loras.inspection import inspect  # noqa: E402
 from generation.loras.suitability import findings, fit, judged  # noqa: E402
+from generation.loras.training import prediction_type  # noqa: E402
 from generation.renderers.diffusers.engine import Engine  # noqa: E402
 from generation.renderers.diffusers.models import (  # noqa: E402
     PARTS,
@@ -335,11 +336,19 @@ def test_a_stored_alpha_of_nothing_is_warned_of(tmp_path: Path) -> None:
     ("sd1", {"ss_clip_skip": "1"}, None, 1, " 0, which leaves out"),
     ("sd1", {"ss_clip_skip": "None"}, None, 1, ""),
     ("sd1", {"ss_clip_skip": "99999"}, None, 1, ""),
+    ("sd1", {"ss_clip_skip": " 2.0 "}, None, 0, " 1, which leaves out"),
+    ("sd1", {"ss_clip_skip": "-2"}, None, 1, ""),
+    ("sd1", {"ss_clip_skip": "0"}, None, 1, ""),
+    ("sd1", {"ss_clip_skip": "12"}, None, 2, " 11, which leaves out"),
+    ("sd1", {"ss_clip_skip": "two"}, None, 1, ""),
     ("sdxl", {"ss_clip_skip": "2"}, False, 0, ""),
     ("sdxl", {}, False, 1, "clip skip 2 means for Pony"),
     ("sdxl", {"ss_zero_terminal_snr": "True"}, False, 0, "zero terminal SNR"),
     ("sdxl", {"ss_zero_terminal_snr": "True"}, True, 0, ""),
     ("sdxl", {"ss_zero_terminal_snr": "False"}, False, 0, ""),
+    ("sdxl", {"ss_zero_terminal_snr": "true"}, False, 0, "v_prediction_zsnr"),
+    ("sdxl", {"ss_zero_terminal_snr": "1"}, False, 0, "zero terminal SNR"),
+    ("sdxl", {"ss_zero_terminal_snr": "None"}, False, 0, ""),
 ])  # fmt: skip
 def test_what_training_says_of_clip_and_of_the_schedule(
     family: str, metadata: dict[str, str], zero_snr: bool | None, clip_skip: int, said: str,
@@ -358,6 +367,40 @@ def test_what_training_says_of_clip_and_of_the_schedule(
     assert " ".join(one.sentence for one in found if one.check in {"clip_skip", "zero_snr"}) == (
         "" if not said else next(one.sentence for one in found if said in one.sentence)
     )
+
+
+@pytest.mark.parametrize(("metadata", "predicts"), [
+    ({"modelspec.prediction_type": "v"}, "v_prediction"),
+    ({"modelspec.prediction_type": "V-Prediction "}, "v_prediction"),
+    ({"modelspec.prediction_type": "vpred"}, "v_prediction"),
+    ({"modelspec.prediction_type": "velocity"}, "v_prediction"),
+    ({"modelspec.prediction_type": "EPS"}, "epsilon"),
+    ({"modelspec.prediction_type": "Epsilon"}, "epsilon"),
+    ({"modelspec.prediction_type": "vae"}, None),
+    ({"modelspec.prediction_type": "None", "ss_v_parameterization": "true"}, "v_prediction"),
+    ({"ss_v_parameterization": "True"}, "v_prediction"),
+    ({"ss_v_parameterization": "False"}, None),
+    ({"modelspec.prediction_type": "epsilon", "ss_v_parameterization": "True"}, "epsilon"),
+])  # fmt: skip
+def test_what_metadata_say_of_the_prediction(
+    metadata: dict[str, str], predicts: str | None
+) -> None:
+    assert prediction_type(metadata) == predicts
+
+
+@pytest.mark.parametrize(("model", "prediction", "warned"), [
+    ("noobaiXL_vPred10.safetensors", "epsilon", True), ("a/merge-v-pred-2", "epsilon", True),
+    ("x_v_pred.safetensors", "v_prediction", False), ("v-pred/plain.safetensors", "epsilon", False),
+    ("preview_predator.safetensors", "epsilon", False), ("noob_eps.safetensors", "epsilon", False),
+])  # fmt: skip
+def test_a_base_called_v_prediction_that_does_not_say_so_is_warned_of(
+    model: str, prediction: str, warned: bool, tmp_path: Path
+) -> None:
+    """Merges lose the keys by which such checkpoints say it."""
+    save_file(pair(SDXL, 640, 2048), tmp_path / "a.safetensors")
+    found = findings(inspect(tmp_path / "a.safetensors"), "sdxl", model, prediction)
+    told = [one.sentence for one in found if one.check == "prediction"]
+    assert [("is called a v-prediction model" in one) for one in told] == [True] * warned
 
 
 @pytest.mark.parametrize(("stated", "said"), [

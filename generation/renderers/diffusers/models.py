@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from generation.errors import UserError, first_line, named
 from generation.families import FAMILIES, Rendering, words
 from generation.files import read_json
-from generation.loras.container import Header, read_header, sha256
+from generation.loras.container import Header, one_line, read_header, sha256, shorten
+from generation.loras.training import first_known, said_prediction
+from generation.loras.training import prediction_type as stated
 from generation.renderers.diffusers import quantised
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ CONFIGS = Path(__file__).with_name("configs")
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "v_prediction_zsnr")
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""A schedule that ends in pure noise (Lin et al. 2023, https://arxiv.org/abs/2305.08891)."""
 
 PARTS = {
     "unet": "unet",
@@ -84,7 +89,8 @@ def find_model(
 
     `config` (a diffusers folder; weights optional) describes a single checkpoint that the shipped
     configurations do not fit, and supplies the parts that it lacks. `prediction_type` overrides
-    what the model says of itself. Raises UserError when the model cannot be had, or not be used.
+    what the model says of itself; "v_prediction_zsnr" with a schedule that ends in pure noise.
+    Raises UserError when the model cannot be had, or not be used.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -427,7 +433,9 @@ def _single_file(
             "in float16 or plain fp8.",
             field="model",
         )
-    prediction = prediction_type or _stated_prediction(header)
+    prediction = prediction_type
+    if prediction is None and not FAMILIES[family].flow:
+        prediction = _stated_prediction(header)
     if config is None:
         if FAMILIES[family].flow:
             raise UserError(
@@ -454,8 +462,8 @@ def _single_file(
     if config == CONFIGS / "sd2" and prediction == "epsilon":
         width = height = 512
     scheduler = dict(_scheduler_config(config, prediction))
-    if "ztsnr" in header.tensors:
-        scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if "ztsnr" in header.tensors and scheduler.get("prediction_type") == "v_prediction":
+        scheduler |= ZERO_SNR
     digest = sha256(path)
     if config.parent != CONFIGS:
         digest = hashlib.sha256((digest + folder_digest(config)).encode()).hexdigest()
@@ -514,11 +522,27 @@ def checkpoint_family(header: Header) -> str:
 
 
 def _stated_prediction(header: Header) -> str | None:
-    """What the checkpoint says it predicts: modelspec metadata, or the key `v_pred`."""
-    stated = header.metadata.get("modelspec.prediction_type", "").lower()
-    if stated.startswith("v") or "v_pred" in header.tensors:
+    """What the checkpoint says it predicts: the key `v_pred`, or metadata.
+
+    Raises UserError where it says something else than noise and velocity.
+    """
+    edm = {"edm_mean", "edm_vpred.sigma_max"} & header.tensors.keys()
+    if edm:  # ComfyUI's supported_models.py knows Playground 2.5 and CosXL by them
+        raise UserError(
+            f"{header.path.name} is of EDM's noise levels ({min(edm)}: Playground v2.5, CosXL), "
+            "which no sampler here has; choose another base model.",
+            field="model",
+        )
+    if "v_pred" in header.tensors:
         return "v_prediction"
-    return "epsilon" if stated.startswith("eps") else None
+    told = first_known(header.metadata, "modelspec.prediction_type")
+    if told is not None and said_prediction(told) is None:
+        raise UserError(
+            f"{header.path.name} says that it predicts {shorten(one_line(told), 40)!r}, which is "
+            f"not known here; say what it predicts with {named('prediction_type')}.",
+            field="prediction_type",
+        )
+    return stated(header.metadata)
 
 
 def _has_part(path: Path, prefixes: tuple[str, ...]) -> bool:
@@ -666,7 +690,9 @@ def _scheduler_config(folder: Path, prediction_type: str | None) -> Mapping[str,
             raise UserError(
                 "flow-matching models have none; leave it out.", field="prediction_type"
             )
-        config["prediction_type"] = prediction_type
+        config["prediction_type"] = prediction_type.removesuffix("_zsnr")
+        if prediction_type.endswith("_zsnr"):
+            config |= ZERO_SNR
     return config
 
 
