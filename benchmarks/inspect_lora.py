@@ -1,4 +1,4 @@
-"""Processor time and memory of reading a LoRA of a real size: header, inspection, hash, factors, analysis.
+"""Time and memory of reading a LoRA of a real size: header, inspection, hash, factors, analysis.
 
     python benchmarks/inspect_lora.py [--rank 38]
     python benchmarks/inspect_lora.py --family flux2 klein qwen zimage --rank 32
@@ -6,7 +6,7 @@
 Writes an SDXL-shaped kohya LoRA (722 modules, fp16) to a temporary folder; with `--family` one on
 every matrix of the published model (its largest), whose keys are also placed in the structure that
 diffusers builds on torch's meta device. Every operation runs in a fresh process, so that its peak
-memory is its own.
+memory is its own; times are the processor's.
 """
 
 from __future__ import annotations
