@@ -117,7 +117,8 @@ class RenderSettings:
     `fixed_loras` are (tensor hash, weight) under all pictures; `part_strengths` are (part,
     multiplier) of the LoRA under study, `block_weights` its weights by block as `blocks.parse`
     spells them ("" for none). `mixed` says that a batch holds many strengths (the
-    diffusers renderer's `rows`).
+    diffusers renderer's `rows`), `shared` that a CPU's cores compute rows of their own, which
+    rounds otherwise, as another number of cores does, and like that is not in the content key.
     """
 
     model: str
@@ -139,11 +140,13 @@ class RenderSettings:
     scheduler: Mapping[str, Any] | None = None
     compiled: bool = False
     mixed: bool = False
+    shared: bool = False
 
     def identity(self, cell: Cell) -> Mapping[str, Any]:
         """What decides the pixels besides the cell; a control has no LoRA under study."""
         settings = asdict(self)
         settings.pop("model")
+        settings.pop("shared")
         if not self.guidance_rescale:  # pictures of runs that knew no such setting stay theirs
             settings.pop("guidance_rescale")
         if cell.is_control:

@@ -26,10 +26,12 @@ USED = 0.9
 
 @dataclass(frozen=True)
 class Batching:
-    """How many pictures make a batch, and whether one batch holds many strengths."""
+    """How many pictures make a batch, whether one batch holds many strengths, and whether a CPU's
+    cores share out its rows, which they did not in every version."""
 
     size: int
     mixed: bool = False
+    shared: bool = False
 
 
 def balanced(cases: int, most: int) -> int:
@@ -84,8 +86,9 @@ def kept(out: Path, key: str) -> Batching | None:
     """How this run folder batches under `key` (device, size, model), if it began already."""
     try:
         found = read_json(out / "batch.json")[key]
-        batching = Batching(int(found["size"]), bool(found["mixed"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        shared = bool(found.get("shared", False))
+        batching = Batching(int(found["size"]), bool(found["mixed"]), shared)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return batching if 0 < batching.size <= 64 else None
 

@@ -46,6 +46,7 @@ from generation.renderers.diffusers.models import (
 )
 from generation.renderers.diffusers.rows import RowStrengths
 from generation.renderers.diffusers.samplers import SAMPLERS, scheduler, scheduler_record, usual
+from generation.renderers.diffusers.shares import shared_out
 
 T = TypeVar("T")
 
@@ -107,7 +108,8 @@ class Engine:
     them), `block_weights` in its blocks. With `low_vram` the text encoders and the saved base
     weights wait in the computer's memory. `compiled` compiles the denoiser; switching weights does
     not compile it again. With `mixed` a batch may hold many strengths: the LoRA under study is then
-    merged into the text encoders only (see `generation.renderers.diffusers.rows`).
+    merged into the text encoders only (see `generation.renderers.diffusers.rows`). With `shared` a
+    CPU's cores compute rows of their own (see `generation.renderers.diffusers.shares`).
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Engine:
         compiled: bool = False,
         low_vram: bool = False,
         mixed: bool = False,
+        shared: bool = False,
     ) -> None:
         _quieten()
         self.model = model
@@ -168,6 +171,8 @@ class Engine:
         self._place()
         if compiled:
             self.denoiser.compile()
+        elif shared and not mixed and self.device.type == "cpu":
+            self._share_out()
         self._weights: dict[Key, torch.Tensor] = {
             (part, name): weight
             for part, module in self._parts.items()
@@ -203,6 +208,16 @@ class Engine:
             for module in (self.denoiser, *([] if self.traits.frames else [self.pipe.vae])):
                 module.to(memory_format=torch.channels_last)
             self._decoding = torch.cuda.Stream(self.device)
+
+    def _share_out(self) -> None:
+        """Give each core rows of its own, where a batch of the denoiser's is rows."""
+        cores, forward = threads(), self.denoiser.forward
+        if cores > 1 and self.traits.denoiser == "unet":
+            share = shared_out(forward, cores)
+            # Rows with strengths of their own are counted where they are added.
+            self.denoiser.forward = lambda *given, **named: (forward if self.mixed else share)(
+                *given, **named
+            )
 
     @property
     def modules_merged(self) -> int:

@@ -37,7 +37,7 @@ def decide(
     engine = open_engine() if settings.device.startswith("cuda") else None
     most = settings.batch_size or (engine.most_pictures() if engine else batches.MOST_ON_CPU)
     cases = len({cell.case for cell in cells})
-    batching = Batching(batches.balanced(cases, most))
+    batching = Batching(batches.balanced(cases, most), shared=settings.device == "cpu")
     if engine is not None:
         mixed = Batching(batches.balanced(len(cells), most), mixed=True)
         mixes = engine.traits.rows and can_mix(settings, cells)
@@ -50,7 +50,9 @@ def decide(
 
 def decided(settings: RenderSettings, batching: Batching) -> RenderSettings:
     """The settings with their batches decided."""
-    return replace(settings, batch_size=batching.size, mixed=batching.mixed)
+    return replace(
+        settings, batch_size=batching.size, mixed=batching.mixed, shared=batching.shared
+    )
 
 
 def can_mix(settings: RenderSettings, cells: Sequence[Cell]) -> bool:

@@ -58,4 +58,5 @@ class Setup:
             compiled=s.compiled,
             low_vram=self.low_vram,
             mixed=s.mixed,
+            shared=s.shared,
         )
