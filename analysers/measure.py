@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from generation.files import open_file
 from generation.folder import appending, own, writing
 
 Key = tuple[str, ...]
+T = TypeVar("T")
 
 CACHE_FORMAT = 2
 """History: 1 = all metrics of a picture together; 2 = metric by metric, with versions."""
@@ -118,12 +119,16 @@ class _Work:
     ladders: bool
 
 
+_Result = tuple[_Work, _Known]
+
+
 def measure(
     tasks: Iterable[Task],
     metrics: Sequence[str],
     executor: Executor,
     cache: Path | None = None,
     renderer: Callable[[], Any] | None = None,
+    made: dict[Hashable, Any] | None = None,
 ) -> Iterator[Measured]:
     """Measure every task, in any order; `metrics` are names that `load_metric` knows, and those
     that are always measured come after them.
@@ -131,6 +136,7 @@ def measure(
     With `cache` (a file that is appended to), no metric is measured twice on the same files, and a
     kill loses at most the pictures in flight. `renderer` gives what rendered the pictures: metrics
     that need it are measured here, between two batches of rendering, and never in another process.
+    `made` keeps what they make of reference pictures, from one call to the next.
     Raises UserError where one needs it and there is none.
     """
     names = tuple(dict.fromkeys((*metrics, *ALWAYS)))
@@ -155,31 +161,48 @@ def measure(
             else:
                 at_hand.append(work)
 
-    ask_renderer = None
+    ask_renderer: Callable[[Sequence[_Work]], list[_Result]] | None = None
+
+    def judged(group: list[_Result]) -> list[_Result]:
+        """The group with what the renderer says of its pictures."""
+        nonlocal ask_renderer
+        ready: list[_Result] = []
+        lacking: list[_Work] = []
+        for work, found in group:
+            if found.pixels:
+                work = kept.work(work.task, names, found)
+                found = work.known
+                if work.missing:
+                    lacking.append(work)
+                    continue
+            ready.append((work, found))
+        if lacking and renderer is not None:
+            ask_renderer = ask_renderer or open_worker(here, renderer(), made)
+            ready += ask_renderer(lacking)
+        return ready
+
     size = max(getattr(executor, "piece", 1), *(declared[name].batch for name in away))
     with kept:
         results = executor.map(partial(open_worker, away), _grouped(fresh(), size))
-        for group in _and_then(results, at_hand):
+        groups: Iterable[list[_Result]] = _and_then(results, at_hand)
+        if here:
+            each = (result for group in groups for result in group)
+            groups = map(judged, _grouped(each, max(declared[name].batch for name in here)))
+        for group in groups:
             for work, found in group:
-                if here and found.pixels:
-                    work = kept.work(work.task, names, found)
-                    found = work.known
-                    if work.missing and renderer is not None:
-                        ask_renderer = ask_renderer or open_worker(here, renderer())
-                        [(work, found)] = ask_renderer([work])
                 kept.write(work, found)
                 yield _measured(replace(work.task, tag=tags[work.task.tag]), names, found)
 
 
 def open_worker(
-    metrics: Sequence[str], renderer: Any = None
-) -> Callable[[Sequence[_Work]], list[tuple[_Work, _Known]]]:
+    metrics: Sequence[str], renderer: Any = None, made: dict[Hashable, Any] | None = None
+) -> Callable[[Sequence[_Work]], list[_Result]]:
     """A function that measures a few pieces of work together; the metrics are loaded once."""
     loaded = {name: load_metric(name) for name in metrics}
     read = lru_cache(maxsize=16)(_read)
-    made: dict[Hashable, Any] = {}
+    made = {} if made is None else made
 
-    def measure_all(works: Sequence[_Work]) -> list[tuple[_Work, _Known]]:
+    def measure_all(works: Sequence[_Work]) -> list[_Result]:
         opened = [_open(work, read, renderer, made) for work in works]
         found: list[dict[str, Outcome]] = [dict(work.known.outcomes) for work in works]
         for name, metric in loaded.items():
@@ -321,10 +344,10 @@ def _why_undefined(declaration: Declaration, sample: Sample) -> str:
     return f"{declaration.name} is undefined: {diagnose(sample.image) or 'no reason known'}"
 
 
-def _grouped(works: Iterable[_Work], size: int) -> Iterator[list[_Work]]:
-    group: list[_Work] = []
-    for work in works:
-        group.append(work)
+def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    group: list[T] = []
+    for item in items:
+        group.append(item)
         if len(group) >= size:
             yield group
             group = []
@@ -332,9 +355,7 @@ def _grouped(works: Iterable[_Work], size: int) -> Iterator[list[_Work]]:
         yield group
 
 
-def _and_then(
-    results: Iterable[list[tuple[_Work, _Known]]], at_hand: list[_Work]
-) -> Iterator[list[tuple[_Work, _Known]]]:
+def _and_then(results: Iterable[list[_Result]], at_hand: list[_Work]) -> Iterator[list[_Result]]:
     """The results as they come, and what needed no measuring as soon as it is met."""
     for result in results:
         yield result

@@ -233,7 +233,7 @@ class Nearness:
         return max(n.value for n in found), max(n.bits for n in found), like
 
     def _features(self, picture: np.ndarray) -> np.ndarray:
-        return parts(Sample(fitted(picture, 128, 128), renderer=self.engine))
+        return parts([Sample(fitted(picture, 128, 128), renderer=self.engine)])[0]
 
     def row(self, name: str, pictures: list[np.ndarray]) -> str:
         found = np.array([self.of(picture) for picture in pictures])
@@ -345,7 +345,7 @@ def likeness(folders: list[Path]) -> list[str]:
                 patch.object(judge, "FEATURES_AT", step),
             ):
                 found = {
-                    name: [parts(Sample(picture, renderer=engine)) for picture in painted]
+                    name: parts([Sample(picture, renderer=engine) for picture in painted])
                     for name, painted in pictures.items()
                 }
             for by, like in (("each part", alike), ("their mean", means_alike)):

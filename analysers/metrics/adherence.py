@@ -16,10 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysers.metrics.metric import Declaration, Declared, Sample
+from analysers.metrics.metric import Declaration, Declared, Sample, together
 
 if TYPE_CHECKING:
     import torch
+
+JUDGED = 4
+"""Pictures that are judged together."""
 
 OTHERS = 4
 """With how many other prompts a picture's own is compared, each at one noise level."""
@@ -50,10 +53,16 @@ class Adherence(Declared):
         margin=0.1,
         needs=frozenset({"renderer", "content", "others"}),
         bounds=(0.0, 1.0),
+        batch=JUDGED,
     )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [_judged(sample, _share) for sample in samples]
+        with samples[0].renderer.without_lora():
+            own, others = together(samples, _own), together(samples, _others)
+        return [
+            sum(error > known[k % len(known)] for k, error in enumerate(rivals)) / len(rivals)
+            for known, rivals in zip(own, others, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -66,45 +75,48 @@ class AdherenceMargin(Declared):
         unit="mean squared error",
         about="how much the prompt helps to explain the picture",
         needs=frozenset({"renderer", "content"}),
+        batch=JUDGED,
     )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [_judged(sample, _margin) for sample in samples]
+        with samples[0].renderer.without_lora():
+            own, empty = together(samples, _own), together(samples, _empty)
+        return [
+            (sum(without) - sum(known)) / len(known)
+            for known, without in zip(own, empty, strict=True)
+        ]
 
 
-def _judged(sample: Sample, judge: Callable[[Sample], float]) -> float:
-    with sample.renderer.without_lora():
-        return judge(sample)
+def latents(sample: Sample) -> torch.Tensor:
+    """The picture as the base model's denoiser takes it."""
+    from generation.renderers.diffusers import judge
+
+    return judge.latents(sample.renderer, sample.image)
 
 
-def _share(sample: Sample) -> float:
-    own = sample.once(_own)
-    asked = [(other, k % len(own)) for k, other in enumerate(sample.others)]
-    worse = [
-        error > own[level] for error, (_, level) in zip(_errors(sample, asked), asked, strict=True)
-    ]
-    return sum(worse) / len(worse)
+def _own(samples: Sequence[Sample]) -> list[list[float]]:
+    return _errors(samples, lambda sample, levels: [(sample.content, k) for k in range(levels)])
 
 
-def _margin(sample: Sample) -> float:
-    own = sample.once(_own)
-    empty = _errors(sample, [("", level) for level in range(len(own))])
-    return (sum(empty) - sum(own)) / len(own)
+def _others(samples: Sequence[Sample]) -> list[list[float]]:
+    return _errors(
+        samples,
+        lambda sample, levels: [(text, k % levels) for k, text in enumerate(sample.others)],
+    )
 
 
-def _own(sample: Sample) -> list[float]:
-    from generation.renderers.diffusers.judge import LEVELS
-
-    return _errors(sample, [(sample.content, level) for level in range(LEVELS)])
+def _empty(samples: Sequence[Sample]) -> list[list[float]]:
+    return _errors(samples, lambda _, levels: [("", k) for k in range(levels)])
 
 
-def _errors(sample: Sample, asked: Sequence[tuple[str, int]]) -> list[float]:
-    from generation.renderers.diffusers.judge import errors
+def _errors(
+    samples: Sequence[Sample], asked: Callable[[Sample, int], list[tuple[str, int]]]
+) -> list[list[float]]:
+    """The base model's errors for the texts, each at its one of so many levels."""
+    from generation.renderers.diffusers import judge
 
-    return errors(sample.renderer, sample.once(_latents), asked)
-
-
-def _latents(sample: Sample) -> torch.Tensor:
-    from generation.renderers.diffusers.judge import latents
-
-    return latents(sample.renderer, sample.image)
+    return judge.errors(
+        samples[0].renderer,
+        [sample.once(latents) for sample in samples],
+        [asked(sample, judge.LEVELS) for sample in samples],
+    )

@@ -108,11 +108,24 @@ class Sample:
         """`make(self)`, computed once for all metrics that ask for it."""
         return self._once(make, lambda: make(self))
 
+    @cached_property
+    def known(self) -> dict[Any, Any]:
+        """What metrics have made of the sample so far."""
+        return {}
+
     def _once(self, key: Any, make: Callable[[], T]) -> T:
-        known: dict[Any, Any] = self.__dict__.setdefault("_shared", {})
-        if key not in known:
-            known[key] = make()
-        return cast(T, known[key])
+        if key not in self.known:
+            self.known[key] = make()
+        return cast(T, self.known[key])
+
+
+def together(samples: Sequence[Sample], make: Callable[[Sequence[Sample]], Sequence[T]]) -> list[T]:
+    """What `make` gives for each of the samples, computed once for all metrics that ask for it, for
+    those that lack it together."""
+    lacking = [sample for sample in samples if make not in sample.known]
+    for sample, value in zip(lacking, make(lacking) if lacking else (), strict=True):
+        sample.known[make] = value
+    return [cast(T, sample.known[make]) for sample in samples]
 
 
 @runtime_checkable

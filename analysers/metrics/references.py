@@ -21,8 +21,9 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from analysers.metrics.adherence import JUDGED, latents
 from analysers.metrics.luma import Pixels
-from analysers.metrics.metric import Declaration, Declared, Sample
+from analysers.metrics.metric import Declaration, Declared, Sample, together
 from generation.errors import UserError, first_line
 
 GRID = 8
@@ -59,12 +60,21 @@ class Pictures(Sequence[Pixels]):
 
 def each(pictures: Sequence[Pixels], make: Callable[[Pixels], T], key: Hashable) -> list[T]:
     """`make` of every picture; of pictures in files once, as long as the key is the same."""
-    if not isinstance(pictures, Pictures):
-        return [make(picture) for picture in pictures]
-    for number, path in enumerate(pictures.paths):
-        if (key, path) not in pictures.made:
-            pictures.made[key, path] = make(pictures[number])
-    return [pictures.made[key, path] for path in pictures.paths]
+    return all_of(pictures, lambda some: list(map(make, some)), key, 1)
+
+
+def all_of(
+    pictures: Sequence[Pixels], make: Callable[[list[Pixels]], list[T]], key: Hashable, size: int
+) -> list[T]:
+    """The same with a `make` that takes so many pictures together."""
+    made = pictures.made if isinstance(pictures, Pictures) else {}
+    names = pictures.paths if isinstance(pictures, Pictures) else range(len(pictures))
+    lacking = [n for n, name in enumerate(names) if (key, name) not in made]
+    for start in range(0, len(lacking), size):
+        some = lacking[start : start + size]
+        for n, value in zip(some, make([pictures[n] for n in some]), strict=True):
+            made[key, names[n]] = value
+    return [made[key, name] for name in names]
 
 
 def fitted(picture: Pixels, height: int, width: int) -> Pixels:
@@ -77,10 +87,10 @@ def fitted(picture: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(image)
 
 
-def parts(sample: Sample) -> list[Vector]:
-    """The base model's features of the picture, averaged down to at most 8 x 8 parts: of each block
-    (parts, channels)."""
-    return sample.once(_parts)
+def parts(samples: Sequence[Sample]) -> list[list[Vector]]:
+    """The base model's features of the pictures, averaged down to at most 8 x 8 parts: of each
+    block (parts, channels)."""
+    return together(samples, _parts)
 
 
 def alike(own: Sequence[Vector], references: Sequence[Sequence[Vector]]) -> float:
@@ -122,7 +132,7 @@ class ReferenceLikeness(Declared):
             self._network.check()
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [self._network.likeness(sample, sample.references) for sample in samples]
+        return self._network.likeness(samples, [sample.references for sample in samples])
 
     @cached_property
     def _network(self) -> _Network:
@@ -141,7 +151,7 @@ class HeldOutLikeness(ReferenceLikeness):
         return _declared("held_out_likeness", label, "held_out", self.folder)
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
-        return [self._network.likeness(sample, sample.held_out) for sample in samples]
+        return self._network.likeness(samples, [sample.held_out for sample in samples])
 
 
 def _declared(name: str, label: str, need: Any, folder: str) -> Declaration:
@@ -154,6 +164,7 @@ def _declared(name: str, label: str, need: Any, folder: str) -> Declaration:
         about="does it look like the training pictures",
         needs=frozenset({need} if folder else {need, "renderer"}),
         bounds=(-1.0, 1.0),
+        batch=1 if folder else JUDGED,
     )
 
 
@@ -163,21 +174,19 @@ class _Network:
 
     folder: str
 
-    def likeness(self, sample: Sample, references: Sequence[Pixels]) -> float:
+    def likeness(
+        self, samples: Sequence[Sample], references: Sequence[Sequence[Pixels]]
+    ) -> list[float]:
+        """Of each sample to its references."""
         if not self.folder:
-            with sample.renderer.without_lora():
-                high, wide = sample.image.shape[:2]
-                known = each(
-                    references,
-                    lambda picture: parts(
-                        Sample(fitted(picture, high, wide), renderer=sample.renderer)
-                    ),
-                    ("parts", high, wide),
-                )
-                return alike(parts(sample), known)
-        own = sample.once(self.vector_of)
-        vectors = each(references, self.vector, self.folder)
-        return float(np.mean([own @ vector for vector in vectors]))
+            with samples[0].renderer.without_lora():
+                known = map(_known_parts, samples, references)
+                return list(map(alike, parts(samples), known))
+        found = []
+        for sample, pictures in zip(samples, references, strict=True):
+            own, vectors = sample.once(self.vector_of), each(pictures, self.vector, self.folder)
+            found.append(float(np.mean([own @ vector for vector in vectors])))
+        return found
 
     def vector_of(self, sample: Sample) -> Vector:
         return self.vector(sample.image)
@@ -281,11 +290,21 @@ def _exported(files: Sequence[Path]) -> Callable[[Any], Vector]:
     return ask
 
 
-def _parts(sample: Sample) -> list[Vector]:
+def _known_parts(sample: Sample, references: Sequence[Pixels]) -> list[list[Vector]]:
+    """The references' parts, each brought to the sample's size."""
+    high, wide = sample.image.shape[:2]
+
+    def made(some: list[Pixels]) -> list[list[Vector]]:
+        return parts([Sample(fitted(one, high, wide), renderer=sample.renderer) for one in some])
+
+    return all_of(references, made, ("parts", high, wide), JUDGED)
+
+
+def _parts(samples: Sequence[Sample]) -> list[list[Vector]]:
     from generation.renderers.diffusers import judge
 
-    found = judge.features(sample.renderer, judge.latents(sample.renderer, sample.image))
-    return [_averaged(plane) for plane in found]
+    seen = judge.features(samples[0].renderer, [sample.once(latents) for sample in samples])
+    return [[_averaged(plane) for plane in blocks] for blocks in seen]
 
 
 def _averaged(plane: Vector) -> Vector:

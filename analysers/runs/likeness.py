@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def known_values(
     judging: Judging,
     cache: Path,
     renderer: Callable[[], Any] | None,
+    made: dict[Hashable, Any],
 ) -> Known:
     """What is known without any candidate: every reference is held against all others, every
     held-out picture against all references, brought to the size of the pictures.
@@ -74,7 +75,7 @@ def known_values(
             for path in paths
         )
         found: dict[str, list[float]] = {name: [] for name in names}
-        for result in measure(tasks, names, InProcess(), cache, renderer):
+        for result in measure(tasks, names, InProcess(), cache, renderer, made):
             for name in names:
                 value = result.values.get(name, math.nan)
                 if math.isfinite(value):

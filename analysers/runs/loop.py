@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from time import perf_counter
@@ -77,6 +77,7 @@ class Run(Generic[C]):
         self._asked: dict[C, None] = {}
         self._scores: dict[C, Score] = {}
         self._measured: dict[C, Measured] = {}
+        self._made: dict[Hashable, Any] = {}  # of reference pictures, by metrics
         self._ctrl_c = CtrlC(self.control)
 
     def go(self) -> Study:
@@ -135,6 +136,7 @@ class Run(Generic[C]):
                 self.judging,
                 source.out / "measured.jsonl",
                 self._engine,
+                self._made,
             )
             told = likeness_evidence(rows, source.kind, known, self._references, source.out)
             found = replace(found, **told)
@@ -165,6 +167,7 @@ class Run(Generic[C]):
                     self._executor or _executor(self.judging, source, self._cluster),
                     source.out / "measured.jsonl",
                     self._engine,
+                    self._made,
                 ):
                     row = rows[result.task.tag]
                     self._keep(result.task.tag, _scored(row, result), result)

@@ -80,7 +80,9 @@ def test_the_denoiser_is_asked_as_the_pipeline_asks_it(
         with torch.inference_mode():
             told = engine.traits.predict(engine.pipe, noisy, torch.tensor([at]), texts)
         by_hand = ((told - truth) ** 2).mean().item()
-        assert judge.errors(engine, z, [("a cat", level)]) == pytest.approx([by_hand], rel=1e-4)
+        assert judge.errors(engine, [z], [[("a cat", level)]])[0] == pytest.approx(
+            [by_hand], rel=1e-4
+        )
 
 
 def scheduled(folder: Path, to: Path, own: dict[str, Any]) -> Path:
@@ -120,7 +122,9 @@ def test_a_unet_that_was_trained_for_flow_matching(
     engine.denoiser.forward = velocity
     spread = 0.02 if "sde" not in sampler else 0.2  # times are whole, sigmas are not
     torch.testing.assert_close(engine.denoise([Case("a cat", 1)]), z, atol=spread, rtol=0.02)
-    assert judge.errors(engine, z, [("a cat", 0), ("", 1)]) == pytest.approx([0, 0], abs=1e-9)
+    assert judge.errors(engine, [z], [[("a cat", 0), ("", 1)]])[0] == pytest.approx(
+        [0, 0], abs=1e-9
+    )
 
 
 def test_what_a_scheduler_says_that_cannot_be_done_is_one_sentence(
@@ -141,8 +145,8 @@ def test_what_a_scheduler_says_that_cannot_be_done_is_one_sentence(
     strange = made("strange", {"_class_name": "DDPMScheduler", "prediction_type": "residual"})
     engine = Engine(strange, width=64, height=64)
     for ask in (
-        lambda: judge.errors(engine, torch.zeros(1, 4, 8, 8), [("a cat", 0)]),
-        lambda: judge.features(engine, torch.zeros(1, 4, 8, 8)),
+        lambda: judge.errors(engine, [torch.zeros(1, 4, 8, 8)], [[("a cat", 0)]]),
+        lambda: judge.features(engine, [torch.zeros(1, 4, 8, 8)]),
     ):
         with pytest.raises(UserError, match="predicts 'residual'.*cannot be judged; correct"):
             ask()
@@ -164,7 +168,7 @@ def test_the_right_prompt_wins_and_loses_as_the_picture_becomes_another(demo: En
     for picture, prompt in zip(pictures, PROMPTS, strict=True):
         z = judge.latents(demo, picture)
         for text in PROMPTS:
-            error = sum(judge.errors(demo, z, [(text, 0), (text, 1)]))
+            error = sum(judge.errors(demo, [z], [[(text, 0), (text, 1)]])[0])
             (own if text == prompt else others).append(error)
         rest = rivals(prompt, PROMPTS)
         assert Adherence()([sample(demo, picture, prompt, rest)]) == [1.0]
@@ -216,7 +220,7 @@ def test_features_are_what_a_block_on_the_way_gives(
 ) -> None:
     engine = Engine(find_model(str(tiny_model(family))), width=64, height=64, batch_size=1)
     z = torch.randn((1, judge_channels(engine), 8, 8), generator=torch.Generator().manual_seed(5))
-    found, again, other = (judge.features(engine, x) for x in (z, z, 2 * z))
+    found, again, other = judge.features(engine, [z, z, 2 * z])
     assert len(found) == (1 if engine.traits.flow else len(engine.denoiser.up_blocks))
     for one, same, unlike in zip(found, again, other, strict=True):
         assert one.dtype == np.float32 and one.ndim == 3 and np.isfinite(one).all()
@@ -246,7 +250,7 @@ def test_features_of_a_noisy_picture_by_hand(demo: Engine) -> None:
         demo.pipe.unet(noisy, 250, demo.texts("")["prompt_embeds"])
     for hook in hooks:
         hook.remove()
-    for found, told in zip(judge.features(demo, z), seen, strict=True):
+    for found, told in zip(judge.features(demo, [z])[0], seen, strict=True):
         by_hand = told[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-4)
 
@@ -306,8 +310,8 @@ def test_each_part_has_to_be_like_one_of_the_references() -> None:
 @pytest.mark.parametrize(("high", "wide"), [(128, 128), (128, 192), (320, 128), (40, 40)])
 def test_parts_are_means_of_the_features(demo: Engine, high: int, wide: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (high, wide, 3), dtype=np.uint8)
-    whole = judge.features(demo, judge.latents(demo, picture))
-    for found, plane in zip(parts(Sample(picture, renderer=demo)), whole, strict=True):
+    (whole,) = judge.features(demo, [judge.latents(demo, picture)])
+    for found, plane in zip(parts([Sample(picture, renderer=demo)])[0], whole, strict=True):
         bands = [
             [slice(k * n // 8, (k + 1) * n // 8) for k in range(8)] if n >= 8
             else [slice(k, k + 1) for k in range(n)]

@@ -220,6 +220,19 @@ class Engine:
             )
 
     @property
+    def _guided(self) -> bool:
+        """Whether each picture is denoised under its negative prompt too; distilled UNets take the
+        guidance scale as an input instead."""
+        distilled = getattr(self.denoiser.config, "time_cond_proj_dim", None) is not None
+        guided = self.traits.negative and self.guidance_scale > self.traits.unguided
+        return guided and not distilled
+
+    @property
+    def rows(self) -> int:
+        """How many rows the denoiser gets at once when a batch is painted."""
+        return self.batch_size * (1 + self._guided)
+
+    @property
     def modules_merged(self) -> int:
         """How many weights differ from the base model's now."""
         return len(self._recipes)
@@ -564,8 +577,6 @@ class Engine:
         return self._prompts[key]
 
     def _embeddings(self, case: Case) -> dict[str, torch.Tensor]:
-        # Distilled UNets take the guidance scale as an input instead of a negative prompt.
-        distilled = getattr(self.denoiser.config, "time_cond_proj_dim", None) is not None
         edited = self._edited(case) if self.model.edits else None
         edit = self.traits.edit
         texts = prompts.embeddings(
@@ -574,9 +585,7 @@ class Engine:
             case.prompt,
             case.negative,
             device=self.device,
-            guided=self.traits.negative
-            and self.guidance_scale > self.traits.unguided
-            and not distilled,
+            guided=self._guided,
             clip_skip=self.clip_skip,
             edit=partial(edit, picture=edited) if edit is not None else None,
         )

@@ -8,8 +8,10 @@ set decide: judge under `Engine.without_lora` what is to be judged by the base.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ import torch
 from generation.errors import UserError
 from generation.families import words
 from generation.renderers.diffusers.samplers import flows, scheduler
+from generation.renderers.diffusers.shares import share
 
 if TYPE_CHECKING:
     from generation.renderers.diffusers.engine import Engine
@@ -29,6 +32,14 @@ NOISE_SHARES = (0.5, 0.73)
 """The same for flow models, sigma: noise and picture in the ratio of Stable Diffusion 1.x there."""
 
 LEVELS = len(TIMESTEPS)
+
+ROWS, FEATURED = 8, 4
+"""How many rows the denoiser gets at once for errors and features, or as many as it paints."""
+
+Asked = tuple[str, int]
+"""A text and a level."""
+
+T = TypeVar("T")
 
 FEATURES_AT, FEATURES_SHARE = 250, 0.41
 """Where features are taken: a timestep of 1000, and the same for flow models."""
@@ -56,12 +67,16 @@ def latents(engine: Engine, picture: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def errors(engine: Engine, z: torch.Tensor, asked: Sequence[tuple[str, int]]) -> list[float]:
-    """The mean squared error of what the denoiser tells of `z`, for each (text, level) asked.
+def errors(
+    engine: Engine, pictures: Sequence[torch.Tensor], asked: Sequence[Sequence[Asked]]
+) -> list[list[float]]:
+    """The mean squared errors of what the denoiser tells of each picture's latents, for each
+    (text, level) that is asked of it.
 
-    `z` is noised to the level (an index of `TIMESTEPS`) with that level's one noise, the same for
+    They are noised to the level (an index of `TIMESTEPS`) with that level's one noise, the same for
     all pictures of a size and all texts, so that differences are paired. The error is that of
-    the noise for models that predict it, of the velocity for others.
+    the noise for models that predict it, of the velocity for others. Whatever is asked beside it,
+    the denoiser always gets equally many rows, as rounding depends on that.
     Raises UserError for a model that cannot be asked, ArithmeticError where numbers overflow.
     """
     predict = engine.traits.predict
@@ -71,26 +86,34 @@ def errors(engine: Engine, z: torch.Tensor, asked: Sequence[tuple[str, int]]) ->
             "explains a picture; leave adherence out.",
             field="metrics",
         )
-    found = []
-    noised = [
-        _noised(engine, z, level, TIMESTEPS[level], NOISE_SHARES[level]) for level in range(LEVELS)
-    ]
-    for group in _batches(engine, asked):
-        noisy, times, truth = (
-            torch.cat([noised[level][part] for _, level in group]) for part in range(3)
-        )
-        texts = _texts(engine, [text for text, _ in group])
+    found: dict[tuple[int, Asked], float] = {}
+    noised = lru_cache(
+        lambda n, level: _noised(engine, pictures[n], level, TIMESTEPS[level], NOISE_SHARES[level])
+    )
+    questions = [(n, one) for n, each in enumerate(asked) for one in each]
+
+    def alike(question: tuple[int, Asked]) -> tuple[torch.Size, int]:
+        n, (text, _) = question
+        return pictures[n].shape, engine.texts(text)["prompt_embeds"].shape[1]
+
+    for group in _batches(questions, alike, min(ROWS, engine.rows)):
+        parts = [noised(n, level) for n, (_, level) in group]
+        noisy, times, truth = (torch.cat(part) for part in zip(*parts, strict=True))
+        texts = _texts(engine, [text for _, (text, _) in group])
         told = predict(engine.pipe, noisy.to(engine.denoiser.dtype), times, texts)
-        found += ((told.float() - truth) ** 2).mean((1, 2, 3)).tolist()
-    if not np.isfinite(found).all():
+        errors = ((told.float() - truth) ** 2).mean((1, 2, 3)).tolist()
+        found |= zip(group, errors, strict=True)
+    if not np.isfinite([*found.values()]).all():
         raise ArithmeticError("the model's numbers overflowed; try another dtype")
-    return found
+    return [[found[n, one] for one in each] for n, each in enumerate(asked)]
 
 
 @torch.inference_mode()
-def features(engine: Engine, z: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-    """What the denoiser sees in `z`, without a prompt: of each block on the way up of a UNet, of a
-    transformer's middle block, (rows, columns, channels).
+def features(
+    engine: Engine, pictures: Sequence[torch.Tensor]
+) -> list[list[npt.NDArray[np.float32]]]:
+    """What the denoiser sees in each picture's latents, without a prompt: of each block on the way
+    up of a UNet, of a transformer's middle block, (rows, columns, channels).
 
     Activations at one timestep: Tang, Jia, Wang, Phoo, Hariharan (2023), "Emergent Correspondence
     from Image Diffusion", https://arxiv.org/abs/2306.03881, whose timestep (261) this is, from one
@@ -105,23 +128,32 @@ def features(engine: Engine, z: torch.Tensor) -> list[npt.NDArray[np.float32]]:
             "picture; leave it out.",
             field="references",
         )
-    noisy, time, _ = _noised(engine, z, 0, FEATURES_AT, FEATURES_SHARE)
-    seen: list[torch.Tensor] = []
+    found: dict[int, list[npt.NDArray[np.float32]]] = {}
+    seen: dict[int, list[torch.Tensor]] = {}
 
     def keep(_block: Any, _given: Any, told: Any) -> None:
         # Transformers' blocks give the text's part first.
-        seen.append(told if isinstance(told, torch.Tensor) else told[-1])
+        rows = told if isinstance(told, torch.Tensor) else told[-1]
+        seen.setdefault(share(), []).append(rows)
 
     hooks = [block.register_forward_hook(keep) for block in blocks]
+    numbers = range(len(pictures))
     try:
-        predict(engine.pipe, noisy.to(engine.denoiser.dtype), time, _texts(engine, [""]))
+        for group in _batches(numbers, lambda n: pictures[n].shape, min(FEATURED, engine.rows)):
+            parts = [_noised(engine, pictures[n], 0, FEATURES_AT, FEATURES_SHARE) for n in group]
+            noisy, times, _ = (torch.cat(part) for part in zip(*parts, strict=True))
+            seen.clear()
+            texts = _texts(engine, [""] * len(group))
+            predict(engine.pipe, noisy.to(engine.denoiser.dtype), times, texts)
+            shares = [seen[number] for number in sorted(seen)]
+            whole = [torch.cat(block).float() for block in zip(*shares, strict=True)]
+            for row, n in enumerate(dict.fromkeys(group)):
+                shape = pictures[n].shape[-2] / pictures[n].shape[-1]
+                found[n] = [_plane(block[row], shape) for block in whole]
     finally:
         for hook in hooks:
             hook.remove()
-    found = [_plane(one[0].float(), z.shape[-2] / z.shape[-1]) for one in seen]
-    if not all(one.isfinite().all() for one in found):
-        raise ArithmeticError("the model's numbers overflowed; try another dtype")
-    return [np.ascontiguousarray(one.cpu().numpy()) for one in found]
+    return [found[n] for n in numbers]
 
 
 def _texts(engine: Engine, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -143,13 +175,17 @@ def _blocks(denoiser: Any) -> list[Any]:
     return []
 
 
-def _plane(seen: torch.Tensor, shape: float) -> torch.Tensor:
+def _plane(seen: torch.Tensor, shape: float) -> npt.NDArray[np.float32]:
     """A UNet's (channels, rows, columns) or a transformer's (positions, channels), as (rows,
-    columns, channels); `shape` is rows by columns."""
+    columns, channels); `shape` is rows by columns. Raises ArithmeticError unless it is finite."""
+    if not seen.isfinite().all():
+        raise ArithmeticError("the model's numbers overflowed; try another dtype")
     if seen.ndim == 3:
-        return seen.permute(1, 2, 0)
-    rows = round((len(seen) * shape) ** 0.5)
-    return seen.reshape(rows if len(seen) % rows == 0 else len(seen), -1, seen.shape[-1])
+        plane = seen.permute(1, 2, 0)
+    else:
+        rows = round((len(seen) * shape) ** 0.5)
+        plane = seen.reshape(rows if len(seen) % rows == 0 else len(seen), -1, seen.shape[-1])
+    return np.ascontiguousarray(plane.cpu().numpy())
 
 
 def _noised(
@@ -183,14 +219,10 @@ def _noised(
     return noisy, torch.tensor([step], device=z.device), predicted[kind]
 
 
-def _batches(engine: Engine, asked: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
-    """Neighbours whose texts are equally long, at most as many as pictures are painted at once."""
-    groups: list[list[tuple[str, int]]] = []
-    length = 0
-    for text, level in asked:
-        tokens = engine.texts(text)["prompt_embeds"].shape[1]
-        if not groups or tokens != length or len(groups[-1]) == engine.batch_size:
-            groups.append([])
-        groups[-1].append((text, level))
-        length = tokens
-    return groups
+def _batches(items: Sequence[T], alike: Callable[[T], Hashable], size: int) -> list[list[T]]:
+    """Groups of just so many that are alike, filled up by repeating the last."""
+    groups: list[list[T]] = []
+    for _, some in groupby(sorted(items, key=lambda item: str(alike(item))), alike):
+        queue = list(some)
+        groups += [queue[start : start + size] for start in range(0, len(queue), size)]
+    return [[*group, *[group[-1]] * (size - len(group))] for group in groups]

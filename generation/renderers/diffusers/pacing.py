@@ -50,9 +50,7 @@ def decide(
 
 def decided(settings: RenderSettings, batching: Batching) -> RenderSettings:
     """The settings with their batches decided."""
-    return replace(
-        settings, batch_size=batching.size, mixed=batching.mixed, shared=batching.shared
-    )
+    return replace(settings, batch_size=batching.size, mixed=batching.mixed, shared=batching.shared)
 
 
 def can_mix(settings: RenderSettings, cells: Sequence[Cell]) -> bool:

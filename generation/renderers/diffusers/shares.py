@@ -10,10 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
-from threading import Barrier
+from threading import Barrier, local
 from typing import Any
 
 import torch
+
+_here = local()
+
+
+def share() -> int:
+    """The number of the share that this thread computes, from 0; 0 outside of them."""
+    return getattr(_here, "number", 0)
 
 
 def shared_out(forward: Callable[..., Any], cores: int) -> Callable[..., Any]:
@@ -26,20 +33,21 @@ def shared_out(forward: Callable[..., Any], cores: int) -> Callable[..., Any]:
     pool = _threads(cores)
 
     @wraps(forward)
-    def share(first: torch.Tensor, *rest: Any, **named: Any) -> Any:
+    def deal(first: torch.Tensor, *rest: Any, **named: Any) -> Any:
         rows = len(first)
         if rows % cores:
             return forward(first, *rest, **named)
         inference = torch.is_inference_mode_enabled()  # each thread has a mode of its own
 
         def compute(number: int) -> Any:
+            _here.number = number
             own = slice(number * rows // cores, (number + 1) * rows // cores)
             with torch.inference_mode(inference):
                 return forward(*_own((first, *rest), rows, own), **_own(named, rows, own))
 
         return tuple(map(torch.cat, zip(*pool.map(compute, range(cores)), strict=True)))
 
-    return share
+    return deal
 
 
 def _threads(count: int) -> ThreadPoolExecutor:
