@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from analysers.runs.events import Event
     from analysers.study import Study
 
-FIRST = 20.0
-"""Seconds until the first early report, and at least between two."""
+FIRST = 60.0
+"""Seconds until the first early report, and at least between two: one takes about a second."""
 
 SHARE = 0.02
 """Of the run's time that early reports may take: the next waits until the last was so little."""

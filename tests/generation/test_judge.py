@@ -354,3 +354,19 @@ def test_likeness_falls_as_posters_are_harmed(demo: Engine, kind: str) -> None:
     whole = like(unseen)
     mild, strong = (like([harmed(p, kind, step) for p in unseen]) for step in (0, 1))
     assert whole > mild > strong and whole - strong > 0.02
+
+
+def test_several_pictures_get_what_each_gets_alone_in_their_order(demo: Engine) -> None:
+    """Of different sizes, asked different things: the denoiser's batches are always full."""
+    random = np.random.default_rng(0)
+    shapes = ((128, 128), (64, 128), (128, 128), (96, 64))
+    zs = [
+        judge.latents(demo, random.integers(0, 256, (*shape, 3), dtype=np.uint8))
+        for shape in shapes
+    ]
+    asked = [[("a cat", 0), ("a dog", 1)][: 1 + n % 2] + [("", n % 2)] for n in range(len(zs))]
+    together = judge.errors(demo, zs, asked)
+    assert together == [judge.errors(demo, [z], [one])[0] for z, one in zip(zs, asked, strict=True)]
+    for found, z in zip(judge.features(demo, zs), zs, strict=True):
+        for one, alone in zip(found, judge.features(demo, [z])[0], strict=True):
+            assert np.array_equal(one, alone)
