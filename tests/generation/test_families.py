@@ -91,27 +91,31 @@ def test_a_single_checkpoint_renders_the_same_pictures(
     assert np.array_equal(theirs, open_engine(single).render(CASES))
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3", "flux", "qwen"])
-def test_a_hub_id_renders_from_the_cache(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
-    """In a process of its own: the client reads the cache's place when it is imported."""
-    cache = hub_cache(tiny_model(family), tmp_path, "somebody/tiny")
+def test_a_hub_id_is_found_in_the_cache(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Of every family; in a process of its own, as the client reads the cache's place when it is
+    imported."""
+    for family in FAMILIES:
+        hub_cache(tiny_model(family), tmp_path, f"somebody/{family}")
     code = (
-        "from generation.renderers.diffusers.models import find_model, folder_digest\n"
-        "import sys, pathlib\n"
-        "m = find_model('somebody/tiny')\n"
-        "assert 'snapshots' in str(m.path), m.path\n"
-        "assert m.digest == folder_digest(pathlib.Path(sys.argv[1]))\n"
-        "print(m.family, m.path)\n"
+        "from generation.renderers.diffusers.models import find_model\n"
+        "import sys\n"
+        "for family in sys.argv[1:]:\n"
+        "    m = find_model(f'somebody/{family}')\n"
+        "    print(family, m.family, m.digest, m.path)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tiny_model(family))], capture_output=True, text=True,
-        env={**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}, check=False,
+        [sys.executable, "-c", code, *FAMILIES], capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found, path = done.stdout.split()
-    assert found == family
-    theirs = open_engine(find_model(str(tiny_model(family)))).render(CASES[:1])
-    assert np.array_equal(theirs, open_engine(find_model(path)).render(CASES[:1]))
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in found] == list(FAMILIES)
+    for family, told, digest, path in found:
+        assert told == family and "snapshots" in path
+        assert digest == find_model(str(tiny_model(family))).digest
+    last = found[-1]
+    theirs = open_engine(find_model(str(tiny_model(last[0])))).render(CASES[:1])
+    assert np.array_equal(theirs, open_engine(find_model(last[3])).render(CASES[:1]))
 
 
 def random_lora(engine: Engine, part: str, path: Path) -> Checkpoint:

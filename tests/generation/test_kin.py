@@ -566,9 +566,9 @@ def in_fp8(tensors: Tensors, kind: str) -> tuple[Tensors, Tensors]:
 
 
 @pytest.mark.parametrize(("family", "kind"), [
-    ("zimage", "plain"), ("zimage", "scale_weight"), ("zimage", "weight_scale"),
-    ("zimage", "weight_scale by row"), ("qwen", "plain"), ("qwen", "weight_scale"),
-    ("lumina2", "plain"), ("lumina2", "scale_weight"), ("hidream", "weight_scale by row"),
+    ("chroma", "scale_weight"), ("flux", "plain"), ("flux2", "weight_scale"), ("klein", "plain"),
+    ("hidream", "weight_scale by row"), ("lumina2", "scale_weight"), ("qwen", "plain"),
+    ("sd3", "weight_scale"), ("zimage", "scale_weight"), ("zimage", "weight_scale by row"),
 ])  # fmt: skip
 def test_fp8_is_read_as_what_it_stands_for(
     family: str,

@@ -94,9 +94,11 @@ def matrices(one: Engine) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("family", "kind", "low", "high"), [
-    ("flux", "Q8_0", 1e-3, 1e-2), ("qwen", "Q8_0", 1e-3, 1e-2), ("klein", "Q5_1", 1e-2, 4e-2),
-    ("qwen", "Q4_0", 4e-2, 1.5e-1), ("qwen", "BF16", 1e-4, 4e-3), ("qwen", "nf4", 5e-2, 1.5e-1),
-    ("zimage", "nf4 nested", 5e-2, 1.5e-1), ("klein", "fp4", 5e-2, 2e-1),
+    ("flux", "Q8_0", 1e-3, 1e-2), ("chroma", "Q8_0", 1e-3, 1e-2), ("sd3", "Q8_0", 1e-3, 1e-2),
+    ("flux2", "Q5_1", 1e-2, 4e-2), ("klein", "Q5_1", 1e-2, 4e-2), ("hidream", "Q4_0", 4e-2, 1.5e-1),
+    ("qwen", "Q4_0", 4e-2, 1.5e-1), ("lumina2", "BF16", 1e-4, 4e-3), ("zimage", "BF16", 1e-4, 4e-3),
+    ("qwen", "nf4", 5e-2, 1.5e-1), ("zimage", "nf4 nested", 5e-2, 1.5e-1),
+    ("klein", "fp4", 5e-2, 2e-1), ("lumina2", "nf4", 5e-2, 2e-1),
 ])  # fmt: skip
 def test_it_is_read_as_what_it_stands_for(
     family: str, kind: str, low: float, high: float, tiny_checkpoint: Single, tmp_path: Path
