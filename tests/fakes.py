@@ -413,21 +413,37 @@ def evaluate(graph: Mapping[str, Any], studio: Studio) -> Any:
 
 
 class WebuiServer(Running):
-    """A1111 with --api, and --api-auth where `login` is given."""
+    """A1111 with --api, and --api-auth where `login` is given; with `sdnext` SD.Next, and --auth.
 
-    def __init__(self, studio: Studio, login: str = "") -> None:
+    A checkpoint has no hash until it is painted with (`hashed`).
+    """
+
+    def __init__(self, studio: Studio, login: str = "", *, sdnext: bool = False) -> None:
         super().__init__()
-        self.studio, self.login = studio, login
+        self.studio, self.login, self.sdnext = studio, login, sdnext
         self.options: dict[str, Any] = {
-            "sd_model_checkpoint": "tiny.safetensors [abc1234567]", "randn_source": "CPU",
-            "samples_format": "png", "quicksettings_list": ["a"],
+            "sd_model_checkpoint": "tiny.safetensors", "samples_format": "png",
+            "quicksettings_list": ["a"],
         }  # fmt: skip
+        if sdnext:
+            self.options |= {"lora_fuse_native": False, "lora_apply_te": True}
+        else:
+            self.options |= {"randn_source": "CPU", "lora_add_hashes_to_infotext": True,
+                             "sd_lora": "None"}  # fmt: skip
         self.loras = sorted(LORAS.glob("*.safetensors"))
-        self.task, self.interrupted = "", 0
+        self.hashed = True
+        self.task, self.interrupted, self.broken_off = "", 0, False
+        self.bodies: list[dict[str, Any]] = []
         self._painting = threading.Lock()
 
     def app(self) -> Starlette:
         api = "/sdapi/v1"
+        if self.sdnext:
+            own = {api + "/version": {"app": "sd.next", "commit": "058a7f0cf", "branch": "master"},
+                   api + "/options-info": {"options": SDNEXT_DEFAULTS},
+                   api + "/schedulers": Response("not JSON-ready", 500)}  # fmt: skip
+        else:
+            own = {"/internal/sysinfo": {"Version": "v1.10.1"}, api + "/schedulers": SCHEDULES}
         return Starlette(routes=[
             Route(api + "/txt2img", self._guarded(self._txt2img), methods=["POST"]),
             Route(api + "/options", self._guarded(lambda r: self.options)),
@@ -437,7 +453,8 @@ class WebuiServer(Running):
             Route(api + "/refresh-loras", self._guarded(lambda r: None), methods=["POST"]),
             Route(api + "/progress", self._guarded(self._progress)),
             Route(api + "/interrupt", self._guarded(self._stop), methods=["POST"]),
-            Route("/internal/sysinfo", self._guarded(lambda r: {"Version": "v1.10.1"})),
+            Route("/internal/progress", self._guarded(self._active), methods=["POST"]),
+            *(Route(path, self._guarded(lambda r, told=told: told)) for path, told in own.items()),
         ])  # fmt: skip
 
     def _guarded(self, work: Any) -> Any:
@@ -451,60 +468,110 @@ class WebuiServer(Running):
 
         return route
 
+    @property
+    def sha256(self) -> str | None:
+        return "abc1234567" + "0" * 54 if self.hashed else None
+
     def _models(self, _: Any) -> Any:
-        title = "tiny.safetensors [abc1234567]"
-        return [{"title": title, "model_name": "tiny", "hash": "abc1234567", "sha256": "a" * 64}]
+        short = self.sha256[:10] if self.sha256 else None
+        title = "tiny.safetensors" + (f" [{short}]" if short else "")
+        return [{"title": title, "model_name": "tiny", "filename": "/models/tiny.safetensors",
+                 "hash": short, "sha256": self.sha256}]  # fmt: skip
 
     def _samplers(self, _: Any) -> Any:
-        return [{"name": name} for name in ("DPM++ 2M", "Euler", "Euler a")]
+        names = ("DPM++ 2M", "Euler", "Euler a")
+        if not self.sdnext:
+            return [{"name": name, "aliases": [], "options": {}} for name in names]
+        return [{"name": name, "options": {} if name == "Euler a" else {"use_karras_sigmas": False}}
+                for name in names]  # fmt: skip
 
     def _loras(self, _: Any) -> Any:
-        return [{"name": path.stem, "alias": path.stem, "path": str(path), "metadata": {}}
-                for path in self.loras]  # fmt: skip
+        return [{"name": path.stem.replace(".", "_") if self.sdnext else path.stem, "alias": "pstr",
+                 "path": str(path), "metadata": {}} for path in self.loras]  # fmt: skip
 
     def _progress(self, _: Any) -> Any:
-        return {"progress": 0.5, "current_task": self.task}
+        state = {"skipped": False, "interrupted": self.broken_off, "job_count": 0}
+        return {"progress": 0.0, "state": state, "current_task": None}  # whatever it paints
+
+    def _active(self, body: Mapping[str, Any]) -> Any:
+        return {"active": not self.sdnext and body["id_task"] == self.task}
 
     def _stop(self, _: Any) -> Any:
         self.interrupted += 1
-        return {}
+        return Response(status_code=204) if self.sdnext else {}
 
     def _txt2img(self, body: Mapping[str, Any]) -> Any:
-        fault = self.fault("full", "half", "error", "cut", "jpeg", "another file", "deaf")
+        fault = self.fault("full", "half", "error", "cut", "jpeg", "another file", "starting",
+                           "limit", "nothing", "without", "another checkpoint",
+                           "interrupted")  # fmt: skip
         self.asked.append("txt2img")
+        self.bodies.append(dict(body))
         if fault == "full":
             return Response("busy", 503)
+        if fault == "starting":  # the port is open before the routes are there
+            return JSONResponse({"detail": "Not Found"}, 404)
         if fault == "error":
             return JSONResponse({"error": "OutOfMemoryError", "errors": "CUDA out of memory"}, 500)
+        if fault == "nothing":  # SD.Next without a checkpoint
+            return {"images": [], "info": ""}
         tags = parse_tags(body["prompt"])
         prompt = body["prompt"].split("<lora:")[0].strip()
         lora, strength = (tags[0].name, tags[0].first) if tags else ("", Decimal(0))
-        shown = {("DPM++ 2M", "karras"): "dpmpp_2m_karras", ("Euler a", "Automatic"): "euler_a",
-                 ("Euler", "Automatic"): "euler"}  # fmt: skip
+        if fault == "without":
+            lora = ""
         with self._painting:
             self.task = body["force_task_id"]
             pixels = self.studio.paint(
                 prompt, body["negative_prompt"], body["seed"], (body["width"], body["height"]),
-                body["steps"], body["cfg_scale"], shown[body["sampler_name"], body["scheduler"]],
+                body["steps"], body["cfg_scale"], self._sampler(body),
                 f"{lora}.safetensors" if lora else "", Decimal(str(strength)),
             )  # fmt: skip
             self.task = ""
-        short = tensor_hash(LORAS / f"{lora}.safetensors")[:12] if lora else ""
-        if fault == "another file":
-            short = hashlib.sha256(b"other").hexdigest()[:12]
+        self.hashed, self.broken_off = True, fault == "interrupted"
+        if fault == "limit":  # SD.Next paints first and counts afterwards
+            return JSONResponse({"error": "HTTPException", "detail": "rate limit exceeded"}, 429)
         infotext = f"{body['prompt']}\nSteps: {body['steps']}, Seed: {body['seed']}"
-        infotext += f', Lora hashes: "{lora}: {short}"' if lora else ""
+        if lora and self.sdnext:
+            infotext += f", App: SD.Next, LoRA networks: {lora}"
+        elif lora:
+            short = tensor_hash(LORAS / f"{lora}.safetensors")[:12]
+            if fault == "another file":
+                short = hashlib.sha256(b"other").hexdigest()[:12]
+            infotext += f', Lora hashes: "{lora}: {short}"'
         data = encode_png(pixels, {"parameters": infotext})
         if fault == "jpeg":
             data = b"\xff\xd8\xff" + data
         if fault == "half":
             data = data[: len(data) // 2]
         info = {"seed": body["seed"], "infotexts": [infotext], "version": "v1.10.1",
-                "sd_model_hash": "abc1234567"}  # fmt: skip
+                "sd_model_hash": self.sha256 and self.sha256[:10]}  # fmt: skip
+        if fault == "another checkpoint":
+            info["sd_model_hash"] = "fedcba9876"
         answer = {"images": [base64.b64encode(data).decode()], "info": json.dumps(info)}
         if fault == "cut":
             return Response(json.dumps(answer)[:-300], media_type="application/json")
         return answer
+
+    def _sampler(self, body: Mapping[str, Any]) -> str:
+        """Our name of what is painted with; a schedule of the other program is not even read."""
+        name = {"DPM++ 2M": "dpmpp_2m", "Euler": "euler", "Euler a": "euler_a"}[
+            body["sampler_name"]
+        ]
+        karras = (body.get("schedulers_sigma") == "karras" if self.sdnext
+                  else body.get("scheduler") == "Karras")  # fmt: skip
+        return f"{name}_karras" if karras else name
+
+
+SDNEXT_DEFAULTS = {
+    key: {"default": value, "label": key}
+    for key, value in (("samples_format", "jpg"), ("lora_fuse_native", True),
+                       ("lora_fuse_diffusers", False), ("lora_apply_te", False),
+                       ("lora_apply_tags", 0), ("schedulers_shift", 3))
+}  # fmt: skip
+"""/options tells what differs from these."""
+
+SCHEDULES = [{"name": name.lower(), "label": name, "aliases": None}
+             for name in ("Automatic", "Uniform", "Karras")]  # fmt: skip
 
 
 class SwarmServer(Running):

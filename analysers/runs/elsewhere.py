@@ -99,6 +99,9 @@ def _sampling(request: StudyRequest, info: LoraInfo) -> Sampling:
 
 _LARGE = ("sdxl", "flux", "sd3")
 
+_DISTILLED = ("flux", "flux2")
+"""Families that read a guidance scale: CFG on top of it would be guidance twice."""
+
 
 def _comfyui(
     request: StudyRequest,
@@ -343,7 +346,7 @@ def _by_settings(
         batch_size=1,
     )
     return Elsewhere(
-        renderer(servers, settings, names, told, sampler),
+        renderer(servers, settings, names, told, sampler, distilled=info.family in _DISTILLED),
         shown,
         grid.cases(lines, request.prompts.seeds, request.prompts.negative),
         check_login(servers),

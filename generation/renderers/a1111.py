@@ -1,7 +1,8 @@
-"""Cells painted by A1111, Forge or SD.Next through /sdapi/v1 (modules/api/api.py of A1111).
+"""Cells painted by A1111, Forge or SD.Next through /sdapi/v1 (modules/api/api.py of each).
 
 The LoRA is a tag in the prompt, a control has none. What the server answers in `info` is what the
-picture's facts hold; a picture whose infotext names another LoRA file is refused.
+picture's facts hold; a picture whose infotext names another LoRA file, checkpoint or seed, or no
+LoRA, is refused.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from generation.cells import Cell, Picture, strength_text
 from generation.errors import UserError, named
 from generation.executors import never
+from generation.pictures.readers.values import model_name
 from generation.renderers.servers import (
     MOST_PICTURE,
+    MOST_SECONDS,
     SECONDS,
+    Asked,
     BySettings,
+    Damaged,
     Refused,
     Server,
     Unreachable,
@@ -36,11 +42,11 @@ from generation.samplers import a1111_sampler
 
 API = "/sdapi/v1"
 
-TRIES = 3
-"""How often a picture is asked for when the connection breaks or half of it arrives."""
+SIGMAS = {"Karras": "karras", "Exponential": "exponential", "Beta": "betas"}
+"""SD.Next's `schedulers_sigma`, where a sampler's options have `use_..._sigmas`."""
 
-MOST_SECONDS = 3600.0
-"""For one picture, the time in the server's queue included."""
+_SDNEXT = {"LMS": "LMSD", "DPM2": "KDPM2", "DPM2 a": "KDPM2 a", "PLMS": "PNDM"}
+"""SD.Next's names of samplers (sd_samplers_diffusers.py), where they differ from A1111's."""
 
 _DECIDING = re.compile(
     r"^(sd_vae|sd_vae_.*|sd_unet|upcast_attn|randn_source|emphasis|comma_padding_backtrack|tiling"
@@ -51,9 +57,18 @@ _DECIDING = re.compile(
     r"|always_discard_next_to_last_sigma|sgm_noise_multiplier|uni_pc_.*|sd_noise_schedule"
     r"|use_downcasted_alpha_bar|refiner_switch_by_sample_steps|extra_networks_default_multiplier"
     r"|extra_networks_add_text_separator|sd_hypernetwork.*|sdxl_.*|sd3_.*|forge_(unet|additional).*"
-    r"|beta_dist_.*|prompt_attention|diffusers_.*|lora_.*(fuse|apply|precision).*)$"
+    r"|beta_dist_.*|prompt_(attention|mean_norm)|diffusers_.*|lora_.*(fuse|apply|precision|force).*"
+    r"|schedulers?_.*|uni_pc_.*|sd_text_?enc.*|te_.*|initial_noise_multiplier|wildcards_enabled"
+    r"|(freeu|hypertile|hidiffusion|pag|pab|teacache|cache_dit|faster_cache|fc|para|cfgzero|ras"
+    r"|linfusion|deep_cache|sdnq|layerwise|nunchaku|model)_.*|tome_ratio|todo_ratio|enable_linfusion"
+    r"|precision|cuda_dtype|no_half.*|upcast_sampling|transformers_version|image_watermark.*)$"
 )
 """Options that change a picture (A1111's shared_options.py; Forge's and SD.Next's additions)."""
+
+
+_ASIDE = ("tells_loras", "leaves_texts")
+"""What is told of a server beside its identity: whether the infotext tells the LoRAs' hashes, and
+whether LoRAs leave the text encoders as they are."""
 
 
 def refresh(server: Server) -> None:
@@ -67,6 +82,36 @@ class A1111(BySettings):
 
     key, title = "a1111", "A1111"
 
+    def __init__(
+        self, servers: Sequence[Server], asked: Asked, names: Mapping[str, str],
+        told: Mapping[str, Any], sampler: tuple[str, str], *, distilled: bool = False,
+    ) -> None:  # fmt: skip
+        kept = {key: value for key, value in told.items() if key not in _ASIDE}
+        self._tells_loras = bool(told.get("tells_loras"))
+        if asked.factors and told.get("leaves_texts"):
+            raise UserError(
+                f"{servers[0].url} gives nothing of a LoRA to text encoders; switch on 'LoRA "
+                "native apply to text encoder' there, or leave this out.",
+                field="te_strength",
+            )
+        self._next = _is_next(kept["version"])  # SD.Next's guidance scale is the model's own
+        distilled = distilled and not self._next
+        super().__init__(servers, asked, names, kept, sampler, distilled=distilled)
+
+    def begin(self, cells: Sequence[Cell], out: Path) -> A1111:
+        """A server hashes a checkpoint when it first loads it, which a picture of one step makes it
+        do: found out later only, the hash would change the identity of what is painted now."""
+        if self.told["sha256"] != "unknown" or not cells:
+            return self
+        small = {**self.body(Cell(cells[0].case)), "steps": 1, "width": 64, "height": 64}
+        for server in self.servers:
+            with suppress(Unreachable):
+                _told(server, small)
+        told = look(self.servers, str(self.told["model"]))
+        return A1111(
+            self.servers, self.asked, self.names, told, self._sampler, distilled=self._distilled
+        )
+
     def render(
         self, cells: Sequence[Cell], stopped: Callable[[], bool] = never
     ) -> Iterator[Picture]:
@@ -76,38 +121,26 @@ class A1111(BySettings):
             task = f"task({uuid.uuid4().hex})"
             tasks[task] = server
             try:
-                return self._paint(server, cell, task, cancelled)
+                return self.patiently(
+                    cell,
+                    Waiting(server, cancelled),
+                    lambda: self._painted(server, cell, task),
+                    lambda: _progress(server),
+                )
             finally:
                 tasks.pop(task, None)
 
-        finished = False
-        try:
-            yield from spread(cells, self.servers, paint, stopped=stopped)
-            finished = True
-        finally:
-            if not finished:
-                _interrupt(tasks)
+        return spread(
+            cells, self.servers, paint, stopped=stopped, give_up=lambda: _interrupt(tasks)
+        )
 
-    def _paint(self, server: Server, cell: Cell, task: str, cancelled: threading.Event) -> Picture:
-        waiting, tries = Waiting(server, cancelled), 0
-        while True:
-            begin = time.monotonic()
-            try:
-                answer = _told(server, self.body(cell, task))
-            except Unreachable as error:
-                tries += 1
-                if tries >= TRIES:
-                    raise
-                waiting.until(lambda: _progress(server), error)
-                continue
-            except Refused as error:
-                if error.status in (0, 401, 403) or 300 <= error.status < 400:
-                    raise
-                return Picture(cell, reason=_why(error))
-            picture = self._picture(cell, answer, round(time.monotonic() - begin, 2))
-            tries += 1
-            if picture.png or tries >= TRIES:
-                return picture
+    def _painted(self, server: Server, cell: Cell, task: str) -> Picture:
+        begin = time.monotonic()
+        answer = _told(server, self.body(cell, task))
+        picture = self._picture(cell, answer, round(time.monotonic() - begin, 2))
+        if picture.png and _interrupted(server):
+            return Picture(cell, reason="somebody interrupted it; run the same command again")
+        return picture
 
     def body(self, cell: Cell, task: str = "") -> dict[str, Any]:
         """What /txt2img is sent."""
@@ -116,17 +149,22 @@ class A1111(BySettings):
         if cell.checkpoint is not None:
             tags.append(self._tag(self.names[cell.checkpoint.tensor_hash], cell.strength))
         sampler, schedule = self._sampler
+        key = "schedulers_sigma" if self._next else "scheduler"
+        guidance = {"cfg_scale": asked.guidance_scale}
+        if self._distilled:
+            guidance = {"cfg_scale": 1.0, "distilled_cfg_scale": asked.guidance_scale}
         return {
             "prompt": " ".join([cell.case.prompt, *tags]),
             "negative_prompt": cell.case.negative,
             "seed": cell.case.seed,
             "subseed_strength": 0,
             "steps": asked.steps,
-            "cfg_scale": asked.guidance_scale,
+            **guidance,
             "width": asked.width,
             "height": asked.height,
             "sampler_name": sampler,
-            **({"scheduler": schedule} if schedule else {}),
+            **({key: schedule} if schedule else {}),
+            **({"clip_skip": asked.clip_skip + 1} if self._next else {}),
             "batch_size": 1,
             "n_iter": 1,
             "styles": [],
@@ -152,12 +190,10 @@ class A1111(BySettings):
     def _picture(self, cell: Cell, answer: Any, seconds: float) -> Picture:
         images = answer.get("images") if isinstance(answer, dict) else None
         if not isinstance(images, list) or not images or not isinstance(images[0], str):
-            return Picture(cell, reason="the server answers without a picture")
+            raise Damaged("the server answers without a picture; has it loaded a checkpoint?")
         info = _info(answer)
         infotext = str((info.get("infotexts") or [""])[0])
-        if info.get("seed") not in (None, cell.case.seed):
-            return Picture(cell, reason=f"the server painted seed {info['seed']} instead")
-        if wrong := self._another_lora(cell, infotext):
+        if wrong := self._another(cell, info, infotext):
             return Picture(cell, reason=wrong)
         facts = {
             "renderer": "A1111",
@@ -168,25 +204,60 @@ class A1111(BySettings):
         }
         return decoded(cell, images[0], facts)
 
-    def _another_lora(self, cell: Cell, infotext: str) -> str:
-        """Why the infotext's "Lora hashes" say that another file was applied, or none; "" where
-        they do not, or where the server does not tell."""
-        if cell.checkpoint is None:
+    def _another(self, cell: Cell, info: Mapping[str, Any], infotext: str) -> str:
+        """Why `info` says that something else was painted; "" where it does not, or where the
+        server does not tell."""
+        if info.get("seed") not in (None, cell.case.seed):
+            return f"the server painted seed {info['seed']} instead"
+        painted, wanted = str(info.get("sd_model_hash") or ""), str(self.told["sha256"])
+        if len(wanted) >= len(painted) >= 8 and not wanted.startswith(painted):
+            return f"the server painted with another checkpoint ({painted}, not {wanted[:10]})"
+        if cell.checkpoint is None or not cell.strength:
             return ""
-        if re.search(r"Networks not found: ", infotext):
-            return "the server did not find the LoRA; let it look at its folder again"
-        name = self.names[cell.checkpoint.tensor_hash]
+        name, digest = self.names[cell.checkpoint.tensor_hash], cell.checkpoint.tensor_hash
+        if self._next:
+            used = re.search(r'LoRA networks: ("[^"]*"|[^,\n]*)', infotext)
+            if name not in (used[1].strip('"').split(", ") if used else ()):
+                return f"the server painted without {name}; its log may say why"
         match = re.search(rf'[" ]{re.escape(name)}: ([0-9a-f]{{8,64}})', infotext)
-        if match and not cell.checkpoint.tensor_hash.startswith(match[1]):
+        if match and not digest.startswith(match[1]):
             return (
-                f"the server's {name} is another file ({match[1]}, not "
-                f"{cell.checkpoint.tensor_hash[:12]}); copy this one there"
+                f"the server's {name} is another file ({match[1]}, not {digest[:12]}); copy this "
+                "one there"
             )
+        if self._tells_loras and not self._next and not match:
+            return f"the server painted without {name}; its log may say why"
         return ""
+
+    def why(self, error: Refused) -> str:
+        answer = error.answer
+        if isinstance(answer, dict):
+            told = answer.get("detail") or answer.get("errors") or answer.get("error")
+            if told:
+                return f"the server answers {error.status}: {' '.join(str(told).split())[:300]}"
+        return str(error)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """While a server starts, it answers before its routes are there: not yet, rather than never."""
+    try:
+        yield
+    except Refused as error:
+        if error.status in (404, 405) and _no_route(error):
+            raise Unreachable("it is starting") from None
+        raise
+
+
+def _no_route(error: Refused) -> bool:
+    """Whether the server knows no such route."""
+    told = error.answer.get("detail") if isinstance(error.answer, dict) else ""
+    return told in ("Not Found", "Method Not Allowed")
 
 
 def _told(server: Server, body: Mapping[str, Any]) -> Any:
-    data = server.ask(API + "/txt2img", body, most=MOST_PICTURE, seconds=MOST_SECONDS)
+    with _starting():
+        data = server.ask(API + "/txt2img", body, most=MOST_PICTURE, seconds=MOST_SECONDS)
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -195,15 +266,25 @@ def _told(server: Server, body: Mapping[str, Any]) -> Any:
 
 def _progress(server: Server, seconds: float = SECONDS) -> Any:
     query = {"skip_current_image": "true"}
-    return server.json(API + "/progress", query=query, seconds=seconds)
+    with _starting():
+        return server.json(API + "/progress", query=query, seconds=seconds)
+
+
+def _interrupted(server: Server) -> bool:
+    """Whether the last picture was broken off, and came all the same, half painted."""
+    with suppress(Unreachable, Refused):
+        state = _progress(server).get("state")
+        return isinstance(state, dict) and bool(state.get("interrupted") or state.get("skipped"))
+    return False
 
 
 def _interrupt(tasks: Mapping[str, Server]) -> None:
     """Interrupt our own pictures. A server that does not tell whose it paints is left alone."""
     for task, server in list(tasks.items()):
         with suppress(Unreachable, Refused):
-            progress = _progress(server, seconds=5)
-            if isinstance(progress, dict) and progress.get("current_task") == task:
+            body = {"id_task": task, "live_preview": False}
+            told = server.json("/internal/progress", body, seconds=5)
+            if isinstance(told, dict) and told.get("active") is True:
                 server.json(API + "/interrupt", {}, seconds=5)
 
 
@@ -214,36 +295,38 @@ def _info(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
-def _why(error: Refused) -> str:
-    answer = error.answer
-    if isinstance(answer, dict):
-        told = answer.get("detail") or answer.get("errors") or answer.get("error")
-        if told:
-            return f"the server answers {error.status}: {' '.join(str(told).split())[:300]}"
-    return str(error)
-
-
 def look(servers: Sequence[Server], model: str) -> dict[str, Any]:
     """What identifies the servers: version, checkpoint, options that change pictures.
 
     `model` names one of the server's checkpoints, "" is the one it has loaded. Raises UserError.
     """
     looks = {server.url: _look(server, model) for server in servers}
-    words = {"version": "version", "model": "checkpoint", "sha256": "checkpoint", "options":
-             "options that change pictures"}  # fmt: skip
+    words = {
+        "version": "version", "model": "checkpoint", "sha256": "checkpoint",
+        "options": "options that change pictures", **dict.fromkeys(_ASIDE, "options"),
+    }  # fmt: skip
     return {key: alike(words[key], {url: one[key] for url, one in looks.items()}) for key in words}
 
 
 def _look(server: Server, model: str) -> dict[str, Any]:
-    options = server.first(API + "/options")
-    models = server.first(API + "/sd-models")
+    try:
+        options = server.first(API + "/options")
+        models = server.first(API + "/sd-models")
+    except Refused as error:
+        if not _no_route(error):
+            raise
+        options = models = None
     if not isinstance(options, dict) or not isinstance(models, list):
         raise UserError(
             f"{server.url} does not answer as A1111 does; start it with --api, or mend the "
             "address.",
             field="urls",
         )
-    wanted = model or str(options.get("sd_model_checkpoint", ""))
+    version = _version(server)
+    if _is_next(version):
+        options = {**_defaults(server), **options}
+    selected = str(options.get("sd_model_checkpoint", ""))
+    wanted = model or selected
     found = [one for one in models if isinstance(one, dict) and _is(one, wanted)]
     titles = sorted(str(one.get("title", "")) for one in models if isinstance(one, dict))
     if len(found) != 1:
@@ -252,14 +335,64 @@ def _look(server: Server, model: str) -> dict[str, Any]:
             f"{wanted!r}; it has {', '.join(titles[:8]) or 'none'}.",
             field="model",
         )
+    title = str(found[0].get("title", ""))
+    _fit(server.url, options, _is_next(version), "" if _is(found[0], selected) else title)
     deciding = {key: value for key, value in options.items() if _DECIDING.match(key)}
     text = json.dumps(deciding, sort_keys=True)
     return {
-        "version": _version(server),
-        "model": str(found[0].get("title", "")),
+        "version": version,
+        "model": title,
         "sha256": str(found[0].get("sha256") or found[0].get("hash") or "unknown"),
         "options": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "tells_loras": options.get("lora_add_hashes_to_infotext") is True,
+        "leaves_texts": _is_next(version) and not options.get("lora_apply_te"),
     }
+
+
+def _defaults(server: Server) -> dict[str, Any]:
+    """What SD.Next's options are where it does not say: /options tells what differs from these,
+    all of it only until the first restart."""
+    known = {"samples_format": "jpg", "lora_fuse_native": True}
+    with suppress(Refused):
+        told = server.first(API + "/options-info")
+        options = told.get("options") if isinstance(told, dict) else None
+        if isinstance(options, dict):
+            known |= {k: one.get("default") for k, one in options.items() if isinstance(one, dict)}
+    return known
+
+
+def _fit(url: str, options: Mapping[str, Any], is_next: bool, other: str) -> None:
+    """Raise UserError for options with which no study can be painted; `other` is the checkpoint
+    that is to be painted with, where another one is selected.
+
+    SD.Next, when it fuses, takes a LoRA off again at the strength of the next picture, and so
+    leaves the difference in the model (modules/lora/networks.py keeps one and the same network).
+    It loads two checkpoints for each picture that is not painted with the selected one.
+    """
+    kind = str(options.get("samples_format", "png"))
+    added = str(options.get("sd_lora") or "None")
+    settings = [
+        (kind.lower() != "png", f"sends {kind} pictures; set the file format of images to png"),
+        (added != "None", f"adds {added} to every prompt; set 'Add network to prompt' to None"),
+    ]
+    if is_next:
+        settings += [
+            (bool(options.get("lora_fuse_native") or options.get("lora_fuse_diffusers")),
+             "fuses LoRAs with the model, and another strength of the same LoRA leaves a rest in "
+             "it; switch off 'LoRA native fuse with model' (and 'diffusers fuse') and load the "
+             "checkpoint anew"),
+            (options.get("lora_apply_tags") not in (0, None),
+             "adds a LoRA's tags to the prompt; set 'LoRA auto-apply tags' to 0"),
+            (bool(other), f"has another checkpoint selected; select {other} there"),
+        ]  # fmt: skip
+    for unfit, words in settings:
+        if unfit:
+            raise UserError(f"{url} {words}.", field="urls")
+
+
+def _is_next(version: object) -> bool:
+    """Whether a version is SD.Next's."""
+    return str(version).startswith("sd.next")
 
 
 def _is(model: Mapping[str, Any], wanted: str) -> bool:
@@ -278,7 +411,8 @@ def _version(server: Server) -> str:
     with suppress(Refused):
         told = server.first(API + "/version")
         if isinstance(told, dict) and told:
-            return " ".join(str(told[k]) for k in ("app", "version", "hash") if told.get(k))[:100]
+            keys = ("app", "version", "commit", "hash")
+            return " ".join(str(told[key]) for key in keys if told.get(key))[:100]
     with suppress(Refused):
         told = server.first("/internal/sysinfo", query={"attachment": "false"})
         if isinstance(told, dict) and told.get("Version"):
@@ -293,15 +427,50 @@ def sampler_there(server: Server, sampler: str) -> tuple[str, str]:
     """
     name, schedule = a1111_sampler(sampler)
     listed = server.first(API + "/samplers")
-    names = [one.get("name") for one in listed if isinstance(one, dict)]
-    together = f"{name} {schedule}"
-    if together in names:  # before 1.9 a sampler and its schedule were one
-        return together, ""
-    if name in names:
-        return name, schedule
-    raise UserError(
-        f"{server.url} has no {name}; it has {', '.join(map(str, names[:12]))}.", field="sampler"
-    )
+    named_so = {str(one.get("name")): one for one in listed if isinstance(one, dict)}
+    if _is_next(_version(server)):
+        name, schedules = _SDNEXT.get(name, name), _sigmas(named_so)
+        schedule = SIGMAS.get(schedule, "default" if schedule in _PLAIN else schedule)
+    else:
+        if f"{name} {schedule}" in named_so:  # before 1.9 a sampler and its schedule were one
+            return f"{name} {schedule}", ""
+        schedules = dict.fromkeys(named_so, _schedules(server))
+    if name not in named_so:
+        raise UserError(
+            f"{server.url} has no {name}; it has {', '.join([*named_so][:12])}.", field="sampler"
+        )
+    there = schedules[name]
+    if there is None and schedule in _PLAIN:
+        return name, ""
+    if there is None or schedule not in there:
+        raise UserError(
+            f"{server.url} has no schedule {schedule} for {name}; it has "
+            f"{', '.join(there or ()) or 'none'}.",
+            field="sampler",
+        )
+    return name, schedule
+
+
+_PLAIN = ("Automatic", "Uniform")
+
+
+def _schedules(server: Server) -> Sequence[str] | None:
+    """The labels of the schedules; None for servers without schedules."""
+    try:
+        listed = server.first(API + "/schedulers")
+    except Refused:
+        return None
+    return [str(one["label"]) for one in listed if isinstance(one, dict) and "label" in one]
+
+
+def _sigmas(samplers: Mapping[str, Mapping[str, Any]]) -> dict[str, Sequence[str] | None]:
+    """SD.Next's sigma schedules of each sampler."""
+    flags = {"karras": "karras", "exponential": "exponential", "betas": "beta"}
+    return {
+        name: ["default", *(sigma for sigma, flag in flags.items()
+                            if f"use_{flag}_sigmas" in (one.get("options") or {}))]
+        for name, one in samplers.items()
+    }  # fmt: skip
 
 
 def lora_there(server: Server, file: str, digest: str) -> str:
@@ -310,7 +479,8 @@ def lora_there(server: Server, file: str, digest: str) -> str:
     listed = server.first(API + "/loras")
     stem = file.rsplit(".", 1)[0]
     entries = [one for one in listed if isinstance(one, dict)]
-    found = [one for one in entries if one.get("name") == stem]
+    found = [one for one in entries if one.get("name") == stem]  # SD.Next writes a dot as _
+    found = found or [one for one in entries if model_name(str(one.get("path", ""))) == stem]
     if not found:
         raise UserError(
             f"{server.url} has no LoRA {stem}; put {file} into its folder for LoRAs, and let it "

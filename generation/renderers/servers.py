@@ -47,11 +47,25 @@ SECONDS = 60.0
 PATIENCE = 120.0
 """Seconds that a server may be away, as while it is restarted."""
 
-_BUSY = (429, 502, 503, 504)
+TRIES = 3
+"""How often a picture is asked for when the connection breaks or half of it arrives."""
+
+MOST_SECONDS = 3600.0
+"""For one picture, the time in the server's queue included."""
+
+_BUSY, _AWAY = (429, 503), (502, 504)
 
 
 class Unreachable(Exception):
     """The server does not answer, or not now."""
+
+
+class Busy(Unreachable):
+    """The server answers that it has too much to do."""
+
+
+class Damaged(Exception):
+    """A picture came, but not whole."""
 
 
 class Refused(UserError):
@@ -60,6 +74,11 @@ class Refused(UserError):
     def __init__(self, sentence: str, status: int, answer: Any) -> None:
         super().__init__(sentence, "urls")
         self.status, self.answer = status, answer
+
+    @property
+    def final(self) -> bool:
+        """Whether the server would answer every question so: a login, a redirect, no JSON."""
+        return self.status in (0, 401, 403) or 300 <= self.status < 400
 
 
 @dataclass(frozen=True)
@@ -169,8 +188,9 @@ class Server:
         except (httpx.TransportError, httpx.DecodingError) as error:
             why = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
             raise Unreachable(why or type(error).__name__) from None
-        if answer.status_code in _BUSY:
-            raise Unreachable(f"answers {answer.status_code}: busy, or not ready yet")
+        if answer.status_code in _BUSY + _AWAY:
+            kind = Busy if answer.status_code in _BUSY else Unreachable
+            raise kind(f"answers {answer.status_code}: busy, or not ready yet")
         if not answer.is_success:
             raise self._refused(path, answer.status_code, bytes(data), answer.headers)
         return bytes(data)
@@ -273,8 +293,9 @@ class BySettings(Renderer):
     """Paints on servers of one program that are alike and are asked by settings, not by a graph.
 
     `names` are the LoRAs (tensor hash -> the server's name), `told` is what identifies the servers
-    (version, checkpoint with its hash), `sampler` is the program's own (sampler, scheduler). `key`
-    stands in the identity, `title` in run.json.
+    (version, checkpoint with its hash), `sampler` is the program's own (sampler, scheduler). A
+    `distilled` model reads the guidance scale itself, beside a scale of 1 for the sampler (FLUX).
+    `key` stands in the identity, `title` in run.json.
     """
 
     key: ClassVar[str]
@@ -282,15 +303,16 @@ class BySettings(Renderer):
 
     def __init__(
         self, servers: Sequence[Server], asked: Asked, names: Mapping[str, str],
-        told: Mapping[str, Any], sampler: tuple[str, str],
+        told: Mapping[str, Any], sampler: tuple[str, str], *, distilled: bool = False,
     ) -> None:  # fmt: skip
         self.servers, self.asked, self.names = tuple(servers), asked, names
-        self.told, self._sampler = told, sampler
+        self.told, self._sampler, self._distilled = told, sampler, distilled
 
     def identity(self, cell: Cell) -> Mapping[str, Any]:
         """What identifies the servers, and what is asked of them."""
         settings = self.asked.plain | ({"factors": []} if cell.is_control else {})
-        return {"renderer": self.key, **self.told, "settings": settings}
+        distilled = {"distilled": True} if self._distilled else {}
+        return {"renderer": self.key, **self.told, "settings": settings, **distilled}
 
     def record(self) -> RendererRecord:
         return RendererRecord(
@@ -305,6 +327,36 @@ class BySettings(Renderer):
     @property
     def warm_up(self) -> int:
         return len(self.servers)
+
+    def patiently(
+        self, cell: Cell, waiting: Waiting, ask: Callable[[], Picture], alive: Callable[[], Any]
+    ) -> Picture:
+        """The picture that `ask` gets. It is asked again after a broken connection, once `alive`
+        is answered, and for half a picture, `TRIES` times in all; and as long as the server is
+        busy for no longer than its patience. Raises Unreachable, and Refused that is final."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return ask()
+            except Busy as error:
+                tries -= 1
+                waiting.again(error)
+            except Unreachable as error:
+                if tries >= TRIES:
+                    raise
+                waiting.until(alive, error)
+            except Damaged as error:
+                if tries >= TRIES or waiting.cancelled.is_set():
+                    return Picture(cell, reason=str(error))
+            except Refused as error:
+                if error.final:
+                    raise
+                return Picture(cell, reason=self.why(error))
+
+    def why(self, error: Refused) -> str:
+        """What the server says of a picture that it could not paint."""
+        return str(error)
 
 
 def _json(data: bytes) -> Any:
@@ -360,11 +412,13 @@ def spread(
     *,
     ahead: int = 1,
     stopped: Callable[[], bool] = never,
+    give_up: Callable[[], object] = lambda: None,
 ) -> Iterator[Picture]:
     """Pictures as they come from any of the servers, each of which holds `ahead` cells at once.
 
-    The cells of a server that stays away are painted by the others. Raises UserError once none is
-    left.
+    The cells of a server that stays away are painted by the others. `give_up` is called when nobody
+    wants what is being painted any more; what is in flight is waited for after that. Raises
+    UserError once no server is left.
     """
     todo = deque(cells)
     if not todo:
@@ -398,6 +452,8 @@ def spread(
                         yield picture
         finally:
             cancelled.set()
+            if flying:
+                give_up()
     if todo and not halted:
         told = "; ".join(f"{url} ({error})" for url, error in away.items())
         raise UserError(
@@ -408,22 +464,24 @@ def spread(
 
 
 def whole(cell: Cell, data: bytes, facts: Mapping[str, Any]) -> Picture:
-    """The picture that a server sent, or the reason why it is none: half a file, another format."""
+    """The picture that a server sent, or the reason why it is none: another format. Raises Damaged
+    for half a file."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return Picture(cell, reason="the server sent no PNG file; set its picture format to PNG")
     try:
         decode_image(data)
     except UserError as error:
-        return Picture(cell, reason=f"the server's picture is damaged: {error}")
+        raise Damaged(f"the server's picture is damaged: {error}") from None
     return Picture(cell, data, facts=facts)
 
 
 def decoded(cell: Cell, text: str, facts: Mapping[str, Any]) -> Picture:
     """As `whole`, of a picture in base64, with or without what a data address begins with."""
     try:
-        return whole(cell, base64.b64decode(text.split(",", 1)[-1], validate=True), facts)
+        data = base64.b64decode(text.split(",", 1)[-1], validate=True)
     except (binascii.Error, ValueError):
-        return Picture(cell, reason="the server's picture is damaged: it is no base64")
+        raise Damaged("the server's picture is damaged: it is no base64") from None
+    return whole(cell, data, facts)
 
 
 def file_on_server(name: str, listed: Sequence[str], where: str) -> str:

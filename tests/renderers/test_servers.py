@@ -76,6 +76,13 @@ def webui(studio: Studio) -> Iterator[WebuiServer]:
 
 
 @pytest.fixture
+def sdnext(studio: Studio) -> Iterator[WebuiServer]:
+    studio.slow = 0.0
+    with WebuiServer(studio, sdnext=True) as server:
+        yield server
+
+
+@pytest.fixture
 def swarm(studio: Studio) -> Iterator[SwarmServer]:
     studio.slow = 0.0
     with SwarmServer(studio) as server:
@@ -130,8 +137,10 @@ def test_comfyui_conforms(comfyui: ComfyServer) -> None:
     assert not comfyui.pending and not comfyui.history, "no job of ours is left there"
 
 
-def test_a1111_conforms(webui: WebuiServer) -> None:
-    renderer_conforms(lambda: on_webui(webui.url), CELLS)
+@pytest.mark.parametrize("kind", ["webui", "sdnext"])
+def test_a1111_conforms(kind: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(kind).url
+    renderer_conforms(lambda: on_webui(url), CELLS)
 
 
 def test_swarmui_conforms(swarm: SwarmServer) -> None:
@@ -139,9 +148,11 @@ def test_swarmui_conforms(swarm: SwarmServer) -> None:
 
 
 def test_all_paint_the_same_pixels(
-    comfyui: ComfyServer, webui: WebuiServer, swarm: SwarmServer, here: dict[Cell, Any]
-) -> None:
-    for renderer in (on_comfyui(comfyui.url), on_webui(webui.url), on_swarm(swarm.url)):
+    comfyui: ComfyServer, webui: WebuiServer, sdnext: WebuiServer, swarm: SwarmServer,
+    here: dict[Cell, Any],
+) -> None:  # fmt: skip
+    for renderer in (on_comfyui(comfyui.url), on_webui(webui.url), on_webui(sdnext.url),
+                     on_swarm(swarm.url)):  # fmt: skip
         painted = pixels(list(renderer.render(CELLS)))
         for cell in CELLS:
             assert np.array_equal(painted[cell], here[cell])
@@ -163,7 +174,10 @@ def test_a_passing_fault_of_comfyui_costs_nothing(
     assert set(comfyui.studio.painted.values()) == {1}, "nothing is painted twice"
 
 
-@pytest.mark.parametrize("fault", ["full", "half", "cut"])
+WEBUI_FAULTS = ["full", "half", "cut", "starting", "nothing"]
+
+
+@pytest.mark.parametrize("fault", WEBUI_FAULTS)
 def test_a_passing_fault_of_a1111_costs_no_picture(
     fault: str, webui: WebuiServer, here: dict[Cell, Any]
 ) -> None:
@@ -171,6 +185,15 @@ def test_a_passing_fault_of_a1111_costs_no_picture(
     painted = pixels(list(on_webui(webui.url).render(CELLS)))
     assert all(np.array_equal(painted[cell], here[cell]) for cell in CELLS)
     assert not webui.faults
+
+
+def test_a_limit_of_requests_is_waited_for(sdnext: WebuiServer, here: dict[Cell, Any]) -> None:
+    sdnext.faults += ["limit"] * 5  # more often than a broken connection is tried again
+    painted = pixels(list(on_webui(sdnext.url, patience=30.0).render(CELLS)))
+    assert all(np.array_equal(painted[cell], here[cell]) for cell in CELLS)
+    sdnext.faults += ["limit"] * 50
+    with pytest.raises(UserError, match="no server answers any more: .*429"):
+        list(on_webui(sdnext.url, patience=0.5).render(CELLS))
 
 
 SWARM_FAULTS = ["busy", "no session", "lost session", "drop", "half", "cut"]
@@ -192,16 +215,17 @@ def test_what_fails_for_good_on_swarmui_fails_its_cell_in_words(swarm: SwarmServ
     for fault, count, words in (
         ("error", 1, "SwarmUI: CUDA out of memory"),
         ("none", 1, "ended without a picture"),
-        ("elsewhere", 3, "names no picture of its own (http://elsewhere.example"),
-        ("jpeg", 3, "format to PNG"),
-        ("another seed", 3, "painted seed 2 instead"),
+        ("half", 3, "damaged"),
+        ("elsewhere", 1, "names no picture of its own (http://elsewhere.example"),
+        ("jpeg", 1, "format to PNG"),
+        ("another seed", 1, "painted seed 2 instead"),
     ):
         swarm.faults += [fault] * count
         told = reasons(renderer, CELLS[:1])
         assert len(told) == 1 and words in told[0], told
     for fault, words in (("another file", "is another file (abababababab, not"),
                          ("another strength", "at 0.1 instead of 1")):  # fmt: skip
-        swarm.faults += [fault] * 3
+        swarm.faults += [fault]
         told = reasons(renderer, CELLS[2:3])
         assert len(told) == 1 and words in told[0], told
 
@@ -246,10 +270,124 @@ def test_what_fails_for_good_fails_its_cell_with_the_servers_words(
     assert "lora_name: 'pstr-000007.safetensors' not in list" in reasons(on_comfyui(comfyui.url))[0]
     webui.faults += ["error"]
     assert "CUDA out of memory" in reasons(on_webui(webui.url))[0]
-    webui.faults += ["jpeg"] * 3
+    webui.faults += ["jpeg"]
     assert "format to PNG" in reasons(on_webui(webui.url))[0]
+    webui.faults += ["nothing"] * 3
+    assert "has it loaded a checkpoint?" in reasons(on_webui(webui.url))[0]
+    webui.faults += ["interrupted"]
+    assert "somebody interrupted it" in reasons(on_webui(webui.url))[0]
+    webui.faults += ["another checkpoint"]
+    assert "another checkpoint (fedcba9876, not abc1234567)" in reasons(on_webui(webui.url))[0]
     webui.faults += ["another file"] * 20
     assert len(told := reasons(on_webui(webui.url))) == 3 and "another file" in told[0]
+
+
+@pytest.mark.parametrize("kind", ["webui", "sdnext"])
+def test_a_picture_without_its_lora_is_refused(kind: str, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue(kind)
+    server.faults += ["without"] * len(CELLS)
+    told = reasons(on_webui(server.url))
+    assert len(told) == 3 and "painted without pstr-000003" in "".join(told), "controls have none"
+    assert not reasons(on_webui(server.url), [Cell(ONE, EARLY, Decimal(0))]), "nor has strength 0"
+    if kind == "webui":  # which need not tell
+        server.options["lora_add_hashes_to_infotext"] = False
+        server.faults += ["without"] * len(CELLS)
+        assert not reasons(on_webui(server.url))
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_only_our_own_picture_is_interrupted_on_a1111(webui: WebuiServer, foreign: bool) -> None:
+    webui.studio.slow = 0.5
+    with WebuiServer(webui.studio) as other:
+        pictures = on_webui(webui.url, other.url).render(CELLS)
+        next(pictures)  # one server has painted, the other one still does
+        if foreign:
+            webui.task = other.task = "task(of somebody else)"
+        pictures.close()  # type: ignore[attr-defined]
+        assert webui.interrupted + other.interrupted == (0 if foreign else 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value", "words"),
+    [
+        ("webui", "samples_format", "jpg", "sends jpg pictures"),
+        ("webui", "sd_lora", "other", "adds other to every prompt"),
+        ("sdnext", "samples_format", "webp", "sends webp pictures"),
+        ("sdnext", "lora_fuse_native", True, "switch off 'LoRA native fuse"),
+        ("sdnext", "lora_fuse_diffusers", True, "switch off 'LoRA native fuse"),
+        ("sdnext", "lora_apply_tags", -1, "adds a LoRA's tags"),
+        ("sdnext", "sd_model_checkpoint", "other", "select tiny.safetensors [abc1234567] there"),
+    ],
+)
+def test_options_that_spoil_a_study_are_refused(
+    kind: str, option: str, value: object, words: str, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(kind)
+    a1111.look([Server(server.url)], "tiny")
+    server.options[option] = value
+    with pytest.raises(UserError) as error:
+        a1111.look([Server(server.url)], "tiny")
+    assert words in str(error.value)
+
+
+def test_sdnext_tells_only_the_options_that_differ_from_its_defaults(sdnext: WebuiServer) -> None:
+    servers = [Server(sdnext.url)]
+    told = a1111.look(servers, "")
+    sdnext.options["schedulers_shift"] = 3
+    assert a1111.look(servers, "") == told
+    sdnext.options["schedulers_shift"] = 4
+    assert a1111.look(servers, "")["options"] != told["options"]
+    del sdnext.options["samples_format"]
+    with pytest.raises(UserError, match="sends jpg pictures"):
+        a1111.look(servers, "")
+
+
+def test_samplers_schedules_and_guidance_as_each_program_spells_them(
+    webui: WebuiServer, sdnext: WebuiServer, swarm: SwarmServer
+) -> None:
+    there, other = Server(webui.url), Server(sdnext.url)
+    assert a1111.sampler_there(there, "dpmpp_2m_karras") == ("DPM++ 2M", "Karras")
+    assert a1111.sampler_there(other, "dpmpp_2m_karras") == ("DPM++ 2M", "karras")
+    assert a1111.sampler_there(other, "dpmpp_2m") == ("DPM++ 2M", "default")
+    for server, sampler in ((there, "dpmpp_2m_exponential"), (other, "euler_a_karras")):
+        with pytest.raises(UserError, match="no schedule"):
+            a1111.sampler_there(server, sampler)
+    asked = Asked(64, 64, 2, 3.5, "euler", clip_skip=1)
+    bodies = [
+        a1111.A1111([server], asked, {}, a1111.look([server], ""), ("Euler", ""),
+                    distilled=distilled).body(CELLS[0])
+        for server, distilled in ((there, False), (there, True), (other, True))
+    ]  # fmt: skip
+    scales = [(body["cfg_scale"], body.get("distilled_cfg_scale")) for body in bodies]
+    assert scales == [(3.5, None), (1.0, 3.5), (3.5, None)]
+    assert bodies[2]["clip_skip"] == 2 and "clip_skip" not in bodies[0]
+    told = swarmui.look([Server(swarm.url)], "tiny")
+    flux = swarmui.SwarmUI([], asked, {}, told, ("euler", "normal"), distilled=True)
+    plain = swarmui.SwarmUI([], asked, {}, told, ("euler", "normal"))
+    scales = [
+        (b["cfgscale"], b.get("fluxguidancescale")) for b in map(_body(CELLS[0]), (flux, plain))
+    ]
+    assert scales == [(1.0, 3.5), (3.5, None)]
+    assert flux.identity(CELLS[0]) != plain.identity(CELLS[0])
+
+
+def _body(cell: Cell) -> Any:
+    return lambda renderer: renderer.body(cell)
+
+
+def test_parts_that_sdnext_leaves_as_they_are_cannot_be_asked_for(sdnext: WebuiServer) -> None:
+    server = Server(sdnext.url)
+    asked = Asked(64, 64, 2, 4.0, "euler", factors=(("te", "0.5"), ("unet", "1")))
+    a1111.A1111([server], asked, {}, a1111.look([server], ""), ("Euler", ""))
+    sdnext.options["lora_apply_te"] = False
+    with pytest.raises(UserError, match="gives nothing of a LoRA to text encoders"):
+        a1111.A1111([server], asked, {}, a1111.look([server], ""), ("Euler", ""))
+
+
+def test_sdnext_writes_dots_as_lines_and_tells_its_commit(sdnext: WebuiServer) -> None:
+    sdnext.loras = [LORAS / "my.lora.v2.safetensors"]
+    assert a1111.lora_there(Server(sdnext.url), "my.lora.v2.safetensors", "") == "my.lora.v2"
+    assert a1111.look([Server(sdnext.url)], "")["version"] == "sd.next 058a7f0cf"
 
 
 @pytest.mark.parametrize("kind", ["comfyui", "webui", "swarm"])
@@ -426,6 +564,12 @@ def test_the_same_study_has_the_same_answer_everywhere(
     before = len(webui.asked)
     study(tmp_path, "a1111", "--renderer", "a1111", "--url", webui.url)
     assert len(webui.asked) == before, "nothing is painted twice"
+    webui.hashed = False  # a checkpoint that the server has not loaded yet
+    study(tmp_path, "unloaded", "--renderer", "a1111", "--url", webui.url)
+    assert not differences(tmp_path / "here", tmp_path / "unloaded")
+    before = len(webui.asked)
+    study(tmp_path, "unloaded", "--renderer", "a1111", "--url", webui.url)
+    assert len(webui.asked) == before, "its hash is known before anything is painted for good"
     webui.options["randn_source"] = "GPU"
     study(tmp_path, "a1111", "--renderer", "a1111", "--url", webui.url)
     assert len(webui.asked) >= before + 8, "other options, other pictures"

@@ -25,6 +25,7 @@ from generation.renderers.comfyui.workflow import Workflow, without
 from generation.renderers.renderer import Renderer
 from generation.renderers.servers import (
     MOST_PICTURE,
+    Damaged,
     Refused,
     Server,
     Unreachable,
@@ -145,7 +146,7 @@ class _Jobs:
                 try:
                     done = self._done(job, number, cancelled)
                 except Refused as error:
-                    if error.status in (0, 401, 403) or 300 <= error.status < 400:
+                    if error.final:
                         raise
                     return Picture(cell, reason=_why_refused(error))
                 if done is None:
@@ -197,7 +198,10 @@ class _Jobs:
             data = job.patiently(lambda: job.server.ask("/view", most=MOST_PICTURE, query=where))
         except Refused as error:
             return Picture(cell, reason=str(error))
-        return whole(cell, data, {"renderer": "ComfyUI", "seconds": seconds})
+        try:
+            return whole(cell, data, {"renderer": "ComfyUI", "seconds": seconds})
+        except Damaged as error:
+            return Picture(cell, reason=str(error))
 
     def _forget(self, job: _Job) -> None:
         """Take a fetched job out of the server's history, which is the user's."""

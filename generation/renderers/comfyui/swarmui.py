@@ -29,6 +29,7 @@ from generation.renderers.comfyui.graphs import comfy_sampler
 from generation.renderers.servers import (
     LOGIN,
     MOST_PICTURE,
+    MOST_SECONDS,
     SECONDS,
     BySettings,
     Refused,
@@ -48,15 +49,9 @@ AHEAD = 2
 """Pictures that a server is asked for at once: one is fetched while another is painted, and a
 server with two backends keeps both busy."""
 
-TRIES = 3
-"""How often a picture is asked for when the connection breaks or half of it arrives."""
-
 SILENCE = 120.0
 """Seconds without a message after which a connection is given up; the server tells every 30 that
 it is alive."""
-
-MOST_SECONDS = 3600.0
-"""For one picture, the time in the server's queue included."""
 
 
 class _Forgotten(Exception):
@@ -144,47 +139,32 @@ class SwarmUI(BySettings):
         def paint(server: Server, cell: Cell, cancelled: threading.Event) -> Picture:
             session = sessions.take(server)
             try:
-                return self._paint(session, cell, cancelled)
+                return self.patiently(
+                    cell,
+                    Waiting(server, cancelled),
+                    lambda: self._asked(session, cell, cancelled),
+                    lambda: session.ask("GetCurrentStatus"),
+                )
             finally:
                 sessions.give(session)
 
-        finished = False
-        try:
-            yield from spread(cells, self.servers, paint, ahead=AHEAD, stopped=stopped)
-            finished = True
-        finally:
-            if not finished:
-                sessions.interrupt()
+        return spread(
+            cells, self.servers, paint, ahead=AHEAD, stopped=stopped, give_up=sessions.interrupt
+        )
 
-    def _paint(self, session: Session, cell: Cell, cancelled: threading.Event) -> Picture:
-        waiting, tries = Waiting(session.server, cancelled), 0
-        while True:
-            begin = time.monotonic()
-            try:
-                told = self._painted(session, cell, cancelled)
-            except _Forgotten:
-                session.ident = ""
-                tries += 1
-                if tries >= TRIES:
-                    raise Unreachable("it forgets every session at once") from None
-                continue
-            except Unreachable as error:
-                session.interrupt()  # what is painted still is asked for once more
-                tries += 1
-                if tries >= TRIES or cancelled.is_set():
-                    raise
-                waiting.until(lambda: session.ask("GetCurrentStatus"), error)
-                continue
-            except Refused as error:
-                if error.status in (0, 401, 403) or 300 <= error.status < 400:
-                    raise
-                return Picture(cell, reason=str(error))
-            if isinstance(told, str):
-                return Picture(cell, reason=told)
-            picture = self._picture(session, cell, told, round(time.monotonic() - begin, 2))
-            tries += 1
-            if picture.png or tries >= TRIES:
-                return picture
+    def _asked(self, session: Session, cell: Cell, cancelled: threading.Event) -> Picture:
+        begin = time.monotonic()
+        try:
+            told = self._painted(session, cell, cancelled)
+        except _Forgotten:
+            session.ident = ""
+            raise Unreachable("it has forgotten the session") from None
+        except Unreachable:
+            session.interrupt()  # what is painted still is asked for once more
+            raise
+        if isinstance(told, str):
+            return Picture(cell, reason=told)
+        return self._picture(session, cell, told, round(time.monotonic() - begin, 2))
 
     def _painted(
         self, session: Session, cell: Cell, cancelled: threading.Event
@@ -226,6 +206,9 @@ class SwarmUI(BySettings):
         keys = ("loras", "loraweights", "loratencweights")[: 3 if asked.factors else 2]
         columns = zip(*used, strict=True)
         sampler, schedule = self._sampler
+        guidance = {"cfgscale": asked.guidance_scale}
+        if self._distilled:
+            guidance = {"cfgscale": 1.0, "fluxguidancescale": asked.guidance_scale}
         return {
             "images": 1,
             "prompt": cell.case.prompt,
@@ -233,7 +216,7 @@ class SwarmUI(BySettings):
             "model": self.told["model"],
             "seed": cell.case.seed,
             "steps": asked.steps,
-            "cfgscale": asked.guidance_scale,
+            **guidance,
             "width": asked.width,
             "height": asked.height,
             "sampler": sampler,
