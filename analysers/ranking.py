@@ -151,7 +151,7 @@ def _summaries(
     sign = 1.0 if setting.better == "lower" else -1.0
     level = row_means(fill_missing(loss))
     from_control = sampling.intervals(change)
-    lines = [[i for i in line if not broken[i]] for line in _lines(everyone, kind)]
+    lines = [[i for i in line if not broken[i]] for line in along(everyone, kind)]
     freedom = freedoms(change, tables.prompts)
     worse = surely_above(from_control, freedom, lines, floor, sampling.error)
     margin = max(setting.margin, floor)
@@ -339,7 +339,7 @@ def _metric_intervals(
     return found
 
 
-def _lines(candidates: Sequence[Candidate], kind: Kind) -> list[list[int]]:
+def along(candidates: Sequence[Candidate], kind: Kind) -> list[list[int]]:
     """Rows along which damage is expected to grow, the most of the LoRA last.
 
     Up the strengths from 0, each side for itself, or along training. On the plane there are as many
@@ -357,8 +357,8 @@ def _lines(candidates: Sequence[Candidate], kind: Kind) -> list[list[int]]:
         else:
             key = side[i] if kind == "strength" else None
         lines.setdefault(key, []).append(i)
-    along: Kind = "strength" if kind == "strength" or by_place else "epochs"
-    return [sorted(line, key=lambda i: preference(candidates[i], along)) for line in lines.values()]
+    by: Kind = "strength" if kind == "strength" or by_place else "epochs"
+    return [sorted(line, key=lambda i: preference(candidates[i], by)) for line in lines.values()]
 
 
 def _states(

@@ -610,15 +610,15 @@ def _few_cases(setting: Setting) -> list[Sentence]:
 
 
 def _race(told: _Told) -> list[Sentence]:
-    """Which candidates were settled early, those after as many cases together."""
+    """Which candidates were given fewer cases than others, those with as many together."""
     stopped = told.setting.stopped
     parts = []
     for cases in sorted(set(stopped.values())):
         some = [s.candidate for s in told.walk if stopped.get(s.candidate) == cases]
-        parts.append(f"{told.span(some)} after {cases}")
+        parts.append(f"{told.span(some)} {cases}")
     if not parts:
         return []
-    text = f"Settled early, and given no more cases: {'; '.join(parts)}."
+    text = f"Given fewer cases than the answer turns on: {'; '.join(parts)}."
     return [say("how", "settled", text, [*stopped])]
 
 

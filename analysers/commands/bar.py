@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,10 @@ import click
 
 if TYPE_CHECKING:
     from analysers.runs.events import Event
-    from analysers.study import Score
+    from analysers.study import Score, Study
+
+NAMED = 4
+"""As many settings are named in a line."""
 
 
 class Bar:
@@ -48,10 +52,8 @@ class Bar:
         elif isinstance(event, events.Ended):
             self.finish()
         elif isinstance(event, events.SoFar):
-            pictures, verdict = len(event.study.scores), event.study.verdict
-            sure = "" if verdict.confidence == "none" else f" ({verdict.confidence} confidence)"
-            click.echo(f"After {pictures} pictures{sure}: {verdict.headline}", err=True)
-            if told := _ahead(event.study.scores, event.more):
+            click.echo(_so_far(event.study), err=True)
+            if told := _ahead(event.study, event.more):
                 click.echo(f"  {told}", err=True)
 
     def start(self, label: str, total: int) -> None:
@@ -103,20 +105,37 @@ class Bar:
         return f"{rate(pace)}, {duration(left)} to go" if left else rate(pace)
 
 
-def _ahead(seen: Sequence[Score], more: Sequence[Score]) -> str:
-    """What the next block adds: settings, or cases, and by how much these narrow the intervals."""
-    known = {row.candidate for row in seen}
-    new = {row.candidate for row in more} - known
+def _so_far(study: Study) -> str:
+    """The answer so far, and how likely all pictures give the same."""
+    verdict, race = study.verdict, study.evidence.race
+    told = [] if verdict.confidence == "none" else [f"{verdict.confidence} confidence"]
+    if race is not None and race.sure is not None and verdict.recommended is not None:
+        told.append(f"{race.sure:.0%} that more of them change nothing".replace("%", " %"))
+    sure = f" ({', '.join(told)})" if told else ""
+    return f"After {len(study.scores)} pictures{sure}: {verdict.headline}"
+
+
+def _ahead(study: Study, more: Sequence[Score]) -> str:
+    """What the next block adds: settings not looked at yet, or cases of those on which the answer
+    turns, and by how much these narrow the intervals."""
+    had = Counter(row.candidate for row in study.scores)
+    adds = Counter(row.candidate for row in more if row.candidate is not None)
+    pictures = count(len(more), "picture")
+    new = adds.keys() - had.keys()
     if new:
-        return f"Next: {count(len(more), 'picture')}, of {count(len(new), 'more setting')}."
-    before, cases = ({row.case for row in rows} for rows in (seen, more))
-    added, running = len(cases - before), len({row.candidate for row in more} - {None})
-    if not before or not added or not running:
+        return f"Next: {pictures}, of {count(len(new), 'more setting')}."
+    if not adds:
         return ""
-    narrower = 1 - math.sqrt(len(before) / (len(before) + added))
+    names = [candidate.heading(study.kind) for candidate in adds]
+    which = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    if len(names) > NAMED:
+        which = count(len(names), "setting")
+    narrower = [1 - math.sqrt(had[one] / (had[one] + adds[one])) for one in adds]
+    about = f"{sum(narrower) / len(narrower):.0%}".replace("%", " %")
+    whose = "its interval" if len(names) == 1 else "their intervals"
     return (
-        f"Next: {count(len(more), 'picture')}, {count(added, 'more case')} of "
-        f"{count(running, 'setting')}; their intervals will be about {narrower:.0%} narrower."
+        f"Next: {pictures} of {which}, on which the answer turns; {whose} will be about {about} "
+        "narrower."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -17,7 +18,8 @@ class ChoiceRecord:
 
     `stopped` are the candidates that got no more pictures: after how many cases, and why.
     `over_budget` says that the allowance ended it. `unseen` counts the candidates that were never
-    looked at, by the reason (`analysers.runs.refine.passed_over`).
+    looked at, by the reason (`analysers.runs.refine.passed_over`). `sure` is the chance that the
+    recommendation is that of all cases, NaN where it is not foreseen.
     """
 
     cells: int
@@ -26,6 +28,7 @@ class ChoiceRecord:
     stopped: Mapping[Candidate, tuple[int, str]]
     over_budget: bool = False
     unseen: Mapping[str, int] = field(default_factory=dict)
+    sure: float = math.nan
 
 
 class Chooser(Protocol[C]):

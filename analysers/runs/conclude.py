@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,7 @@ def decide(
     beside = [
         *_beside(verdict.pick, evidence, kind, judged),
         *_passed_over(verdict, evidence, kind),
+        *_foreseen(verdict, evidence),
     ]
     return Study(
         kind=kind,
@@ -188,6 +190,17 @@ def _passed_over(verdict: Verdict, evidence: Evidence, kind: Kind) -> Iterator[S
     yield say("how", "unseen", text, (), **unseen)
 
 
+def _foreseen(verdict: Verdict, evidence: Evidence) -> Iterator[Sentence]:
+    """How likely all pictures would recommend the same."""
+    race = evidence.race
+    if race is None or verdict.recommended is None or race.sure is None:
+        return
+    if race.asked < race.cells:
+        which = "all pictures of the settings looked at" if race.unseen else "all pictures"
+        text = f"With {which} the recommendation would be the same with a chance of about "
+        yield say("how", "sure", f"{text}{race.sure:.0%}.".replace("%", " %"), (), sure=race.sure)
+
+
 def _trust(results: Sequence[Measured], rank_by: str) -> TrustResult | None:
     """Whether the ranked metric noticed that the user's own controls were degraded."""
     from analysers.trust import judge
@@ -209,6 +222,7 @@ def _left(choice: ChoiceRecord) -> Left:
         tuple(stopped),
         choice.over_budget,
         dict(choice.unseen),
+        None if math.isnan(choice.sure) else round(choice.sure, 3),
     )
 
 

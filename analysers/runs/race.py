@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TypeVar
 
-from analysers.racing import Asked, Outcome, looks, settled
+from analysers.racing import Asked, Outcome, foresee, looks
 from analysers.runs.chooser import ChoiceRecord, Chooser, with_lora
 from analysers.study import Candidate, Score
 
@@ -16,63 +17,79 @@ C = TypeVar("C")
 
 @dataclass
 class Race(Chooser[C]):
-    """Cases come in blocks; after each, candidates that are settled get no more pictures.
+    """Every candidate gets a few cases; more, block by block, those of which the answer needs them.
 
     `rows` says of every cell of the full grid which row of the scores it is; at most `budget` of
     them are asked for, whole cases at a time. What is asked follows from the scores alone: a race
     that was cut off goes on where it was, and one that ended is completed by the chooser that asks
-    for every cell.
+    for every cell. `given` is how many cases some candidates are to have from the start.
     """
 
     rows: Mapping[C, Score]
     asked: Asked
     budget: int | None = None
-    stopped: dict[Candidate, tuple[int, Outcome]] = field(default_factory=dict, init=False)
-    """What has been stopped: after how many cases, and why."""
-    _looked: list[int] = field(default_factory=list, init=False)
+    given: Mapping[Candidate, int] = field(default_factory=dict)
+    sure: float = field(default=math.nan, init=False)
+    """Chance that what would be recommended now is recommended by all cases."""
+    _outcomes: Mapping[Candidate, Outcome] = field(default_factory=dict, init=False)
+    _over: bool = field(default=False, init=False)
     _seen: int = field(default=0, init=False)
     _spent: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._cases = in_turn(self.rows.values())
         self._looks = looks(len(self._cases))
-        self._running = with_lora(self.rows.values())
+        running = with_lora(self.rows.values())
+        self.given = {one: self.given.get(one, self._looks[0]) for one in running}
 
     def ask(self, scores: Mapping[C, Score]) -> Sequence[C]:
         """The cells of the next block without a score; none when all is settled."""
         self._seen = sum(cell in scores for cell in self.rows)
-        for n in self._looks:
-            if n > self._looks[0] and self._running <= self.stopped.keys():
-                return []
-            block = {case: k for k, case in enumerate(self._cases[:n])}
-            cells = [c for c, row in self.rows.items() if self._runs(row, block)]
+        place = {case: k for k, case in enumerate(self._cases)}
+        while not self._over:
+            most = max(self.given.values(), default=len(self._cases))
+            cells = [
+                cell for cell, row in self.rows.items()
+                if place[row.case] < self._given(row.candidate, most)
+            ]  # fmt: skip
             missing = [cell for cell in cells if cell not in scores]
             if missing:
                 return self._affordable(missing)
-            if n < len(self._cases) and n not in self._looked:
-                self._look(n, [scores[cell] for cell in cells])
+            self._look([scores[cell] for cell in cells])
         return []
 
     def record(self) -> ChoiceRecord:
         """What was left out, and why."""
+        every = len(self._cases)
+        most = every if self._over else max(self.given.values(), default=every)
+        short = {
+            one: (n, self._outcomes.get(one, "settled"))
+            for one, n in self.given.items()
+            if n < most
+        }
+        looked = sorted({n for n in self.given.values() if n < every})
         return ChoiceRecord(
-            len(self.rows), self._seen, tuple(self._looked), self.stopped, self._spent
+            len(self.rows), self._seen, tuple(looked), short, self._spent, sure=self.sure
         )
 
-    def _look(self, n: int, seen: Sequence[Score]) -> None:
-        early = len(self._looks) - 1
-        done = settled(seen, self.asked, len(self._cases), early, self.stopped)
-        for candidate, outcome in done.items():
-            self.stopped.setdefault(candidate, (n, outcome))
-        self._looked.append(n)
+    def _given(self, candidate: Candidate | None, most: int) -> int:
+        """How many cases it is to have; the control, and strength 0, as many as any other."""
+        return most if candidate is None else self.given.get(candidate, most)
 
-    def _runs(self, row: Score, block: Mapping[str, int]) -> bool:
-        """Whether the row is in the block, and its candidate was still running then."""
-        if row.case not in block:
-            return False
-        if row.candidate is None or row.candidate not in self.stopped:
-            return True
-        return block[row.case] < self.stopped[row.candidate][0]
+    def _look(self, seen: Sequence[Score]) -> None:
+        if min(self.given.values(), default=len(self._cases)) == len(self._cases):
+            self.sure, self._over = 1.0, True
+            return
+        prompts = {row.case: row.prompt for row in self.rows.values()}
+        number = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompts.values()))}
+        cases = {case: number[prompts[case]] for case in self._cases}
+        outlook = foresee(seen, self.asked, cases, len(self._looks) - 1)
+        self.sure, self._outcomes = outlook.sure, outlook.outcomes
+        self._over = not outlook.more
+        self.given = {
+            one: next(k for k in self._looks if k > n) if one in outlook.more else n
+            for one, n in self.given.items()
+        }
 
     def _affordable(self, missing: Sequence[C]) -> Sequence[C]:
         """As many whole cases as the budget has room for."""

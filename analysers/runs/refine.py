@@ -60,9 +60,11 @@ class Refine(Chooser[C]):
         """The cells of the next candidates; none when no gap is left."""
         plane = self.asked.kind == "plane"
         self._chosen = set(coarse_plane(self._line) if plane else coarse(self._line))
+        before: Chooser[C] | None = None
         while True:
             known = frozenset(self._chosen)
-            stage = self._stages.setdefault(known, self._stage())
+            stage = self._stages.get(known) or self._stage(before)
+            before = self._stages[known] = stage
             missing = stage.ask(scores)
             if missing or self._spent(stage):
                 return missing
@@ -83,12 +85,14 @@ class Refine(Chooser[C]):
         unseen = {} if raced.over_budget else self._unseen
         return replace(raced, cells=len(self.rows), unseen=unseen)
 
-    def _stage(self) -> Chooser[C]:
-        """Who asks for the cells of those that are looked at now."""
+    def _stage(self, before: Chooser[C] | None) -> Chooser[C]:
+        """Who asks for the cells of those that are looked at now; a race goes on where the one
+        `before` ended."""
         cells = self._cells()
         if not self.races:
             return FullGrid(list(cells))
-        return Race(cells, self.asked, self.budget)
+        given = before.given if isinstance(before, Race) else {}
+        return Race(cells, self.asked, self.budget, given)
 
     def _spent(self, stage: Chooser[C]) -> bool:
         record = stage.record()

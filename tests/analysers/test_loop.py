@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -303,8 +304,12 @@ CHOOSERS = [FullGrid, lambda cells: OneByOne(cells, 1e9), as_race, as_refinement
 def test_choosers_conform(make: Callable[[Sequence[Cell]], Chooser[Cell]], tmp_path: Path) -> None:
     cells = toy_plan(tmp_path).cells
 
+    rows = {cell: RenderedPictures(toy_plan(tmp_path)).row(cell) for cell in cells}
+    noise = np.random.Generator(np.random.PCG64(3)).normal(20, 15, len(rows))  # decides nothing
+    values = dict(zip(rows, noise, strict=True))
+
     def scored(cell: Cell) -> Score:
-        return replace(RenderedPictures(toy_plan(tmp_path)).row(cell), values={"brisque": 1.0})
+        return replace(rows[cell], values={"brisque": float(values[cell])})
 
     asked = chooser_conforms(lambda: make(cells), scored, lambda cell: Cell(cell.case))
     assert set(asked) == set(cells)

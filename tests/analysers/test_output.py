@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from analysers.commands.bar import _ahead
+from analysers.commands.bar import _ahead, _so_far
 from analysers.commands.output import Forgiving, forgiving, full
-from analysers.study import Candidate, Score
+from analysers.study import Candidate, Evidence, Left, Score, Study, Verdict
 
 unix = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
@@ -105,6 +105,18 @@ def test_one_picture_more_is_called_one():
         Score(Candidate(strength=Decimal(text)), "p0", "a fox", 1, "", "", {})
         for text in ("0.5", "1")
     )
-    assert _ahead([control, half], [whole]) == "Next: 1 picture, of 1 more setting."
-    more = [replace(half, case="p1")]
-    assert _ahead([control, half], more).startswith("Next: 1 picture, 1 more case of 1 setting; ")
+    study = Study("strength", "", "brisque", "lower", (), (control, half), (), Verdict())
+    assert _ahead(study, [whole]) == "Next: 1 picture, of 1 more setting."
+    told = _ahead(study, [replace(control, case="p1"), replace(half, case="p1")])
+    assert told.startswith("Next: 2 pictures of 0.5, on which the answer turns; its interval will")
+
+
+def test_an_answer_so_far_says_how_sure_it_is():
+    scored = tuple(Score(None, f"p{k}", "", 1, "", "", {}) for k in range(23))
+    verdict = Verdict(recommended=Candidate(strength=Decimal("0.8")), confidence="low")
+    race = Evidence(race=Left(144, 23, sure=0.834))
+    study = Study("strength", "", "brisque", "lower", (), scored, (), verdict, evidence=race)
+    words = "After 23 pictures (low confidence, 83 % that more of them change nothing): "
+    assert _so_far(study).startswith(words)
+    unknown = replace(study, evidence=Evidence(race=Left(144, 23)))
+    assert _so_far(unknown).startswith("After 23 pictures (low confidence): ")
