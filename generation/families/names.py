@@ -35,8 +35,10 @@ class Names:
         swapped: set[str] = set()
         for name in names:
             modules[flat(name)] = (name,)
-            if name.startswith("text_model."):
-                modules[flat(name[len("text_model.") :])] = (name,)
+        for name in names:
+            for wrapper in _WRAPPERS:
+                if name.startswith(wrapper):
+                    modules.setdefault(flat(name[len(wrapper) :]), (name,))
         for further in aliases:
             for alias, pieces, swap in further(names):
                 if flat(alias) not in modules and swap:
@@ -67,6 +69,10 @@ class Names:
         return []
 
 
+_WRAPPERS = ("text_model.", "model.", "language_model.", "model.language_model.")
+"""What text encoders' layers lie in, or not, by the class that they were loaded with."""
+
+
 def flat(name: str) -> str:
     """kohya's spelling, in which dots are underscores."""
     return name.replace(".", "_")
@@ -76,8 +82,9 @@ def _spellings(name: str) -> Iterator[str]:
     """The name, then what old diffusers called it (attention processors, to_out without 0)."""
     name = name.replace("_processor_to_", "_to_")
     yield name
-    if name.startswith("text_model_"):
-        yield name[len("text_model_") :]
+    for wrapper in map(flat, _WRAPPERS):
+        if name.startswith(wrapper):
+            yield name[len(wrapper) :]
     if name.endswith("_to_out"):
         yield name + "_0"
     old = re.fullmatch(r"(?:text_model_)?(.+_self_attn)_to_(q|k|v|out)", name)

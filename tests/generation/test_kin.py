@@ -283,6 +283,59 @@ def test_diffusers_and_peft_merge_the_same(family: str, tiny_model: Tiny, tmp_pa
         assert error <= 1e-5
 
 
+@pytest.mark.parametrize("family", ["klein", "lumina2", "zimage"])
+def test_dora_on_layers_that_are_fused(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Each output's magnitude goes with its row: m V / |V| of V = W0 + dW, in float64."""
+    ours = engine(tiny_model(family))
+    base = weights(ours.denoiser)
+    stems = native(family, ours.denoiser)
+    path = tmp_path / "dora.safetensors"
+    updates = write(path, stems, "kohya")
+    generator = torch.Generator().manual_seed(5)
+    scales = {stem: torch.rand(out, 1, generator=generator) for stem, (out, _) in stems.items()}
+    marks = {f"lora_unet_{flat(stem)}.dora_scale": scale for stem, scale in scales.items()}
+    save_file({**load_file(path), **marks}, path)
+    moved = added(family, base, updates, {})
+    zero = {name: torch.zeros_like(weight) for name, weight in base.items()}
+    rows = {stem: scale.double().expand(-1, stems[stem][1]) for stem, scale in scales.items()}
+    magnitudes = added(family, zero, rows, {})
+    ours.apply(Checkpoint(path, "dora", tensor_hash="dora"), Decimal(1))
+    for name in layers(ours.denoiser):
+        v = moved[f"{name}.weight"]
+        wanted = magnitudes[f"{name}.weight"] * v / v.norm(dim=1, keepdim=True)
+        found = ours.denoiser.get_submodule(name).weight
+        assert float((found.double() - wanted).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(("family", "part", "inside", "outside"), [
+    ("lumina2", "te", "", "lora_te_"),  # kohya's lora_lumina.py
+    ("lumina2", "te", "", "lora_te1_model_"),
+    ("klein", "te", "model.", "lora_te_"),
+    ("qwen", "te", "model.language_model.", "lora_te_"),
+    ("hidream", "te4", "", "lora_te4_"),  # OneTrainer's files and backups
+    ("hidream", "te4", "", "llama."),
+    ("hidream", "te3", "", "t5."),
+])  # fmt: skip
+def test_text_encoders_alone_are_found_by_whatever_name(
+    family: str, part: str, inside: str, outside: str, tiny_model: Tiny, tmp_path: Path
+) -> None:
+    """Trainers hold the same layers in one class or another."""
+    one = engine(tiny_model(family), guidance_scale=0.0)
+    encoder = one._parts[part]
+    ends = ("self_attn.q_proj", "self_attn.v_proj", "SelfAttention.v")
+    inner = {n: shape for n, shape in layers(encoder).items() if n.endswith(ends)}
+    tensors = {}
+    for name, f in factors(inner):
+        stem = name.removeprefix(inside)
+        tensors |= down_up(lambda n: outside + (n if outside.endswith(".") else flat(n)))(stem, f)
+    save_file(tensors, tmp_path / "te.safetensors")
+    before = one.texts("a cat")
+    one.apply(Checkpoint(tmp_path / "te.safetensors", "te", tensor_hash="te"), Decimal(1))
+    assert one.modules_merged == len(inner) > 0
+    after = one.texts("a cat")
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.parametrize("family", NEWER)
 def test_a_real_structure_finds_all_its_keys(family: str, tmp_path: Path) -> None:
     """The published architecture, without weights: every layout's file fits, key by key."""
