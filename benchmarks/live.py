@@ -1,15 +1,19 @@
 """The live page under load: 10,000 cells at 20 a second in Chromium, and 1,000 idle connections.
 
-    python benchmarks/live.py [SECONDS]
+    python benchmarks/live.py               # prints a Markdown table
+    python benchmarks/live.py --seconds 3   # to see that it runs
+    python benchmarks/live.py --write       # and puts the figures into docs/live.md
 
 The cells are real events of 1,000 cases at 10 settings, turned into the page's log; all but the
-last come at once, as after a reload, the last at 20 a second for SECONDS (30). Prints what the tab
-and the server hold, frames a second with the longest between two, and how long a page takes while
-idle connections lie there.
+last come at once, as after a reload, the last at 20 a second for so many seconds (30). Prints what
+the tab and the server hold, frames a second with the longest between two, and how long a page takes
+while idle connections lie there.
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import resource
 import shutil
 import socket
@@ -25,6 +29,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
 import httpx  # noqa: E402
 from driving import Page, start  # noqa: E402
+from machine import cpu_name, rewrite  # noqa: E402
 from serving import Site  # noqa: E402
 
 import sample_data  # noqa: E402
@@ -33,6 +38,7 @@ from analysers.serve.course import Board, Course  # noqa: E402
 from analysers.study import Candidate, Score  # noqa: E402
 from generation.folder import open_run_folder  # noqa: E402
 
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "live.md"
 CASES, SETTINGS, RATE = 1000, 10, 20
 
 
@@ -62,7 +68,8 @@ def rows() -> list[Score]:
     ]
 
 
-def idle(site: Site, number: int) -> None:
+def idle(site: Site, number: int) -> list[tuple[str, str]]:
+    """How long a page takes while so many connections lie idle, and how many are kept."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     place = ("127.0.0.1", site.server.port)
     lines = [socket.create_connection(place) for _ in range(number)]
@@ -71,14 +78,16 @@ def idle(site: Site, number: int) -> None:
     took = time.perf_counter() - begin
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     open_ = sum(not one.transport.is_closing() for one in site.server.connections)
-    print(
-        f"{number} idle connections: a page in {took * 1000:.0f} ms, {open_} kept, {grown:+.0f} MB"
-    )
     for one in lines:
         one.close()
+    return [
+        (f"a page while {number:,} connections lie idle", f"{took * 1000:.0f} ms"),
+        ("of these are kept", f"{open_}, for {grown:.0f} MB"),
+    ]
 
 
-def watch(page: Page, site: Site, seconds: float) -> None:
+def watch(page: Page, site: Site, seconds: float) -> list[tuple[str, str]]:
+    """What 10,000 cells cost the tab and the server, and how smoothly they arrive."""
     out = site.root / "runs" / "many"
     with open_run_folder(out):
         (out / "images").mkdir()
@@ -101,7 +110,7 @@ def watch(page: Page, site: Site, seconds: float) -> None:
     begin = time.perf_counter()
     page.open(f"{site.base}/runs/many/", height=1000)
     page.wait(f"document.getElementById('bar').value === {len(scores) - last}", 60)
-    print(f"{len(scores) - last:,} cells after a reload: {time.perf_counter() - begin:.1f} s")
+    reload = time.perf_counter() - begin
     page.driver.execute_script(
         "window.times = []; const tick = (t) => { times.push(t); requestAnimationFrame(tick); };"
         "requestAnimationFrame(tick);"
@@ -123,12 +132,17 @@ def watch(page: Page, site: Site, seconds: float) -> None:
         "const all = times.at(-1) - times[0];"
         "return [gaps.length / all * 1000, gaps[Math.floor(gaps.length * .99)], gaps.at(-1)]; })()"
     )
-    print(f"{last} cells at {RATE} a second: {frames[0]:.0f} frames/s, of which 99 in 100 within "
-          f"{frames[1]:.0f} ms, longest {frames[2]:.0f} ms")  # fmt: skip
-    print(
-        "tab before: {:.1f} MB, {} nodes; after: {:.1f} MB, {} nodes".format(*first, *_held(page))
-    )
-    print(f"server: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB at most")
+    (before, nodes_before), (after, nodes) = first, _held(page)
+    server = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return [
+        (f"{len(scores) - last:,} cells after a reload", f"{reload:.1f} s"),
+        (f"{last:,} more, {RATE} a second", f"{frames[0]:.0f} frames a second"),
+        ("99 in 100 frames within", f"{frames[1]:.0f} ms"),
+        ("the longest", f"{frames[2]:.0f} ms"),
+        ("the tab's script heap, before and after", f"{before:.1f}, {after:.1f} MB"),
+        ("its nodes, before and after", f"{nodes_before}, {nodes}"),
+        ("program and test together, at most", f"{server:.0f} MB"),
+    ]
 
 
 def _held(page: Page) -> tuple[float, int]:
@@ -148,18 +162,31 @@ def _picture(folder: Path) -> Path:
 
 
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument(
+        "--write", type=Path, nargs="?", const=DOCS, metavar="PAGE",
+        help="put the figures into this page [docs/live.md]",
+    )  # fmt: skip
+    o = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         (root / "loras").mkdir()
         site = Site(root)
         browser = start(root / "profile", root / "downloads")
         try:
-            idle(site, 1000)
-            watch(next(browser), site, seconds)
+            idled = idle(site, 1000)
+            rows = [*watch(next(browser), site, o.seconds), *idled]
         finally:
             next(browser, None)
             site.end()
+    where = (
+        f"`python benchmarks/live.py`, {datetime.date.today()}, {cpu_name()}, Chromium headless:"
+    )
+    table = [where, "", "| | |", "|---|---|", *(f"| {what} | {figure} |" for what, figure in rows)]
+    print("\n".join(table))
+    if o.write:
+        rewrite(o.write, "live.py", "\n".join(table))
 
 
 if __name__ == "__main__":

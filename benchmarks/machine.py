@@ -36,6 +36,16 @@ def device_name(device: str) -> str:
     return cpu_name()
 
 
+def rewrite(page: Path, script: str, text: str) -> None:
+    """Put the text into a page of the docs, between the comments that name the script."""
+    begin, end = f"<!-- benchmarks/{script} -->\n", "<!-- end -->\n"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    if not found or end not in rest:
+        sys.exit(f"{page} has no place for {script}: {begin.strip()} ... {end.strip()}")
+    after = rest[rest.index(end) :]
+    page.write_text(before + begin + text.rstrip() + "\n" + after, encoding="utf-8")
+
+
 @contextmanager
 def browser(*flags: str) -> Iterator[Any]:
     """A selenium driver of a fresh headless Chromium, which is closed in the end."""

@@ -2,6 +2,7 @@
 
     python benchmarks/report.py             # 40 settings x 50 cases, then 10,000 cells
     python benchmarks/report.py --small     # a tenth of each, to see that it runs
+    python benchmarks/report.py --write     # and puts the figures into docs/report.md
 
 Pictures are 512x512 PNG made from scikit-image's photographs. Browser figures need Chromium and its
 driver (Debian: chromium, chromium-driver) and selenium. Prints a Markdown table.
@@ -18,19 +19,22 @@ from __future__ import annotations
 import argparse
 import datetime
 import math
-import platform
+import os
 import tempfile
 import time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from machine import browser
+from machine import browser, cpu_name, rewrite
 from PIL import Image, ImageEnhance
 from skimage import data
 
 from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
 from reports import html, tables
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "report.md"
 
 SCROLL = """
 const [done] = [arguments[0]];
@@ -118,7 +122,7 @@ def build(folder: Path, settings: int, cases: int, distinct: int) -> Study:
     )  # fmt: skip
 
 
-def browse(path: Path) -> dict[str, float]:
+def browse(path: Path) -> dict[str, Any]:
     """Timings, memory and scrolling of one page in a fresh headless browser."""
     with browser("--window-size=1400,900") as driver:
         driver.set_script_timeout(300)
@@ -143,6 +147,7 @@ def browse(path: Path) -> dict[str, float]:
         }
         figures.update(driver.execute_async_script(SCROLL))
         figures["memory"] = _tab_memory(driver.service.process.pid)
+        figures["version"] = driver.capabilities["browserVersion"].partition(".")[0]
         return figures
 
 
@@ -173,30 +178,34 @@ def _tab_memory(root: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a tenth of the pictures")
-    small = parser.parse_args().small
-    print(f"{datetime.date.today()}, {platform.machine()}, Python {platform.python_version()}\n")
-    heads = (
-        "study", "file", "write (s)", "size (MB)", "first content (s)", "interactive (s)",
-        "memory (MB)", "blank", "undecoded", "longest frame gap (ms)",
+    parser.add_argument(
+        "--write", type=Path, nargs="?", const=DOCS, metavar="PAGE",
+        help="put the figures into this page [docs/report.md]",
     )  # fmt: skip
-    print("| " + " | ".join(heads) + " |")
-    print("|" + " --- |" * len(heads))
-    sizes = [(40, 50, 50), (100, 100, 8)] if not small else [(10, 20, 20), (32, 32, 4)]
+    o = parser.parse_args()
+    heads = (
+        "study", "file", "write (s)", "processor (s)", "size (MB)", "first content (s)",
+        "interactive (s)", "memory (MB)", "blank", "undecoded", "longest frame gap (ms)",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    print("\n".join(lines), flush=True)
+    sizes = [(40, 50, 50), (100, 100, 8)] if not o.small else [(10, 20, 20), (32, 32, 4)]
     for settings, cases, distinct in sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             study = build(folder, settings, cases, distinct)
             tables.write_tables(study, folder)
             for single in (False, True):
-                start = time.perf_counter()
+                start, busy = time.perf_counter(), _processor_time()
                 path = html.write_report(study, folder, single_file=single)
-                seconds = time.perf_counter() - start
+                seconds, busy = time.perf_counter() - start, _processor_time() - busy
                 size = path.stat().st_size / 1e6
                 seen = browse(path)
                 row = (
                     f"{settings} x {cases}",
                     "single" if single else "linked",
                     f"{seconds:.1f}",
+                    f"{busy:.1f}",
                     f"{size:.1f}",
                     f"{seen['first content'] / 1000:.2f}",
                     f"{seen['interactive'] / 1000:.2f}",
@@ -205,7 +214,21 @@ def main() -> None:
                     f"{seen['undecoded']} of {seen['cells']}",
                     f"{seen['worst']:.0f}",
                 )
-                print("| " + " | ".join(row) + " |", flush=True)
+                lines.append("| " + " | ".join(row) + " |")
+                print(lines[-1], flush=True)
+    where = (
+        f"`python benchmarks/report.py`, {datetime.date.today()}, {cpu_name()}, "
+        f"Chromium {seen['version']} headless with software rendering, 512x512 PNG:"
+    )
+    print(f"\n{where}")
+    if o.write:
+        rewrite(o.write, "report.py", "\n".join([where, "", *lines]))
+
+
+def _processor_time() -> float:
+    """Seconds of this process and of those that it started and waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

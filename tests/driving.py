@@ -45,14 +45,17 @@ class Page:
         """A file, or an address; `script` waits for that of the page."""
         features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
-        )
+        self.resize(width, height)
         self.driver.get(path if isinstance(path, str) else path.as_uri())
         if script:
             self.wait("document.documentElement.dataset.ready === 'yes'")
         return self
+
+    def resize(self, width: int, height: int = 860) -> None:
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
 
     def js(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script("return " + code, *arguments)

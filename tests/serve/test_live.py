@@ -296,7 +296,9 @@ def test_axe_finds_nothing_serious_and_nothing_overflows(
 
     def look() -> None:
         found.extend(live.serious())
-        assert live.js("document.documentElement.scrollWidth") <= width
+        for wide in (360, 768, 1440, 1920, width):
+            live.resize(wide)
+            assert live.js("document.documentElement.scrollWidth") <= wide
 
     look_at = {"width": width, "prefers_color_scheme": scheme}
     live.open(site.base + "/", **look_at)  # type: ignore[arg-type]
