@@ -22,7 +22,6 @@ from typing import Any
 from generation.cells import Cell, Picture, strength_text
 from generation.errors import UserError, named
 from generation.executors import never
-from generation.pictures.readers.values import model_name
 from generation.renderers.servers import (
     MOST_PICTURE,
     MOST_SECONDS,
@@ -400,9 +399,14 @@ def _is(model: Mapping[str, Any], wanted: str) -> bool:
     title, file = str(model.get("title", "")), str(model.get("filename", ""))
     names = {
         title, re.sub(r" \[[0-9a-f]+\]$", "", title), str(model.get("model_name", "")),
-        str(model.get("hash", "")), file, file.replace("\\", "/").rsplit("/", 1)[-1],
+        str(model.get("hash", "")), file, _file(file),
     }  # fmt: skip
     return wanted in names - {"", "None"}
+
+
+def _file(path: object) -> str:
+    """A file's name from a path of any system."""
+    return str(path or "").replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _version(server: Server) -> str:
@@ -480,7 +484,7 @@ def lora_there(server: Server, file: str, digest: str) -> str:
     stem = file.rsplit(".", 1)[0]
     entries = [one for one in listed if isinstance(one, dict)]
     found = [one for one in entries if one.get("name") == stem]  # SD.Next writes a dot as _
-    found = found or [one for one in entries if model_name(str(one.get("path", ""))) == stem]
+    found = found or [one for one in entries if _file(one.get("path")) == file]
     if not found:
         raise UserError(
             f"{server.url} has no LoRA {stem}; put {file} into its folder for LoRAs, and let it "
