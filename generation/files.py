@@ -123,12 +123,31 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
 
 def _temporary(folder: Path) -> tuple[Path, BufferedWriter]:
     while True:
-        path = folder / f".lora-analysers-{secrets.token_hex(16)}.tmp"
+        path = folder / _unguessable()
         file = open(path, "xb")  # noqa: SIM115
         hold(file, wait=True)
         if os.fstat(file.fileno()).st_nlink:
             return path, file
         file.close()  # swept in the moment before it was locked
+
+
+def link(path: Path, target: Path) -> None:
+    """A second name of the file, in place of what is there under it; of a symbolic link, one of the
+    file that it leads to. Raises OSError."""
+    path = Path(os.path.realpath(path))
+    if not os.path.lexists(target):
+        os.link(path, target)
+        return
+    temporary = target.parent / _unguessable()
+    os.link(path, temporary)
+    try:
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # still there where both were one file
+
+
+def _unguessable() -> str:
+    return f".lora-analysers-{secrets.token_hex(16)}.tmp"
 
 
 def sweep(folder: Path) -> None:

@@ -201,6 +201,8 @@ def followed(what: Taken | Judged | Waiting) -> str:
     """What a watched training brought, in a line."""
     from analysers.runs.watch import Judged, Waiting
 
+    if isinstance(what, Waiting) and what.gone:
+        return what.reason
     if isinstance(what, Waiting):
         return f"Judging waits; checkpoints are kept meanwhile. {what.reason}"
     if not isinstance(what, Judged):

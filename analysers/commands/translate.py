@@ -6,6 +6,7 @@ Prints the table and writes translation.csv and translation.svg into the working
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from analysers.commands.options import DONE, USAGE
 from analysers.runs.conclude import load_study
 from analysers.translation import HEAD, rows, translate
 from generation.errors import UserError
+from generation.files import write_text
 from reports.comparison import draw
 from reports.drawing import standalone
 
@@ -31,10 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     table = [HEAD, *rows(found)]
     for row in table:
         print("  ".join(f"{cell:>15}" for cell in row))
-    with Path("translation.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(table)
-    drawing = standalone(draw(found, axes=(HEAD[0], HEAD[2])))
-    Path("translation.svg").write_text(drawing, encoding="utf-8")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    write_text(Path("translation.csv"), text.getvalue())
+    write_text(Path("translation.svg"), standalone(draw(found, axes=(HEAD[0], HEAD[2]))))
     return DONE
 
 

@@ -28,6 +28,8 @@ of none."""
 
 End = Literal["", "final", "patience"]
 
+_GONE = "{} is not there any more; bring it back, or end this and watch the folder that it is now."
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -40,9 +42,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Judging has to wait, such as for room on a disk; checkpoints are kept meanwhile."""
+    """Judging has to wait, such as for room on a disk; checkpoints are kept meanwhile, unless there
+    is no folder to take them from (`gone`)."""
 
     reason: str
+    gone: bool = False
 
 
 def folder_of(request: StudyRequest) -> Path:
@@ -113,6 +117,10 @@ def watch(
                 return judged
             continue  # more may have come meanwhile
         meanwhile = []
+        gone = judged_before and not keeper.source.is_dir()
+        if gone and said != _GONE:
+            tell(Waiting(_GONE.format(keeper.source), gone=True))
+        said = _GONE if gone else said.replace(_GONE, "")
         wait(keeper.source, SETTLED if keeper.waiting else LOOK)
 
 
@@ -141,6 +149,9 @@ def keeping_on(keeper: Keeper) -> Iterator[list[Taken]]:
 def judge_once(request: StudyRequest, keeper: Keeper, judge: Callable[[Plan], Study]) -> Judged:
     """Keep and judge what is there now. Raises UserError where there is nothing."""
     list(keeper.take())
+    if keeper.waiting:  # what was written just now, or by a clock that is ahead
+        time.sleep(keeper.settled)
+        list(keeper.take())
     plan = plan_study(from_kept(request, keeper))
     return Judged(plan, judge(plan), "final")
 

@@ -2,7 +2,8 @@
 
 A checkpoint is kept once it is wholly written: by a second name of the same file (a hard link)
 where the file system can and trainers do not write that name again, else as a copy. It stands in
-the record before it is made, so that a kill leaves nothing that nobody knows of. Nothing of the
+the record before it is made, so that a kill leaves nothing that nobody knows of. What the trainer
+writes again takes the place of what was kept once it is whole, never before. Nothing of the
 trainer's is moved, changed or removed; what was kept is let go only if it is still as it was kept.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from generation.errors import UserError
-from generation.files import FULL, open_file, read_json, replacing, sweep, write_text
+from generation.files import FULL, link, open_file, read_json, replacing, sweep, write_text
 from generation.loras.container import one_line, read_header
 from generation.loras.folders import lora_files
 from generation.loras.names import place_of
@@ -46,8 +47,8 @@ class Taken:
 class Keeper:
     """Keeps the checkpoints of `source` in `folder`, by the same names below it.
 
-    `settled` is in seconds, `now` the clock. Raises UserError if the record in
-    `folder` is not one of ours.
+    `settled` is in seconds, `now` the clock, `tick` one that never goes back. Raises UserError if
+    the record in `folder` is not one of ours, or nothing can be written there.
     """
 
     source: Path
@@ -55,6 +56,7 @@ class Keeper:
     ema: bool = False
     settled: float = SETTLED
     now: Callable[[], float] = time.time
+    tick: Callable[[], float] = time.monotonic
     _kept: dict[str, State] = field(default_factory=dict, init=False)
     _theirs: dict[str, State] = field(default_factory=dict, init=False)
     """Second names of the trainer's files that somebody else made there: used, never removed."""
@@ -62,12 +64,20 @@ class Keeper:
     """Whether the last look met a file that is still being written."""
     _growing: set[Path] = field(default_factory=set, init=False)
     _told: dict[Path, State] = field(default_factory=dict, init=False)
+    _since: dict[Path, tuple[State, float]] = field(default_factory=dict, init=False)
+    """Since when a file has been seen as it is: clocks differ, and are set back."""
 
     def __post_init__(self) -> None:
         inside = os.path.realpath(self.folder)
         if inside == os.path.realpath(self.source):
             raise UserError(
                 f"{self.folder} is the training's own folder; keep checkpoints in another.",
+                "keep_best",
+            )
+        there = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
+        if not os.access(there, os.W_OK):
+            raise UserError(
+                f"nothing can be written into {there}; name another folder to keep checkpoints in.",
                 "keep_best",
             )
         sweep(self.folder)
@@ -159,8 +169,12 @@ class Keeper:
             read_header(path)
         except UserError as error:
             return str(error)
-        quiet = self.now() - state[1] / 1e9
-        return "" if not 0 <= quiet < self.settled else "it was written a moment ago"
+        if self.now() - state[1] / 1e9 >= self.settled:
+            return ""
+        if self._since.get(path, (None, 0.0))[0] != state:
+            self._since[path] = state, self.tick()
+        quiet = self.tick() - self._since[path][1]
+        return "" if quiet >= self.settled else "it was written a moment ago"
 
     def _keep(self, path: Path, name: str, state: State) -> None:
         """Make the second name, or the copy. Raises OSError where neither can be."""
@@ -173,11 +187,10 @@ class Keeper:
                 raise FileExistsError(errno.EEXIST, "another file has this name there", str(target))
             self._theirs[name] = state
             return
-        if there and not same and before != _state(target):
+        if there and not same and _state(target) not in (before, state):
             raise FileExistsError(errno.EEXIST, "another file has this name there", str(target))
-        if there and not same and state != _state(target):
-            target.unlink()  # what it was before the trainer wrote it again
-            there = False
+        if there and not same and state != _state(target):  # the trainer wrote it again
+            self._put(path, target)
         self._kept[name] = state
         full: OSError | None = None
         try:
@@ -195,9 +208,14 @@ class Keeper:
                 _copy(beside, near)
                 self._kept[near.relative_to(self.folder).as_posix()] = _state(near)
                 self._write()
+        self._put(path, target, full)
+
+    def _put(self, path: Path, target: Path, full: OSError | None = None) -> None:
+        """A second name or a copy, whole or not at all, in place of what is there; no copy where
+        the disk is `full`."""
         if _is_numbered(path):
             try:
-                os.link(path, target)
+                link(path, target)
                 return
             except OSError as error:
                 if error.errno not in _NO_LINKS:
@@ -218,9 +236,10 @@ _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS
 
 
 def _is_numbered(path: Path) -> bool:
-    """Whether the name says a place in training, so that no later checkpoint will bear it."""
-    place = place_of(path)
-    return place.united or place.number is not None
+    """Whether the name says a place in training, so that no later checkpoint will bear it; of a
+    symbolic link, that of the file too."""
+    places = place_of(path), place_of(Path(os.path.realpath(path)))
+    return all(place.united or place.number is not None for place in places)
 
 
 def _copy(path: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import sample_data
+from analysers.commands.tell import followed
 from analysers.runs import watch
 from analysers.runs.conclude import load_study
 from analysers.runs.request import StudyRequest
@@ -310,3 +311,90 @@ def test_what_cannot_be_planned_in_the_middle_does_not_end_it(tmp_path: Path) ->
         watch.watch(asked(train, tmp_path / "run"), keeper, judge, tell=told.append, wait=wait)
     (waiting,) = (one for one in told if isinstance(one, watch.Waiting))
     assert "several LoRAs" in waiting.reason and rounds == [1, 2]
+
+
+class Nothing:
+    """What a judge finds that looks at nothing."""
+
+    verdict = Verdict()
+    summaries = ()
+
+
+def test_a_folder_that_is_renamed_meanwhile_is_missed_aloud_and_found_again(tmp_path: Path) -> None:
+    train, away = tmp_path / "train", tmp_path / "moved"
+    train.mkdir()
+    appear(train, 1)
+    told: list[Any] = []
+    rounds: list[int] = []
+
+    def wait(folder: Path, seconds: float) -> None:
+        gone = [one for one in told if isinstance(one, watch.Waiting)]
+        if len(rounds) == 1 and not away.exists():
+            train.rename(away)
+        elif gone and away.exists():
+            appear(away, 2)
+            away.rename(train)
+        elif len(rounds) == 2:
+            raise KeyboardInterrupt
+
+    def judge(plan: Any) -> Any:
+        rounds.append(len(plan.checkpoints))
+        return Nothing()
+
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(
+            asked(train, tmp_path / "run"), Keeper(train, tmp_path / "keep"), judge,
+            tell=told.append, wait=wait,
+        )  # fmt: skip
+    (waiting,) = (one for one in told if isinstance(one, watch.Waiting))
+    assert waiting.gone and f"{train} is not there any more" in followed(waiting)
+    assert "\n" not in followed(waiting) and rounds == [1, 2]
+
+
+def test_a_checkpoint_that_changes_after_it_was_judged_is_judged_again(tmp_path: Path) -> None:
+    """In place, by another file, or by a trainer that was not done after all."""
+    train = tmp_path / "train"
+    train.mkdir()
+    appear(train, 1)
+    whole, rounds = (LORAS / name(3)).read_bytes(), []
+
+    def wait(folder: Path, seconds: float) -> None:
+        path = train / name(1)
+        if len(rounds) == 1:
+            path.write_bytes(whole[: len(whole) // 2])  # it grows again: nothing to judge yet
+            old(path)
+            rounds.append("half")
+        elif rounds[-1] == "half":
+            path.write_bytes(whole)
+            old(path)
+            os.utime(path, (time.time() - 30,) * 2)
+        else:
+            raise KeyboardInterrupt
+
+    def judge(plan: Any) -> Any:
+        rounds.append(plan.checkpoints[0].tensor_hash)
+        return Nothing()
+
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(
+            asked(train, tmp_path / "run"), Keeper(train, tmp_path / "keep"), judge, wait=wait
+        )
+    first, half, again = rounds
+    assert half == "half" and first != again
+
+
+def test_what_was_written_just_now_is_judged_without_watching_too(tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    train.mkdir()
+    appear(train, 1)
+    shutil.copy(LORAS / name(2), train / name(2))  # a moment ago
+    os.utime(train / name(2))
+    keeper = Keeper(train, tmp_path / "keep", settled=0.5)
+    plans: list[Any] = []
+
+    def judge(plan: Any) -> Any:
+        plans.append(plan)
+        return Nothing()
+
+    watch.judge_once(asked(train, tmp_path / "run"), keeper, judge)
+    assert [one.file for one in plans[0].checkpoints] == [name(1), name(2)]

@@ -79,9 +79,103 @@ def test_a_file_of_full_size_that_changed_a_moment_ago_waits(train, tmp_path):
     assert taken(keeper) == [("my-000002.safetensors", "kept")]
 
 
-def test_a_clock_in_the_future_does_not_keep_a_file_waiting_for_ever(train, tmp_path):
-    written(train / "my-000002.safetensors", lora(), ago=-3600.0)
-    assert taken(Keeper(train, tmp_path / "keep")) == [("my-000002.safetensors", "kept")]
+@pytest.mark.parametrize("ahead", [3600.0, 1.0])
+def test_a_clock_in_the_future_or_set_back_is_not_waited_for(train, tmp_path, ahead):
+    """A file of full size by a clock that is ahead may still be written: it counts as written once
+    it has been seen unchanged for long enough, and not after an hour."""
+    path = written(train / "my-000002.safetensors", lora(), ago=-ahead)
+    ticks = [100.0]
+    keeper = Keeper(train, tmp_path / "keep", tick=lambda: ticks[0])
+    assert taken(keeper) == [(path.name, "unfinished")] and keeper.waiting
+    ticks[0] += 1.5
+    assert taken(keeper) == []
+    written(path, lora(2), ago=-ahead - 5)  # goes on
+    ticks[0] += 1.5
+    assert taken(keeper) == []
+    ticks[0] += 2.0
+    assert taken(keeper) == [(path.name, "kept")]
+    assert (tmp_path / "keep" / path.name).read_bytes() == lora(2)
+
+
+def test_symbolic_links_are_kept_as_the_files_that_they_lead_to(train, tmp_path):
+    real = written(tmp_path / "scratch" / "run-000003.safetensors", lora(3))
+    latest = written(tmp_path / "scratch" / "latest.safetensors", lora(4))
+    os.symlink("../scratch/run-000003.safetensors", train / "my-000003.safetensors")
+    os.symlink(latest, train / "my-000004.safetensors")
+    os.symlink(tmp_path / "nowhere.safetensors", train / "my-000005.safetensors")
+    keeper = Keeper(train, tmp_path / "keep")
+    assert {name for name, what in taken(keeper) if what == "kept"} == {
+        "my-000003.safetensors", "my-000004.safetensors"
+    }  # fmt: skip
+    real.unlink()
+    written(latest, lora(9))  # a name that is written again
+    assert [(path.is_symlink(), path.read_bytes()) for path in sorted(keeper.kept)] == [
+        (False, lora(3)), (False, lora(4)),
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_that_is_written_again_is_kept_anew(train, tmp_path):
+    """In place or by another file, numbered or not, also after it has been looked at."""
+    keeper = Keeper(train, tmp_path / "keep")
+    for value, ago in ((1, 60), (2, 50), (3, 40)):
+        for name in ("my.safetensors", "my-000001.safetensors"):
+            path = train / name
+            if value == 3:
+                written(train / "new", lora(value), ago)
+                os.replace(train / "new", path)
+            else:
+                written(path, lora(value), ago)
+        assert sorted(taken(keeper)) == [
+            ("my-000001.safetensors", "kept"), ("my.safetensors", "kept")
+        ]  # fmt: skip
+        assert {path.read_bytes() for path in keeper.kept} == {lora(value)}
+    with open(train / "my-000001.safetensors", "ab") as file:  # it grows again
+        file.write(b"more")
+    assert taken(keeper) == [("my-000001.safetensors", "unfinished")]
+    assert not list((tmp_path / "keep").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["my.safetensors", "my-000001.safetensors"])
+@pytest.mark.parametrize("call", range(5))
+def test_a_kill_while_it_is_kept_anew_leaves_the_old_one_or_the_new_one(
+    train, tmp_path, monkeypatch, name, call
+):
+    path = written(train / name, lora(1))
+    keep = tmp_path / "keep"
+    list(Keeper(train, keep).take())
+    written(train / "new", lora(2), ago=30)
+    os.replace(train / "new", path)
+    count = [0]
+
+    def counted(real):
+        def called(*arguments, **more):
+            count[0] += 1
+            if count[0] > call:
+                raise Killed
+            return real(*arguments, **more)
+
+        return called
+
+    with monkeypatch.context() as patch:
+        for one in ("link", "replace", "utime"):
+            patch.setattr(os, one, counted(getattr(os, one)))
+        with suppress(Killed):
+            list(Keeper(train, keep).take())
+        assert (keep / name).read_bytes() in (lora(1), lora(2))
+    again = Keeper(train, keep)
+    assert all(what == "kept" for _, what in taken(again)) and taken(again) == []
+    assert [p.read_bytes() for p in again.kept] == [lora(2)]
+    assert not [p for p in keep.iterdir() if p.suffix == ".tmp"]
+    again.release(set())
+    assert not list(keep.glob("*.safetensors")) and path.read_bytes() == lora(2)
+
+
+def test_where_nothing_can_be_written_is_said_before_anything_is_judged(
+    train, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="nothing can be written into"):
+        Keeper(train, tmp_path / "keep" / "deeper")
 
 
 def test_a_name_without_a_place_is_copied_since_trainers_write_it_again(train, tmp_path):
