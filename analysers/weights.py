@@ -305,8 +305,9 @@ _BLOCKS = (
     (re.compile(r"down_blocks[._](\d+)"), "down {}"),
     (re.compile(r"up_blocks[._](\d+)"), "up {}"),
     (re.compile(r"mid_block|middle_block"), "mid"),
-    (re.compile(r"single_(?:transformer_)?blocks[._](\d+)"), "single {}"),
-    (re.compile(r"(?:double_blocks|joint_blocks|transformer_blocks)[._](\d+)"), "double {}"),
+    (re.compile(r"single_(?:transformer_|stream_)?blocks[._](\d+)"), "single {}"),
+    (re.compile(r"(?:double|double_stream|joint|transformer)_blocks[._](\d+)"), "double {}"),
+    (re.compile(r"(noise|context)_refiner[._](\d+)"), "{} refiner {}"),
     (re.compile(r"layers[._](\d+)"), "layer {}"),
     (re.compile(r"encoder[._]block[._](\d+)"), "layer {}"),
 )

@@ -204,6 +204,10 @@ def test_report_of_the_sample_lora_as_tables():
         ("transformer", "double_blocks_7_img_attn_qkv", "double 7"),
         ("transformer", "transformer_blocks.7.attn.to_q", "double 7"),
         ("te3", "encoder_block_5_layer_0_SelfAttention_q", "layer 5"),
+        ("transformer", "double_stream_blocks.3.block.attn1.to_q", "double 3"),
+        ("unet", "single_stream_blocks_31_block_ff_i_experts_0_w1", "single 31"),
+        ("transformer", "noise_refiner.1.attn.to_q", "noise refiner 1"),
+        ("unet", "context_refiner_0_attention_qkv", "context refiner 0"),
     ],
 )
 def test_block_names(part, name, block):

@@ -667,6 +667,11 @@ def test_fp8_is_read_as_what_it_stands_for(
     ("layers.0.attention.qkv.weight.absmax", torch.zeros(4), "bitsandbytes"),
     ("layers.0.attention.qkv.weight_scale", torch.zeros(144, 3), "F32 beside"),
     ("layers.0.attention.qkv.weight", torch.zeros(144, 48, dtype=torch.int8), "whole numbers"),
+    ("layers.0.attention.qkv.qweight", torch.zeros(144, 24, dtype=torch.int8), "SVDQuant's, GPTQ"),
+    ("layers.0.attention.qkv._weight_qdata", torch.zeros(9, dtype=torch.int8), "torchao's"),
+    ("layers.0.attention.qkv.weight._data", torch.zeros(9, dtype=torch.int8), "quanto's"),
+    ("layers.0.attention.qkv.SCB", torch.zeros(144), "bitsandbytes' 8 bits"),
+    ("layers.0.attention.qkv.weight_scale_2", torch.zeros(()), "NVFP4"),
 ])  # fmt: skip
 def test_other_quantised_checkpoints_are_refused(
     key: str,

@@ -40,6 +40,16 @@ _FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
 _FOUR = frozenset({"NF4", "FP4"})
 _BITSANDBYTES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
+_OTHERS = {
+    ".qweight": "SVDQuant's, GPTQ's or AWQ's",
+    "._weight_qdata": "torchao's",
+    ".weight._data": "quanto's",
+    ".weight._data._data": "quanto's",
+    ".SCB": "bitsandbytes' 8 bits",
+    ".weight_scale_2": "NVFP4",
+}
+"""Endings of keys in single checkpoints of methods that are not read there."""
+
 _WHOLE = frozenset({"F64", "F32", "F16", "BF16"})
 _GGUF = b"GGUF"
 _SHAPE = "comfy.gguf.orig_shape."
@@ -153,6 +163,9 @@ def scales(header: Header) -> dict[str, str]:
     """
     name = header.path.name
     for key in header.tensors:
+        for ending, how in _OTHERS.items():
+            if key.endswith(ending):
+                raise _refusal(name, f"{how} ({key})")
         of = header.tensors.get(key.rpartition(".")[0])
         if key.endswith(_BITSANDBYTES) and (of is None or of.dtype not in _FOUR):
             raise _refusal(name, f"bitsandbytes' in another way than NF4 and FP4 ({key})")
@@ -164,7 +177,9 @@ def scales(header: Header) -> dict[str, str]:
                 of = header.tensors.get(weight)
                 if of is None or of.dtype not in _FP8:
                     raise _refusal(name, f"{of.dtype if of else 'nothing'} beside {key}")
-                shape = header.tensors[key].shape
+                kind, shape = header.tensors[key].dtype, header.tensors[key].shape
+                if kind not in _WHOLE | {"F8_E8M0"}:
+                    raise _refusal(name, f"scales of the type {kind} ({key})")
                 if shape not in {(), (1,), (of.shape[0],), (of.shape[0], 1)}:
                     raise _refusal(name, f"scales of blocks ({key} is {list(shape)})")
                 found[weight] = key
