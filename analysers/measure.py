@@ -150,12 +150,10 @@ def measure(
         )
     kept = _Cache(cache, declared)
     at_hand: list[_Work] = []
-    tags: list[Any] = []  # which stay here: what they name is no business of who measures
 
     def fresh() -> Iterator[_Work]:
         for task in tasks:
-            work = kept.work(replace(task, tag=len(tags)), away)
-            tags.append(task.tag)
+            work = kept.work(task, away)
             if work.missing or work.ladders or not work.known.pixels:
                 yield work
             else:
@@ -191,7 +189,7 @@ def measure(
         for group in groups:
             for work, found in group:
                 kept.write(work, found)
-                yield _measured(replace(work.task, tag=tags[work.task.tag]), names, found)
+                yield _measured(work.task, names, found)
 
 
 def open_worker(

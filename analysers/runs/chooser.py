@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from analysers.study import Candidate, Score
+from analysers.study import Candidate, Left, Score
 
 C = TypeVar("C")
-
-
-@dataclass(frozen=True)
-class ChoiceRecord:
-    """Of the `cells` of the full grid, `asked` were scored, in `looks` after so many cases each.
-
-    `stopped` are the candidates that got no more pictures: after how many cases, and why.
-    `over_budget` says that the allowance ended it. `unseen` counts the candidates that were never
-    looked at, by the reason (`analysers.runs.refine.passed_over`). `sure` is the chance that the
-    recommendation is that of all cases, NaN where it is not foreseen.
-    """
-
-    cells: int
-    asked: int
-    looks: tuple[int, ...]
-    stopped: Mapping[Candidate, tuple[int, str]]
-    over_budget: bool = False
-    unseen: Mapping[str, int] = field(default_factory=dict)
-    sure: float = math.nan
 
 
 class Chooser(Protocol[C]):
@@ -42,7 +22,7 @@ class Chooser(Protocol[C]):
 
     def ask(self, scores: Mapping[C, Score]) -> Sequence[C]: ...
 
-    def record(self) -> ChoiceRecord | None:
+    def record(self) -> Left | None:
         """What was left out and why, for the study's evidence; None where nothing can be."""
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from analysers import checks, ranking
 from analysers.measure import Measured
 from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import declared
-from analysers.runs.chooser import ChoiceRecord
 from analysers.runs.evidence import unrelated
 from analysers.runs.request import Judging
 from analysers.runs.source import relative
@@ -25,7 +23,6 @@ from analysers.study import (
     RunRecord,
     Score,
     Sentence,
-    Stopped,
     Study,
     TrustResult,
     Verdict,
@@ -72,7 +69,7 @@ def decide(
     evidence: Evidence,
     run: RunRecord,
     warnings: Sequence[str],
-    choice: ChoiceRecord | None = None,
+    left: Left | None = None,
 ) -> Study:
     """The study: decided, with what argues for and against the decision."""
     from analysers.overcooking import likeness
@@ -87,7 +84,7 @@ def decide(
         kind_of_picture=kind_of_picture(scores, kind, judging.rank_by, margin)
         if judging.ladders
         else None,
-        race=None if choice is None else _left(choice),
+        race=left,
     )
     thumbnails: dict[Candidate | None, list[Pixels]] = {}
     pixels: dict[str, str] = {}
@@ -106,8 +103,8 @@ def decide(
     summaries, verdict = ranking.decide(
         scores,
         kind=kind,
-        error=ERROR - EARLY if choice is not None and choice.looks else ERROR,
-        stopped={} if choice is None else choice.stopped.keys(),
+        error=ERROR - EARLY if left is not None and left.looks else ERROR,
+        stopped={one.candidate for one in left.stopped} if left is not None else (),
         rank_by=judging.rank_by,
         better=better,
         tie_tolerance=judging.tie_tolerance,
@@ -210,20 +207,6 @@ def _trust(results: Sequence[Measured], rank_by: str) -> TrustResult | None:
         return None
     metric = declared(rank_by)
     return judge(list(scores.values()), better=metric.better or "lower", name=metric.label)
-
-
-def _left(choice: ChoiceRecord) -> Left:
-    """What a race left out, as the study's evidence holds it."""
-    stopped = [Stopped(one, cases, why) for one, (cases, why) in choice.stopped.items()]
-    return Left(
-        choice.cells,
-        choice.asked,
-        choice.looks,
-        tuple(stopped),
-        choice.over_budget,
-        dict(choice.unseen),
-        None if math.isnan(choice.sure) else round(choice.sure, 3),
-    )
 
 
 def write(study: Study, out: Path) -> Path:

@@ -157,6 +157,7 @@ class Run(Generic[C]):
         """Render and measure these cells; a measurement begins when its picture lands."""
         source = self.source
         rows = {cell: source.row(cell) for cell in cells}
+        order = list(rows)
         warm_up = source.warm_up if source.rendering else 1
         self._tell(events.Asked(tuple(rows.values()), source.rendering, warm_up))
         with self._ctrl_c.held_back() if source.rendering else nullcontext():
@@ -169,13 +170,14 @@ class Run(Generic[C]):
                     self._engine,
                     self._made,
                 ):
-                    row = rows[result.task.tag]
-                    self._keep(result.task.tag, _scored(row, result), result)
+                    cell = order[result.task.tag]
+                    self._keep(cell, _scored(rows[cell], result), result)
             finally:
                 self._ctrl_c.flying = False
                 self._tell(events.Ended())
 
     def _tasks(self, rows: Mapping[C, Score]) -> Iterator[Task]:
+        numbers = {cell: number for number, cell in enumerate(rows)}
         for shot in self.source.pictures(list(rows), self.control.stopped):
             self._ctrl_c.flying = self._ctrl_c.flying or shot.fresh
             row = rows[shot.cell]
@@ -185,16 +187,16 @@ class Run(Generic[C]):
                 self._keep(shot.cell, row, None)
             else:
                 self._tell(events.Rendered(row, shot.fresh))
-                yield self._task(shot)
+                yield self._task(shot, numbers[shot.cell])
 
-    def _task(self, shot: Shot[C]) -> Task:
+    def _task(self, shot: Shot[C], number: int) -> Task:
         assert shot.image is not None
         ladders = self.judging.ladders if shot.degrade else ""
         return Task(
             shot.image,
             shot.control,
             shot.prompt,
-            shot.cell,
+            number,
             ladders=ladders,
             content=shot.content,
             others=shot.others,

@@ -9,8 +9,8 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from analysers.racing import Asked, Outcome, foresee, looks
-from analysers.runs.chooser import ChoiceRecord, Chooser, with_lora
-from analysers.study import Candidate, Score
+from analysers.runs.chooser import Chooser, with_lora
+from analysers.study import Candidate, Left, Score, Stopped
 
 C = TypeVar("C")
 
@@ -58,19 +58,18 @@ class Race(Chooser[C]):
             self._look([scores[cell] for cell in cells])
         return []
 
-    def record(self) -> ChoiceRecord:
+    def record(self) -> Left:
         """What was left out, and why."""
         every = len(self._cases)
         most = every if self._over else max(self.given.values(), default=every)
-        short = {
-            one: (n, self._outcomes.get(one, "settled"))
+        short = [
+            Stopped(one, n, self._outcomes.get(one, "settled"))
             for one, n in self.given.items()
             if n < most
-        }
+        ]
         looked = sorted({n for n in self.given.values() if n < every})
-        return ChoiceRecord(
-            len(self.rows), self._seen, tuple(looked), short, self._spent, sure=self.sure
-        )
+        sure = None if math.isnan(self.sure) else round(self.sure, 3)
+        return Left(len(self.rows), self._seen, tuple(looked), tuple(short), self._spent, sure=sure)
 
     def _given(self, candidate: Candidate | None, most: int) -> int:
         """How many cases it is to have; the control, and strength 0, as many as any other."""

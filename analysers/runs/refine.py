@@ -12,12 +12,12 @@ import numpy as np
 
 from analysers.racing import EARLY, Asked
 from analysers.ranking import margin_of, same_side
-from analysers.runs.chooser import ChoiceRecord, Chooser, FullGrid, with_lora
+from analysers.runs.chooser import Chooser, FullGrid, with_lora
 from analysers.runs.plane import coarse_plane, expected, next_on_plane
 from analysers.runs.race import Race
 from analysers.scores import before, preference
 from analysers.statistics import ERROR
-from analysers.study import Candidate, Kind, Score, Summary, Verdict
+from analysers.study import Candidate, Kind, Left, Score, Summary, Verdict
 
 C = TypeVar("C")
 
@@ -75,14 +75,14 @@ class Refine(Chooser[C]):
                 return []
             self._chosen.update(self._between[known])
 
-    def record(self) -> ChoiceRecord:
+    def record(self) -> Left:
         """How many cells of the fine grid were asked for, what the last race left out, and why the
         other candidates were not looked at."""
         last = self._stages.get(frozenset(self._chosen))
         raced = last.record() if last else None
         if raced is None:
-            return ChoiceRecord(len(self.rows), len(self._cells()), (), {}, unseen=self._unseen)
-        unseen = {} if raced.over_budget else self._unseen
+            return Left(len(self.rows), len(self._cells()), unseen=dict(self._unseen))
+        unseen = {} if raced.over_budget else dict(self._unseen)
         return replace(raced, cells=len(self.rows), unseen=unseen)
 
     def _stage(self, before: Chooser[C] | None) -> Chooser[C]:

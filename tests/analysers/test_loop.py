@@ -358,7 +358,7 @@ def test_the_report_is_rewritten_as_a_run_goes_on(tmp_path: Path) -> None:
     early = EarlyReport(clock=lambda: now[0])
 
     def observe(event: events.Event) -> None:
-        now[0] += 30
+        now[0] += EARLY_FIRST + 10
         early(event)
         if isinstance(event, events.Measured):
             pages.append((tmp_path / "report.html").read_text())
@@ -385,7 +385,7 @@ def test_the_page_of_a_run_that_ended_stays_until_the_answer_rests_on_as_many_pi
     early = EarlyReport(clock=lambda: now[0], write=write)
 
     def observe(event: events.Event) -> None:
-        now[0] += 30
+        now[0] += EARLY_FIRST + 10
         early(event)
 
     run_study(toy_plan(tmp_path, ["0.4", "0.8", "1.6"]), HERE, observers=[observe])
