@@ -1,6 +1,6 @@
 """Photograph a report in headless Chromium, for the README and for looking at it.
 
-    python benchmarks/screenshot.py runs/my/report.html docs/report.png
+    python benchmarks/screenshot.py runs/demo-strength/report.html docs/report.jpg --height 900
     python benchmarks/screenshot.py runs/my/report.html phone.png --width 390 --height 844 --dark
     python benchmarks/screenshot.py runs/my/report.html grid.png --at pictures
 
@@ -45,7 +45,9 @@ def main() -> None:
         if o.viewer:
             driver.execute_script("document.querySelector('.open').click()")
         time.sleep(1)
-        shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+        jpeg = o.picture.suffix in (".jpg", ".jpeg")
+        how = {"format": "jpeg", "quality": 88} if jpeg else {"format": "png"}
+        shot = driver.execute_cdp_cmd("Page.captureScreenshot", how)
         o.picture.write_bytes(base64.b64decode(shot["data"]))
 
 

@@ -297,7 +297,9 @@ _TERMS = {
     "interval": "interval",
     **{word: word for word in ("BRISQUE", "SSIM", "signs of over-cooking", "Goldilocks zone")},
 }
-_TERM = re.compile(r"(?<![\w&#])(" + "|".join(f"(?:{words})" for words in _TERMS) + r")(?![\w;])")
+_TERM = re.compile(
+    r"(?<![\w&#])(" + "|".join(f"(?:{words})" for words in _TERMS) + r")(&#39;s)?(?![\w;])"
+)
 
 
 def terms(text: object) -> Markup:
@@ -308,7 +310,7 @@ def terms(text: object) -> Markup:
 
     def marked(match: re.Match[str]) -> str:
         found = match.group()
-        term = next(term for words, term in _TERMS.items() if re.fullmatch(words, found))
+        term = next(term for words, term in _TERMS.items() if re.fullmatch(words, match[1]))
         if term in seen:
             return found
         seen.add(term)
