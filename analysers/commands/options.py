@@ -151,7 +151,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--tie-tolerance", type=limited("tie_tolerance"), default=0.01,
                      show_default=True, metavar="NUMBER", help="Means closer than this are tied."),
         click.option("--margin", type=limited("margin"), default=None, metavar="NUMBER",
-                     help="How much worse than the control is still clean "
+                     help="How much worse than the control still counts as clean "
                      "[default: 5 for BRISQUE]."),
         click.option("--until-decided", is_flag=True,
                      help="Render block by block, and no more of what is settled already."),

@@ -56,7 +56,8 @@ MODULES = [
         ROOT / "analysers" / f"{name}.py"
         for name in ("phrases", "wording", "trust", "checks", "ranking")
     ),
-    *(ROOT / "analysers" / "commands" / f"{name}.py" for name in ("tell", "main", "bar")),
+    *sorted((ROOT / "analysers" / "commands").glob("*.py")),
+    *sorted((ROOT / "analysers" / "serve").glob("*.py")),
     *sorted((ROOT / "reports").glob("*.py")),
 ]
 
@@ -66,18 +67,24 @@ def test_the_sentences_of_each_module(path: Path) -> None:
     assert [(text, found) for text in written(path) if (found := wrong(text))] == []
 
 
-def test_the_template_and_its_script() -> None:
-    templates = ROOT / "reports" / "templates"
-    page = (templates / "report.html.j2").read_text("utf-8")
-    page = re.sub(r"\{[{%#].*?[}%#]\}", " ", page, flags=re.S)
-    texts = re.findall(r">([^<]+)<", page) + re.findall(
-        r'(?:aria-label|placeholder|title)="([^"]*)"', page
-    )
-    script = (templates / "report.js").read_text("utf-8")
-    script = re.sub(r"^\s*//.*$", "", script, flags=re.M)
-    texts += [t for t in re.findall(r'"((?:[^"\\\n]|\\.)*)"', script) if " " in t.strip()]
-    assert len(texts) > 150
+TEMPLATES = ROOT / "reports" / "templates", ROOT / "analysers" / "serve" / "templates"
+
+
+def test_the_templates_and_their_scripts() -> None:
+    texts = []
+    for template in (path for place in TEMPLATES for path in place.glob("*.j2")):
+        page = template.read_text("utf-8")
+        texts += re.findall(r"(?:check|field)\([^)]*\)", page)
+        page = re.sub(r"\{[{%#].*?[}%#]\}", " ", page, flags=re.S)
+        texts += re.findall(r">([^<]+)<", page)
+        texts += re.findall(r'(?:aria-label|placeholder|title)="([^"]*)"', page)
+    for path in (path for place in TEMPLATES for path in place.glob("*.js")):
+        script = re.sub(r"^\s*//.*$", "", path.read_text("utf-8"), flags=re.M)
+        found = re.findall(r'["`]((?:[^"`\\\n]|\\.)*)["`]', script)
+        texts += [text for text in found if " " in text.strip()]
+    assert len(texts) > 250
     assert [(text, found) for text in texts if (found := wrong(text))] == []
+    page = (TEMPLATES[0] / "report.html.j2").read_text("utf-8")
     assert set(re.findall(r'term\("([^"]+)"', page)) <= set(GLOSSARY)
     assert set(html._TERMS.values()) <= set(GLOSSARY)
 

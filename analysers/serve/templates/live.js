@@ -137,7 +137,7 @@ function form() {
       rows.push(make("li", {}, make("button", { type: "button", class: "name", onclick: open }, entry.name + (entry.folder ? " /" : "")),
         ...(entry.folder ? [make("button", { type: "button", class: "quiet", onclick: () => pick(entry.path), "aria-label": `Use the folder ${entry.name}` }, "Use")] : [])));
     }
-    if (!found.length) rows.push(make("li", { class: "muted" }, "Nothing that could be picked."));
+    if (!found.length) rows.push(make("li", { class: "muted" }, "Nothing to choose here."));
     byId("entries").replaceChildren(...rows);
     const first = byId("entries").querySelector("button");
     if (first) first.focus();
