@@ -342,6 +342,8 @@ def notes(study: Study, summary: Summary) -> list[str]:
         found.append("effect has levelled off")
     if summary.reason:
         found.append(summary.reason)
+    if study.evidence.race and summary.n < max(one.n for one in study.summaries):
+        found.append(f"{summary.n} case{'s' * (summary.n != 1)}")
     return found
 
 

@@ -107,12 +107,14 @@ class Bar:
 
 def _so_far(study: Study) -> str:
     """The answer so far, and how likely all pictures give the same."""
-    verdict, race = study.verdict, study.evidence.race
-    told = [] if verdict.confidence == "none" else [f"{verdict.confidence} confidence"]
-    if race is not None and race.sure is not None and verdict.recommended is not None:
-        told.append(f"{race.sure:.0%} that more of them change nothing".replace("%", " %"))
-    sure = f" ({', '.join(told)})" if told else ""
-    return f"After {len(study.scores)} pictures{sure}: {verdict.headline}"
+    verdict, race, scored = study.verdict, study.evidence.race, len(study.scores)
+    if race is None or race.sure is None or verdict.recommended is None:
+        sure = "" if verdict.confidence == "none" else f" ({verdict.confidence} confidence)"
+        return f"After {count(scored, 'picture')}{sure}: {verdict.headline}"
+    which = "All of the settings looked at" if race.unseen else f"All {race.cells}"
+    chance = f"{race.sure:.0%}".replace("%", " %")
+    told = f"{which} would say so with a chance of about {chance}."
+    return f"After {count(scored, 'picture')}: {verdict.headline} {told}"
 
 
 def _ahead(study: Study, more: Sequence[Score]) -> str:

@@ -275,5 +275,8 @@ def spared(study: Study) -> str:
     if race is None or race.cells == race.asked:
         return ""
     why = "the budget ended" if race.over_budget else "they could hardly change the answer"
+    if race.sure is not None:
+        chance = f"{1 - race.sure:.0%}".replace("%", " %")
+        why += f" (with a chance of about {chance})"
     left, all_of_it = race.cells - race.asked, count(race.cells, "picture")
     return f" {left} of the full grid's {all_of_it} were not: {why}."

@@ -116,7 +116,8 @@ def test_an_answer_so_far_says_how_sure_it_is():
     verdict = Verdict(recommended=Candidate(strength=Decimal("0.8")), confidence="low")
     race = Evidence(race=Left(144, 23, sure=0.834))
     study = Study("strength", "", "brisque", "lower", (), scored, (), verdict, evidence=race)
-    words = "After 23 pictures (low confidence, 83 % that more of them change nothing): "
-    assert _so_far(study).startswith(words)
+    told = _so_far(study)
+    assert told.startswith("After 23 pictures: ")
+    assert told.endswith(" All 144 would say so with a chance of about 83 %.")
     unknown = replace(study, evidence=Evidence(race=Left(144, 23)))
     assert _so_far(unknown).startswith("After 23 pictures (low confidence): ")
