@@ -104,7 +104,7 @@ class A1111(BySettings):
             return self
         small = {**self.body(Cell(cells[0].case)), "steps": 1, "width": 64, "height": 64}
         for server in self.servers:
-            with suppress(Unreachable):
+            with suppress(Unreachable, Refused):
                 _told(server, small)
         told = look(self.servers, str(self.told["model"]))
         return A1111(
@@ -244,7 +244,7 @@ def _starting() -> Iterator[None]:
         yield
     except Refused as error:
         if error.status in (404, 405) and _no_route(error):
-            raise Unreachable("it is starting") from None
+            raise Unreachable("answers 404, as while it starts") from None
         raise
 
 
