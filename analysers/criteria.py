@@ -38,10 +38,10 @@ def criteria(
     over-cooking, and are out of range in quality unless all clean ones do.
 
     A metric with a direction and a margin has one: surely no worse than the control by more than
-    the margin. Of likeness to references it is the plateau: not surely less than the most alike of
-    the candidates whose quality is in range and that do not know training pictures by heart. That
-    is out of range too, where held-out pictures tell: what is surely nearer to training pictures,
-    and by more than `BY_HEART` (`likeness.nearer`).
+    the margin; none where no picture can be compared. Of likeness to references it is the plateau:
+    not surely less than the most alike of the candidates whose quality is in range and that do not
+    know training pictures by heart. That is out of range too, where held-out pictures tell: what is
+    surely nearer to training pictures, and by more than `BY_HEART` (`likeness.nearer`).
     """
     using = [i for i, s in enumerate(summaries) if s.candidate.strength != 0]
     safe = [i for i in using if summaries[i].safe]
@@ -66,7 +66,10 @@ def criteria(
             behind = intervals(worth - worth[first])
             inside = [i for i in using if i == first or not behind.high[i] < 0]
         else:
-            change = intervals(gained(tables, declaration))
+            gain = gained(tables, declaration)
+            if not np.isfinite(gain).any():
+                continue
+            change = intervals(gain)
             inside = [i for i in using if change.low[i] >= -declaration.margin]
         found.append(Criterion(name, tuple(summaries[i].candidate for i in inside)))
     if not found:
@@ -83,6 +86,7 @@ def from_control(tables: Tables, rank_by: str) -> list[Declaration]:
         and declaration.better is not None
         and math.isfinite(declaration.margin)
         and not _tells_likeness(declaration.name)
+        and np.isfinite(gained(tables, declaration)).any()
     ]
 
 

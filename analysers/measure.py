@@ -339,7 +339,8 @@ def _lacking(declaration: Declaration, given: Task | Sample) -> str:
 def _why_undefined(declaration: Declaration, sample: Sample) -> str:
     from analysers.trust import diagnose
 
-    return f"{declaration.name} is undefined: {diagnose(sample.image) or 'no reason known'}"
+    why = diagnose(sample.image) or declaration.undefined or "no reason known"
+    return f"{declaration.name} is undefined: {why}"
 
 
 def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -505,8 +506,8 @@ class _Cache:
 
     def _key(self, name: str, digests: Mapping[str, str]) -> Key:
         """What the metric's value depends on. What it needs but has not is never looked up."""
-        needs = self._declared[name].needs
-        return (name, digests["image"], *(digests[part] for part in PARTS if part in needs))
+        looks = self._declared[name].needs | self._declared[name].uses
+        return (name, digests["image"], *(digests[part] for part in PARTS if part in looks))
 
     def _ladder_key(self, task: Task, digests: Mapping[str, str]) -> Key:
         if not task.ladders:

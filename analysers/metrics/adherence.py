@@ -6,14 +6,16 @@ under other prompts of the study, and under none: Li et al. (2023), "Your Diffus
 Secretly a Zero-Shot Classifier", https://arxiv.org/abs/2303.16203; Krojer et al. (2023), "Are
 Diffusion Models Vision-And-Language Reasoners?", https://arxiv.org/abs/2305.16397, who compare
 with the empty prompt. Both take many noises and timesteps; two suffice here, because all prompts
-and all candidates meet the same ones (docs/metrics.md has the table).
+and all candidates meet the same ones, and the control says how clearly this model can tell this
+prompt at all (docs/metrics.md has the tables).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from analysers.metrics.metric import Declaration, Declared, Sample, together
@@ -43,26 +45,51 @@ def rivals(content: str, contents: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Adherence(Declared):
-    """Share of the other prompts, 0 to 1, that explain the picture worse than its own."""
+    """How clearly the picture shows its prompt, as a share of how clearly its control does, 0 to 1.
+
+    That is by how much the errors of other prompts exceed that of its own, in the mean. It is 1 of
+    a picture without a control, which is one. NaN where the control's own prompt explains it no
+    better than others do.
+    """
+
+    controls: dict[Hashable, float] = field(default_factory=dict, compare=False, repr=False)
 
     declaration = Declaration(
         "adherence",
         "higher",
-        unit="share of other prompts",
+        version=2,
+        unit="share of the control's",
         about="does it still show its prompt",
-        margin=0.1,
+        margin=0.3,
         needs=frozenset({"renderer", "content", "others"}),
+        uses=frozenset({"control"}),
         bounds=(0.0, 1.0),
         batch=JUDGED,
+        undefined="the base model itself does not show this prompt",
     )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        if not samples:
+            return []
+        keys = list(map(_control, samples))
+        lacking = {
+            key: sample if sample.control is None else replace(sample, image=sample.control)
+            for key, sample in zip(keys, samples, strict=True)
+            if key not in self.controls
+        }
         with samples[0].renderer.without_lora():
-            own, others = together(samples, _own), together(samples, _others)
+            self.controls.update(zip(lacking, _clearness(list(lacking.values())), strict=True))
+            shown = _clearness(samples)
         return [
-            sum(error > known[k % len(known)] for k, error in enumerate(rivals)) / len(rivals)
-            for known, rivals in zip(own, others, strict=True)
+            min(max(own / self.controls[key], 0.0), 1.0) if self.controls[key] > 0 else math.nan
+            for own, key in zip(shown, keys, strict=True)
         ]
+
+
+def _control(sample: Sample) -> Hashable:
+    """What tells the control of a sample, and what it is asked."""
+    control = sample.image if sample.control is None else sample.control
+    return hashlib.sha256(control.tobytes()).digest(), sample.content, sample.others
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,7 @@ class AdherenceMargin(Declared):
         "adherence_margin",
         label="adherence, margin",
         unit="mean squared error",
+        version=2,
         about="how much the prompt helps to explain the picture",
         needs=frozenset({"renderer", "content"}),
         batch=JUDGED,
@@ -92,6 +120,15 @@ def latents(sample: Sample) -> torch.Tensor:
     from generation.renderers.diffusers import judge
 
     return judge.latents(sample.renderer, sample.image)
+
+
+def _clearness(samples: Sequence[Sample]) -> list[float]:
+    """By how much the other prompts' errors exceed those of the pictures' own, in the mean."""
+    own, others = together(samples, _own), together(samples, _others)
+    return [
+        sum(error - known[k % len(known)] for k, error in enumerate(rivals)) / len(rivals)
+        for known, rivals in zip(own, others, strict=True)
+    ]
 
 
 def _own(samples: Sequence[Sample]) -> list[list[float]]:

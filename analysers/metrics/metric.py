@@ -39,8 +39,10 @@ class Declaration:
     clean, NaN where that cannot be said. `version` is raised whenever a value changes: kept
     measurements of another version are not used. `needs` says what a sample must hold besides its
     picture ("renderer": the metric is measured where pictures are rendered, with the renderer at
-    hand). `aggregate` is what stands for a candidate: the mean over its cases, the geometric mean
-    of the ratios to the controls ("ratio"), or the mean difference from the controls ("change").
+    hand), `uses` what else it looks at where it is there. `undefined` says why there is no value
+    where the picture is not to blame. `aggregate` is what stands for a candidate: the mean over its
+    cases, the geometric mean of the ratios to the controls ("ratio"), or the mean difference from
+    the controls ("change").
     `bounds` are the values that are possible; `batch`, how many samples a call takes gladly.
     """
 
@@ -52,6 +54,8 @@ class Declaration:
     version: int = 1
     margin: float = math.nan
     needs: frozenset[Need] = frozenset()
+    uses: frozenset[Need] = frozenset()
+    undefined: str = ""
     aggregate: Aggregate = "mean"
     bounds: tuple[float, float] = (-math.inf, math.inf)
     batch: int = 1

@@ -25,10 +25,11 @@ from generation.renderers.diffusers.shares import share
 if TYPE_CHECKING:
     from generation.renderers.diffusers.engine import Engine
 
-TIMESTEPS = (350, 650)
-"""Of 1000: where a picture is blurred by noise, and where it is hardly seen."""
+TIMESTEPS = (650, 850)
+"""Of 1000: where a picture is hardly seen, so that the text says what is to be seen. With less
+noise its texture decides, which any LoRA changes."""
 
-NOISE_SHARES = (0.5, 0.73)
+NOISE_SHARES = (0.73, 0.87)
 """The same for flow models, sigma: noise and picture in the ratio of Stable Diffusion 1.x there."""
 
 LEVELS = len(TIMESTEPS)
