@@ -79,10 +79,12 @@ class Adherence(Declared):
         }
         with samples[0].renderer.without_lora():
             self.controls.update(zip(lacking, _clearness(list(lacking.values())), strict=True))
-            shown = _clearness(samples)
+            beside = [sample for sample in samples if sample.control is not None]
+            shown = dict(zip(map(id, beside), _clearness(beside), strict=True))
+        firsts = [self.controls[key] for key in keys]
         return [
-            min(max(own / self.controls[key], 0.0), 1.0) if self.controls[key] > 0 else math.nan
-            for own, key in zip(shown, keys, strict=True)
+            min(max(shown.get(id(sample), first) / first, 0.0), 1.0) if first > 0 else math.nan
+            for sample, first in zip(samples, firsts, strict=True)
         ]
 
 

@@ -210,9 +210,9 @@ def test_a_control_is_judged_once_and_says_whether_its_prompt_is_shown(
     asked: list[Any] = []
     whole = judge.errors
 
-    def counted(engine: Engine, z: Any, texts: Any) -> list[float]:
-        asked.extend(texts)
-        return whole(engine, z, texts)
+    def counted(engine: Engine, pictures: Any, texts: Any) -> list[list[float]]:
+        asked.extend(text for some in texts for text in some)
+        return whole(engine, pictures, texts)
 
     monkeypatch.setattr(judge, "errors", counted)
     judging, others = Adherence(), PROMPTS[1:]
@@ -221,7 +221,7 @@ def test_a_control_is_judged_once_and_says_whether_its_prompt_is_shown(
     judging([sample(demo, cat, PROMPTS[0], others, apple) for _ in range(2)])
     assert len(asked) == 3 * (2 + len(others))
     wrong = [sample(demo, cat, PROMPTS[0], PROMPTS[1:2], of) for of in (None, cat)]
-    assert np.isnan(judging(wrong)).all() and len(asked) == 3 * (2 + len(others)) + 3
+    assert np.isnan(judging(wrong)).all() and len(asked) == 3 * (2 + len(others)) + 6
 
 
 def test_the_lora_is_absent_while_judging_and_back_afterwards(demo: Engine) -> None:
