@@ -62,7 +62,9 @@ STEP_DOUBT = 0.05
 """And when they move the breakdown by more than one candidate with a smaller chance."""
 
 DRAWS = 1000
-"""Of the pictures that are missing."""
+"""Of the pictures that are missing; fewer, but a hundred, where that is more than `MOST` scores."""
+
+MOST = 20_000_000
 
 FIRST, GROWTH = 4, 1.5
 """Cases before the first look, or a quarter of them where that is less; so many times as many
@@ -313,6 +315,11 @@ class _Unfinished:
         end = self._first(broken, np.where(pick < count, pick, lead))
         return _Final(mean, broken, may, pick.astype(np.intp), end.astype(np.intp))
 
+    @property
+    def draws(self) -> int:
+        """How many full grids are drawn."""
+        return max(100, min(DRAWS, MOST // self.change.size))
+
     @cached_property
     def near(self) -> NDArray[np.bool_]:
         """Which breakdowns are one, or next to each other, or both none."""
@@ -377,7 +384,7 @@ class _Unfinished:
         count, cases = self.change.shape
         spread, freedom = self._spreads()
         covariance = self._correlations() * spread * spread[:, None]
-        wide = np.sqrt(freedom / stream.chisquare(freedom, (DRAWS, count)))
+        wide = np.sqrt(freedom / stream.chisquare(freedom, (self.draws, count)))
         level, doubt = np.zeros(count), np.zeros((count, count))
         groups: list[tuple[NDArray[np.intp], NDArray[np.intp], Array, Array]] = []
         done = np.zeros(0, dtype=np.intp)
@@ -394,7 +401,7 @@ class _Unfinished:
             doubt[np.ix_(rows, rows)] = rest / n + between @ slope.T
             done = np.concatenate([done, rows])
         means = self._means(level, doubt, wide, stream)
-        full = np.broadcast_to(self.change, (DRAWS, count, cases)).copy()
+        full = np.broadcast_to(self.change, (self.draws, count, cases)).copy()
         for rows, known, slope, rest in groups:
             n = int(self.seen[rows[0]])
             if n == cases:
@@ -418,9 +425,9 @@ class _Unfinished:
         weight[each:] -= math.log(max(1, len(priors) // each - 1))  # of damage anywhere, or none
         weight = np.exp(weight - weight.max())
         counts = np.bincount(
-            stream.choice(len(priors), DRAWS, p=weight / weight.sum()), minlength=len(priors)
+            stream.choice(len(priors), self.draws, p=weight / weight.sum()), minlength=len(priors)
         )
-        found, at = np.empty((DRAWS, len(level))), 0
+        found, at = np.empty((self.draws, len(level))), 0
         for prior, many in zip(priors, counts, strict=True):
             if many:
                 gain = np.linalg.solve(prior + doubt, prior).T
@@ -435,7 +442,8 @@ class _Unfinished:
         one_side = self.side == self.side[:, None]
         near = np.minimum(self.amount, self.amount[:, None]) * one_side
         places = np.unique(self.amount)
-        begins = places[:: -(-len(places) // PLACES)]
+        most = max(2, min(PLACES, 640 // len(places)))  # of hundreds of settings each takes long
+        begins = places[:: -(-len(places) // most)]
         damage = [np.zeros(near.shape)]
         for begin in begins:
             past = (near >= begin - 1e-9) * one_side
@@ -452,11 +460,11 @@ class _Unfinished:
         """Of the cases after the first `n`: shape (draws, rows, cases). Seeds of one prompt share
         some of it, also with those that were seen."""
         later = self.prompts[n:]
-        shape = (DRAWS, len(root))
+        shape = (self.draws, len(root))
         odd = np.sqrt(
             (TAILS - 2)
             / np.random.Generator(np.random.PCG64(2)).chisquare(
-                TAILS, (DRAWS, 1, len(self.prompts))
+                TAILS, (self.draws, 1, len(self.prompts))
             )
         )
         alone = stream.standard_normal((*shape, len(later))) * odd[:, :, n:]

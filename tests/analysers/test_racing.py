@@ -336,3 +336,9 @@ def test_a_race_ends_once_one_is_certain_and_nothing_else_is_open() -> None:
     race, seen, _ = run(rows)
     assert {outcome for _, outcome in race.stopped.values()} == {"beyond", "settled"}
     assert max(cases for cases, _ in race.stopped.values()) <= 6 and len(seen) < len(rows) / 3
+
+
+def test_hundreds_of_settings_are_drawn_less_often():
+    rows = rows_of({str(k / 100): 0.0 for k in range(1, 101)}, 300)
+    study = unfinished(rows, {str(k / 100): 4 for k in range(1, 101)})
+    assert study.draws == 666 and study._completed().shape == (666, 100, 300)
