@@ -188,7 +188,8 @@ class Live:
     def _study(self, request: Request) -> tuple[Study, Path]:
         """The study by now, votes and all, and its folder; UserError before there is one."""
         course = self._course(request)
-        if course is not None and (course.going or course.study is not None):
+        written = course is not None and (course.out / "study.json").is_file()
+        if course is not None and (course.going or course.study is not None or not written):
             folder = course.out
             try:
                 study = course.so_far()

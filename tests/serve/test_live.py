@@ -20,7 +20,7 @@ from serving import LORA, TINY, Site
 from analysers.commands.main import analyse_epochs, analyse_strength
 from analysers.runs.conclude import load_study
 from analysers.runs.request import StudyRequest
-from analysers.serve import app, form
+from analysers.serve import app, course, form
 from analysers.study import Study
 from generation.samplers import sampler_key
 from reports import votes
@@ -383,6 +383,29 @@ def test_what_belongs_to_another_renderer_is_neither_shown_nor_sent(live: Page) 
     assert live.js(sent) is None
     live.choose("#renderer", "a1111")
     assert live.js(shown, "urls") and not live.js(shown, "workflow")
+
+
+def test_a_run_that_fails_says_why_and_what_is_known(
+    live: Page, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(course.RenderedPictures, "record", full)
+    site.post("/start", {**TINY, "loras": site.lora})
+    site.wait()
+    live.open(f"{site.base}/runs/tiny/")
+    live.wait("document.querySelector('#answer h1')")
+    assert "No space left on device" in live.find("#sentence").text
+    assert live.find("#continue").is_displayed() and not live.find("#run-error").text
+    monkeypatch.setattr(course.RenderedPictures, "pictures", full)
+    site.post("/start", {**TINY, "loras": site.lora, "run": "none"})
+    site.wait()
+    assert site.get("/runs/none/answer").status_code == 204
+    live.open(f"{site.base}/runs/none/")
+    live.wait("document.querySelector('#answer .lead').textContent.startsWith('It ended before')")
+    assert live.find("#continue").is_displayed() and not live.find("#run-error").text
+    live.driver.get("about:blank")
 
 
 def test_a_page_too_many_says_so_and_comes_in_later(

@@ -263,6 +263,8 @@ function run() {
       const text = await ask("answer");
       if (text) byId("answer").innerHTML = text; // escaped by the program; the policy lets no script in
       if (text) byId("report").hidden = false;
+      const lead = box.querySelector("#answer > .lead");
+      if (lead && !text && ["failed", "stopped"].includes(state)) lead.textContent = "It ended before there was an answer. What was rendered is kept.";
       if (!live && box.querySelector("[data-unfinished]")) {
         byId("state").textContent = "stopped";
         byId("continue").hidden = !box.dataset.known;
@@ -372,7 +374,7 @@ function run() {
       byId("report").className = state === "finished" ? "primary" : "quiet";
       byId("sentence").hidden = !entry.sentence;
       byId("sentence").textContent = entry.sentence;
-      if (["finished", "stopped"].includes(state)) { clearTimeout(timer); answer(); }
+      if (["finished", "stopped", "failed"].includes(state)) { clearTimeout(timer); answer(); }
       if (state !== "running") times = [];
     },
   };
