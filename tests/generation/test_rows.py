@@ -81,17 +81,20 @@ def lora_on_everything(engine: Engine, family: str, path: Path) -> Checkpoint:
         prefix = "lora_transformer_" if family == "sd3" else "lora_unet_"
         for name, layer in denoiser.named_modules():
             kinds = (torch.nn.Linear, torch.nn.Conv2d)
-            if isinstance(layer, kinds) and ("blocks" in name or "mid_block" in name):
+            inside = name.startswith("layers.") or "blocks" in name or "mid_block" in name
+            if isinstance(layer, kinds) and inside:
                 add(prefix + name.replace(".", "_"), tuple(layer.weight.shape))
     save_file(tensors, path)
     return Checkpoint(path, path.stem, tensor_hash=path.stem)
 
 
 def test_a_family_that_lays_pictures_end_to_end_takes_one_strength(tiny_model: Tiny) -> None:
-    """Z-Image's first layers see all tokens of the batch as rows of one matrix."""
-    assert [name for name, traits in FAMILIES.items() if not traits.rows] == ["zimage"]
-    with pytest.raises(ValueError, match="strength of its own"):
-        open_engine(find_model(str(tiny_model("zimage"))), mixed=True)
+    """Z-Image's first layers, and HiDream's experts, see all tokens of the batch as rows of one
+    matrix."""
+    assert {name for name, traits in FAMILIES.items() if not traits.rows} == {"zimage", "hidream"}
+    for family in ("zimage", "hidream"):
+        with pytest.raises(ValueError, match="strength of its own"):
+            open_engine(find_model(str(tiny_model(family))), mixed=True)
 
 
 @pytest.mark.parametrize("family", sorted(f for f, traits in FAMILIES.items() if traits.rows))
