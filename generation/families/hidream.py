@@ -128,15 +128,19 @@ def predict(pipe: Any, latents: Any, times: Any, texts: Mapping[str, Any]) -> An
 
 
 def _is_distilled(_index: Config, _denoiser: Config, scheduler: Config) -> bool:
-    """Dev and Fast are published with the scheduler of consistency models, Full is not."""
-    return scheduler.get("_class_name") == "FlowMatchLCMScheduler"
+    """Dev and Fast are sampled as consistency models are: by diffusers' scheduler, or by the one of
+    the original code that it stands for."""
+    return scheduler.get("_class_name") in {
+        "FlowMatchLCMScheduler",
+        "FlashFlowMatchEulerDiscreteScheduler",
+    }
 
 
 HIDREAM = Family(
     id="hidream",
     words="HiDream",
     models=(_layers(2560, 4096),),
-    stated=r"hidream",
+    stated=r"hidream(?![._ -]?o1)",  # O1 is another model
     encoders={"te": CLIP_L, "te2": OPEN_CLIP_G, "te3": T5_XXL, "te4": LLAMA_8B},
     rendering=flow_rendering(
         "HiDreamImagePipeline",

@@ -575,6 +575,16 @@ def test_prompts_that_are_read_in_part_only_are_named(family: str, tiny_model: T
     assert texts["prompt_embeds"].equal(with_more["prompt_embeds"])
 
 
+def test_a_scheduler_that_diffusers_has_not_is_refused(tiny_model: Tiny, tmp_path: Path) -> None:
+    """As the original code of HiDream's Dev names its own."""
+    folder = Path(shutil.copytree(tiny_model("hidream"), tmp_path / "dev"))
+    name = "FlashFlowMatchEulerDiscreteScheduler"
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name}))
+    assert find_model(str(folder)).traits.steps == 28
+    with pytest.raises(UserError, match=f"is made for {name}, which this diffusers does not have"):
+        engine(folder)
+
+
 def test_a_size_that_hidream_cannot_paint_is_refused(tiny_model: Tiny) -> None:
     """Sides that differ are padded to its largest number of patches, here 64."""
     model = find_model(str(tiny_model("hidream")))

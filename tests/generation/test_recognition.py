@@ -431,7 +431,8 @@ STATED = {
     "black-forest-labs/FLUX.1-Kontext-dev": "flux", "flux2": "flux2", "FLUX.2-dev": "flux2",
     "flux2_klein_4b": "klein", "black-forest-labs/FLUX.2-klein-9B": "klein", "chroma": "chroma",
     "qwen_image": "qwen", "Qwen/Qwen-Image-Edit": "qwen", "zimage": "zimage", "Z-Image-Turbo":
-    "zimage", "krea2": "krea2", "hidream": "hidream", "hunyuan-video": "hunyuanvideo",
+    "zimage", "krea2": "krea2", "hidream": "hidream", "HiDream-O1-Image": None,
+    "hunyuan-video": "hunyuanvideo",
     "hunyuan-image-2.1": "hunyuanimage", "hunyuan-dit-g2-v1": "hunyuandit", "wan2.1": "wan",
     "wan22_14b": "wan", "Wan-AI/Wan2.2-T2V-A14B": "wan", "ltx2": "ltx", "lumina-2": "lumina2",
     "pixart-sigma": "pixart", "auraflow": "auraflow", "kolors": "kolors",

@@ -89,6 +89,12 @@ def scheduler(name: str, model: BaseModel) -> Any:
     """
     own = dict(model.scheduler)
     name = chosen(name) if name else ""
+    if not hasattr(diffusers, own["_class_name"]):
+        raise UserError(
+            f"{model.name} is made for {own['_class_name']}, which this diffusers does not have; "
+            "name one that it has in scheduler/scheduler_config.json.",
+            field="model",
+        )
     if own["_class_name"].startswith("EDM"):
         raise UserError(
             f"{model.name} is made for {own['_class_name']}, whose noise levels no sampler here "
