@@ -277,7 +277,9 @@ def _known(work: _Work, picture: _Opened, outcomes: Mapping[str, Outcome]) -> _K
     image = picture.plain.image
     ladders = work.known.ladders
     if work.ladders:
-        ladders = ladder_scores(image, load_metric(work.task.ladders))
+        known = outcomes.get(work.task.ladders)
+        untouched = None if known is None else known.value
+        ladders = ladder_scores(image, load_metric(work.task.ladders), untouched)
     if work.known.pixels:
         pixels, small = work.known.pixels, work.known.thumbnail
     else:

@@ -40,9 +40,12 @@ LADDERS_VERSION = 1
 """Raised whenever a ladder changes: kept scores of another version are not used."""
 
 
-def ladder_scores(picture: Pixels, metric: Metric) -> tuple[tuple[float, ...], ...]:
+def ladder_scores(
+    picture: Pixels, metric: Metric, untouched: float | None = None
+) -> tuple[tuple[float, ...], ...]:
     """The metric's values down each ladder, the untouched picture (uint8, grey (H, W) or RGB
-    (H, W, 3)) first; NaN where undefined. The picture is scored 17 times.
+    (H, W, 3)) first; NaN where undefined. The picture is scored 17 times, or 16 where the value of
+    the untouched one is known.
     """
 
     def score(image: Pixels) -> float:
@@ -51,9 +54,9 @@ def ladder_scores(picture: Pixels, metric: Metric) -> tuple[tuple[float, ...], .
         except Exception:  # what it says of the picture itself is said elsewhere
             return math.nan
 
-    untouched = score(picture)
+    first = score(picture) if untouched is None else untouched
     return tuple(
-        (untouched, *(score(degrade(picture, level)) for level in levels))
+        (first, *(score(degrade(picture, level)) for level in levels))
         for _, _, levels, degrade, _ in _LADDERS
     )
 
