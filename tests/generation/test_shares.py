@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from generation.cells import Case, RenderSettings  # noqa: E402
-from generation.renderers.diffusers import batches  # noqa: E402
+from generation.renderers.diffusers import batches, judge  # noqa: E402
 from generation.renderers.diffusers.engine import Engine, find_model  # noqa: E402
 from generation.renderers.diffusers.shares import shared_out  # noqa: E402
 
@@ -87,3 +87,18 @@ def test_sharing_is_no_part_of_the_content_key() -> None:
     cell = Cell(CASES[0])
     assert plain.identity(cell) == shared.identity(cell)
     assert "shared" not in plain.identity(cell)["settings"]
+
+
+def test_the_judge_sees_each_picture_in_its_place(model_folder: Path) -> None:
+    few: dict[str, Any] = {"steps": 1, "width": 64, "height": 64, "batch_size": 2}
+    zs = [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    asked = [[("a cat", 0), ("a dog", 1)]] * 3
+    found = []
+    for shared in (True, False):
+        engine = Engine(find_model(str(model_folder)), shared=shared, **few)
+        found.append((judge.features(engine, zs), judge.errors(engine, zs, asked)))
+    (seen, errors), (usual, known) = found
+    np.testing.assert_allclose(errors, known, rtol=1e-4)
+    for one, other in zip(seen, usual, strict=True):
+        for block, same in zip(one, other, strict=True):
+            np.testing.assert_allclose(block, same, rtol=1e-2, atol=1e-2)
