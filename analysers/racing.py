@@ -58,6 +58,9 @@ EARLY = 0.01
 DOUBT = 0.05
 """A race ends when the cases that are left change the recommendation with a smaller chance."""
 
+STAGE_DOUBT = 0.01
+"""The same for one of many races, each among some of the candidates: doubts add up."""
+
 STEP_DOUBT = 0.05
 """And when they move the breakdown by more than one candidate with a smaller chance."""
 
@@ -144,13 +147,18 @@ class Outlook:
 
 
 def foresee(
-    scores: Sequence[Score], asked: Asked, cases: Mapping[str, int], early_looks: int
+    scores: Sequence[Score],
+    asked: Asked,
+    cases: Mapping[str, int],
+    early_looks: int,
+    doubt: float | None = None,
 ) -> Outlook:
     """Of the rows so far, each candidate having the first so many of the `cases`.
 
     `cases` are all that the study is to have, in order, each with the number of its prompt;
-    `early_looks` is how many looks there may be at a candidate before its last.
+    `early_looks` is how many looks there may be at a candidate before its last. `doubt` is `DOUBT`.
     """
+    doubt = DOUBT if doubt is None else doubt
     tables = tabulate(scores, asked.kind)
     summaries, verdict = asked.decide(scores, ERROR - EARLY)
     surely = _broken(summaries)
@@ -177,7 +185,7 @@ def foresee(
         return outlook(open_ - past, math.nan)
     final = study.final()
     if by_references(tables):
-        choice = {c for i, c in enumerate(running) if final.may[:, i].mean() > DOUBT}
+        choice = {c for i, c in enumerate(running) if final.may[:, i].mean() > doubt}
         return outlook(open_ & choice - past, math.nan)
     now = study.place(verdict.recommended), study.place(verdict.breakdown)
     # what the last level alone calls broken, of fewer cases, is no finding yet
@@ -187,9 +195,9 @@ def foresee(
         hasty = {verdict.breakdown} & open_ or broken
     sure = float((final.pick == now[0]).mean())
     ends = float(study.near[now[1], final.end].mean())
-    if sure >= 1 - DOUBT and ends >= 1 - STEP_DOUBT and not hasty:
+    if sure >= 1 - doubt and ends >= 1 - STEP_DOUBT and not hasty:
         return outlook((), sure)
-    more = hasty or study.telling(final, sure < 1 - DOUBT, ends < 1 - STEP_DOUBT)
+    more = hasty or study.telling(final, sure < 1 - doubt, ends < 1 - STEP_DOUBT)
     return outlook(more or open_, sure)
 
 

@@ -22,13 +22,15 @@ class Race(Chooser[C]):
     `rows` says of every cell of the full grid which row of the scores it is; at most `budget` of
     them are asked for, whole cases at a time. What is asked follows from the scores alone: a race
     that was cut off goes on where it was, and one that ended is completed by the chooser that asks
-    for every cell. `given` is how many cases some candidates are to have from the start.
+    for every cell. `given` is how many cases some candidates are to have from the start; it ends
+    where the chance of another answer is less than `doubt`.
     """
 
     rows: Mapping[C, Score]
     asked: Asked
     budget: int | None = None
     given: Mapping[Candidate, int] = field(default_factory=dict)
+    doubt: float | None = None
     sure: float = field(default=math.nan, init=False)
     """Chance that what would be recommended now is recommended by all cases."""
     _outcomes: Mapping[Candidate, Outcome] = field(default_factory=dict, init=False)
@@ -82,7 +84,7 @@ class Race(Chooser[C]):
         prompts = {row.case: row.prompt for row in self.rows.values()}
         number = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompts.values()))}
         cases = {case: number[prompts[case]] for case in self._cases}
-        outlook = foresee(seen, self.asked, cases, len(self._looks) - 1)
+        outlook = foresee(seen, self.asked, cases, len(self._looks) - 1, self.doubt)
         self.sure, self._outcomes = outlook.sure, outlook.outcomes
         self._over = not outlook.more
         self.given = {

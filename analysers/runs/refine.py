@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from analysers.racing import EARLY, Asked
+from analysers.racing import EARLY, STAGE_DOUBT, Asked
 from analysers.ranking import margin_of, same_side
 from analysers.runs.chooser import Chooser, FullGrid, with_lora
 from analysers.runs.plane import coarse_plane, expected, next_on_plane
@@ -92,7 +92,7 @@ class Refine(Chooser[C]):
         if not self.races:
             return FullGrid(list(cells))
         given = before.given if isinstance(before, Race) else {}
-        return Race(cells, self.asked, self.budget, given)
+        return Race(cells, self.asked, self.budget, given, STAGE_DOUBT)
 
     def _spent(self, stage: Chooser[C]) -> bool:
         record = stage.record()
