@@ -109,6 +109,8 @@ class AdherenceMargin(Declared):
     )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
+        if not samples:
+            return []
         with samples[0].renderer.without_lora():
             own, empty = together(samples, _own), together(samples, _empty)
         return [

@@ -178,6 +178,8 @@ class _Network:
         self, samples: Sequence[Sample], references: Sequence[Sequence[Pixels]]
     ) -> list[float]:
         """Of each sample to its references."""
+        if not samples:
+            return []
         if not self.folder:
             with samples[0].renderer.without_lora():
                 known = map(_known_parts, samples, references)
