@@ -276,6 +276,7 @@ def largest_t(count: int, freedom: int, alpha: float) -> float:
     of its own. All numerators share the other's error (correlation 1/2); the standard errors are
     taken as independent, which errs on the safe side. With one candidate this is Student's t.
     """
+    from scipy.optimize import brentq
     from scipy.special import ndtr
 
     shared, weight = np.polynomial.hermite_e.hermegauss(60)
@@ -287,15 +288,11 @@ def largest_t(count: int, freedom: int, alpha: float) -> float:
     density = np.exp(freedom * (log - np.expm1(2 * log) / 2))
     density /= density.sum()
 
-    def passed(value: float) -> float:
+    def beyond(value: float) -> float:
         below = ndtr(math.sqrt(2) * value * np.exp(log) + shared[:, None]) @ density
-        return 1 - float(weight @ below**count)
+        return float(weight @ below**count) - (1 - alpha)
 
-    low, high = 0.0, 1e6
-    while high - low > 1e-9:  # loading scipy.optimize takes longer than halving 50 times
-        middle = (low + high) / 2
-        low, high = (middle, high) if passed(middle) > alpha else (low, middle)
-    return (low + high) / 2
+    return float(brentq(beyond, 0.0, 1e6, xtol=1e-9))
 
 
 def fill_missing(table: Array) -> Array:

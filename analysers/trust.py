@@ -119,13 +119,11 @@ def _judge(ladders: tuple[Ladder, ...], controls: int, name: str) -> TrustResult
 
 
 def _tau(values: npt.NDArray[np.float64]) -> float:
-    """Kendall's tau-b between the values' order and their places; 0 where all are equal.
+    """Kendall's tau-b between the values' order and their places; 0 where all are equal."""
+    from scipy.stats import kendalltau
 
-    `scipy.stats.kendalltau` gives the same, but loading it takes as long as scoring 20 pictures.
-    """
-    rises = np.sign(np.subtract.outer(values, values))[np.tril_indices(len(values), -1)]
-    untied = np.count_nonzero(rises)
-    return float(rises.sum() / np.sqrt(len(rises)) / np.sqrt(untied)) if untied else 0.0
+    tau = float(kendalltau(np.arange(len(values)), values).statistic)
+    return 0.0 if math.isnan(tau) else tau
 
 
 def blurred(image: Pixels, sigma: float) -> Pixels:

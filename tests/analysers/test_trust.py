@@ -19,7 +19,6 @@ from analysers.metrics.metric import Sample, load_metric
 from analysers.study import Candidate, Score, TrustResult
 from analysers.trust import (
     THRESHOLD,
-    _tau,
     blurred,
     compressed,
     diagnose,
@@ -250,15 +249,3 @@ def test_every_undefined_score_has_a_diagnosis() -> None:
                 undefined += 1
                 assert diagnose(image)
     assert undefined >= 4
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_tau_is_scipys(seed: int) -> None:
-    from scipy.stats import kendalltau
-
-    random = np.random.default_rng(seed)
-    values = (
-        random.normal(size=5) if seed % 2 else random.integers(0, 3, 2 + seed % 7).astype(float)
-    )
-    known = kendalltau(np.arange(len(values)), values).statistic
-    assert _tau(values) == pytest.approx(0.0 if math.isnan(known) else known, abs=1e-15)
