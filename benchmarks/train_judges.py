@@ -1,7 +1,7 @@
 """The embedded model's knowledge in models that predict velocities, to try adherence on.
 
     python benchmarks/train_judges.py v OUT --steps 200 --batch 8
-    python benchmarks/train_judges.py flow OUT --steps 500 --batch 8
+    python benchmarks/train_judges.py flow OUT --steps 120 --batch 8 --rate 1e-3
 
 "v" is the embedded UNet that learns to tell v (Salimans, Ho 2022) on its own schedule; "flow" the
 same UNet, which learns flow matching's velocity along flow matching's noise levels (Lipman et al.
