@@ -1,9 +1,10 @@
 """What the programs cost beside the rendering, in two checkouts that take turns.
 
-    python benchmarks/startup.py BEFORE [AFTER] [--rounds 5] [--no-demo]
+    python benchmarks/startup.py BEFORE [AFTER] [--rounds 5] [--no-demo] [--clock]
 
 BEFORE and AFTER (this checkout) are folders with an installed `.venv`. Four things are timed, in
-processor time (user and system, children included), on one core with one thread:
+processor time (user and system, children included), on one core with one thread; with --clock, as
+somebody waits for them, on all cores, and the whole demo beside them:
 
 - `--help`;
 - 40 found pairs: four of scikit-image's pictures at 512x512 with noise that grows over ten
@@ -63,12 +64,16 @@ def write_pairs(folder: Path) -> None:
             Image.fromarray(noisy).save(folder / f"{number:02d}_{place:02d}.png", pnginfo=told)
 
 
-def seconds(tree: Path, arguments: Sequence[str], pictures: Path | None = None) -> float:
-    """Processor seconds of a run; where `pictures` is given, up to the first picture in it."""
+def seconds(
+    tree: Path, arguments: Sequence[str], pictures: Path | None = None, clock: bool = False
+) -> float:
+    """Seconds of a run, of the processor or by the clock; where `pictures` is given, up to the
+    first picture in it."""
     command = [str(tree / ".venv" / "bin" / "analyse-strength"), *arguments]
-    if shutil.which("taskset"):
+    if shutil.which("taskset") and not clock:
         command = ["taskset", "-c", "0", *command]
-    environment = {**os.environ, **ONE_THREAD}
+    environment = {**os.environ, **({} if clock else ONE_THREAD)}
+    begun = time.perf_counter()
     child = subprocess.Popen(
         command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -78,6 +83,8 @@ def seconds(tree: Path, arguments: Sequence[str], pictures: Path | None = None) 
         whole = psutil.Process(child.pid)
         each = [whole, *whole.children(recursive=True)]
         used_by = sum(sum(process.cpu_times()[:2]) for process in each)
+        if clock:
+            used_by = time.perf_counter() - begun
         for process in each:
             process.kill()
         child.wait()
@@ -85,7 +92,7 @@ def seconds(tree: Path, arguments: Sequence[str], pictures: Path | None = None) 
     _, status, used = os.wait4(child.pid, 0)
     if os.waitstatus_to_exitcode(status):
         sys.exit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    return used.ru_utime + used.ru_stime
+    return time.perf_counter() - begun if clock else used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -94,6 +101,7 @@ def main() -> None:
     parser.add_argument("after", type=Path, nargs="?", default=Path(__file__).parent.parent)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-demo", action="store_true", help="which takes a minute to render")
+    parser.add_argument("--clock", action="store_true", help="by the clock, on all cores")
     asked = parser.parse_args()
     trees = (asked.before.resolve(), asked.after.resolve())
     with tempfile.TemporaryDirectory() as scratch:
@@ -103,21 +111,24 @@ def main() -> None:
         for number in range(asked.rounds + 1):
             for side, tree in enumerate(trees):
                 pairs, demo = root / f"pairs{side}", root / f"demo{side}"
-                begun = root / f"begun{side}"
-                for folder in (pairs, begun):
+                begun, whole = root / f"begun{side}", root / f"whole{side}"
+                for folder in (pairs, begun, whole):
                     shutil.rmtree(folder, ignore_errors=True)
                 for name, arguments in (
                     ("`--help`", ["--help"]),
                     ("40 found pairs", ["--images", str(root / "pairs"), "--out", str(pairs)]),
                     ("the demo to its first picture", ["--demo", "--out", str(begun)]),
+                    ("the whole demo", ["--demo", "--out", str(whole)]),
                     ("the demo once more", ["--demo", "--out", str(demo)]),
                 ):
-                    if asked.no_demo and "demo" in name:
+                    if asked.no_demo and "demo" in name or "whole" in name and not asked.clock:
                         continue
-                    used = seconds(tree, arguments, begun / "images" if "first" in name else None)
+                    until = begun / "images" if "first" in name else None
+                    used = seconds(tree, arguments, until, asked.clock)
                     if number:  # the first round renders the demo, and compiles what is imported
                         found.setdefault(name, [[], []])[side].append(used)
                     print(number, tree.name, name, f"{used:.2f} s", flush=True)
+    kind = "seconds by the clock" if asked.clock else "processor seconds"
     lines = [
         "# Start-up and found pictures",
         "",
@@ -125,7 +136,7 @@ def main() -> None:
         f"taking turns; load of the machine {os.getloadavg()[1]:.1f}.",
         f"processor {processor()}; cores {os.cpu_count()}; python {platform.python_version()}.",
         "",
-        "| processor seconds, least of the rounds (median) | before | after | ratio |",
+        f"| {kind}, least of the rounds (median) | before | after | ratio |",
         "|---|---|---|---|",
     ]
     for name, (before, after) in found.items():
