@@ -258,9 +258,11 @@ def test_missing_packages_are_one_sentence(name: str, monkeypatch: pytest.Monkey
         load_metric(name).check()
 
 
-def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UserError, match='no metric "nima"; known are ssim, brisque'):
+def test_unknown_names_are_told_what_is_known() -> None:
+    with pytest.raises(UserError, match='no metric "nima"; metrics list tells all of them'):
         load_metric("nima")
+    with pytest.raises(UserError, match=r"did you mean brisque\?"):
+        load_metric("brisk")
     with pytest.raises(UserError, match="takes nothing after a colon"):
         load_metric("gmsd:3")
 
