@@ -192,6 +192,14 @@ def renamed(
                 yield from pieces_of(f"{theirs}.{block}.{key}", full)
 
 
+def singles(names: Sequence[str], table: Mapping[str, str]) -> Aliases:
+    """Each name of `table` means the module it has for it; left out where that is not there."""
+    have = set(names)
+    for theirs, ours in table.items():
+        if ours in have:
+            yield theirs, (ours,), False
+
+
 def pieces_of(name: str, pieces: Sequence[str]) -> Aliases:
     """name.0, name.1, ... for each of several modules that are fused under a name."""
     if len(pieces) > 1:

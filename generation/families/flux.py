@@ -16,6 +16,7 @@ from generation.families.family import (
     flow_rendering,
     linear,
     renamed,
+    singles,
     stack,
 )
 from generation.families.text import CLIP_L, T5_XXL
@@ -110,7 +111,7 @@ def two_streams(
     names: Sequence[str],
     double: Mapping[str, tuple[str, ...]],
     single: Mapping[str, tuple[str, ...]],
-    singles: Mapping[str, str],
+    alone: Mapping[str, str],
 ) -> Aliases:
     """Black Forest Labs' names (double_blocks, single_blocks) of diffusers' modules.
 
@@ -119,9 +120,7 @@ def two_streams(
     have = set(names)
     yield from renamed(names, "double_blocks", "transformer_blocks", double)
     yield from renamed(names, "single_blocks", "single_transformer_blocks", single)
-    for alias, ours in singles.items():
-        if ours in have:
-            yield alias, (ours,), False
+    yield from singles(names, alone)
     if "norm_out.linear" in have:
         yield "final_layer.adaLN_modulation.1", ("norm_out.linear",), True
 

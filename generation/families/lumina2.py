@@ -14,6 +14,7 @@ from generation.families.family import (
     flow_rendering,
     linear,
     renamed,
+    singles,
     stack,
 )
 from generation.families.names import Names
@@ -69,14 +70,11 @@ _SINGLES = {
 def names(modules: Sequence[str]) -> Aliases:
     """The original code's names (https://github.com/Alpha-VLLM/Lumina-Image-2.0), in which q, k and
     v are one matrix, of diffusers' modules."""
-    have = set(modules)
     for blocks_of in _STACKS:
         yield from renamed(modules, blocks_of, blocks_of, _BLOCK)
         norm = "norm1" if blocks_of == "context_refiner" else "norm1.norm"
         yield from renamed(modules, blocks_of, blocks_of, {"attention_norm1": (norm,)})
-    for theirs, ours in _SINGLES.items():
-        if ours in have:
-            yield theirs, (ours,), False
+    yield from singles(modules, _SINGLES)
 
 
 def convert(checkpoint: Mapping[str, Any], parameters: Layers) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from generation.families.family import (
     blocks,
     linear,
     pieces_of,
+    singles,
     stack,
 )
 from generation.families.text import CLIP_L, OPEN_CLIP_G, T5_XXL
@@ -98,9 +99,7 @@ def stability_names(names: Sequence[str]) -> Aliases:
                 closing = block == last and key == "context_block.adaLN_modulation.1"
                 yield f"joint_blocks.{block}.{key}", full, closing
                 yield from pieces_of(f"joint_blocks.{block}.{key}", full)
-    for theirs, ours in _SINGLES.items():
-        if ours in have:
-            yield theirs, (ours,), False
+    yield from singles(names, _SINGLES)
     if "proj_out" in have:
         yield "final_layer.linear", ("proj_out",), False
     if "norm_out.linear" in have:

@@ -15,6 +15,7 @@ from generation.families.family import (
     flow_rendering,
     linear,
     renamed,
+    singles,
     stack,
 )
 
@@ -55,12 +56,9 @@ _SINGLES = {
 
 def names(modules: Sequence[str]) -> Aliases:
     """ComfyUI's names, in which q, k and v are one matrix, of diffusers' modules."""
-    have = set(modules)
     for blocks_of in _STACKS:
         yield from renamed(modules, blocks_of, blocks_of, _FUSED)
-    for theirs, ours in _SINGLES.items():
-        if ours in have:
-            yield theirs, (ours,), False
+    yield from singles(modules, _SINGLES)
 
 
 def encode(
