@@ -135,6 +135,26 @@ def test_a_checkpoint_that_is_written_again_is_kept_anew(train, tmp_path):
     assert not list((tmp_path / "keep").glob("*.tmp"))
 
 
+class Killed(BaseException):
+    pass
+
+
+def killed_after(calls):
+    """Wraps functions so that, all counted together, the one after so many calls raises Killed."""
+    count = [0]
+
+    def counted(real):
+        def called(*arguments, **more):
+            count[0] += 1
+            if count[0] > calls:
+                raise Killed
+            return real(*arguments, **more)
+
+        return called
+
+    return counted
+
+
 @pytest.mark.parametrize("name", ["my.safetensors", "my-000001.safetensors"])
 @pytest.mark.parametrize("call", range(5))
 def test_a_kill_while_it_is_kept_anew_leaves_the_old_one_or_the_new_one(
@@ -145,16 +165,7 @@ def test_a_kill_while_it_is_kept_anew_leaves_the_old_one_or_the_new_one(
     list(Keeper(train, keep).take())
     written(train / "new", lora(2), ago=30)
     os.replace(train / "new", path)
-    count = [0]
-
-    def counted(real):
-        def called(*arguments, **more):
-            count[0] += 1
-            if count[0] > call:
-                raise Killed
-            return real(*arguments, **more)
-
-        return called
+    counted = killed_after(call)
 
     with monkeypatch.context() as patch:
         for one in ("link", "replace", "utime"):
@@ -271,26 +282,13 @@ def test_a_second_name_that_somebody_else_made_is_used_and_never_removed(train, 
     assert (tmp_path / "keep" / path.name).read_bytes() == lora()
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("call", range(1, 9))
 def test_a_kill_at_any_call_of_the_system_is_mended(train, tmp_path, monkeypatch, links, call):
     """Whatever was last done, the next run keeps the checkpoint, and lets go of it as its own."""
     path = written(train / "checkpoint-1" / "adapter_model.safetensors", lora())
     (path.parent / "adapter_config.json").write_text("{}")
-    count = [0]
-
-    def counted(real):
-        def called(*arguments, **more):
-            count[0] += 1
-            if count[0] > call:
-                raise Killed
-            return real(*arguments, **more)
-
-        return called
+    counted = killed_after(call)
 
     def no_link(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
