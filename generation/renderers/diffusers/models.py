@@ -280,13 +280,11 @@ def _whole_parts(
 def _whole_part(model: BaseModel, folder: Path, part: str, dtype: torch.dtype) -> Any:
     """One network of a diffusers folder. Both libraries fill what its file lacks with random
     numbers after a mere warning: raises UserError that names it."""
-    import diffusers
     import torch
-    import transformers
 
     library, kind = read_json(folder / "model_index.json")[part]
     how = quantised.method(read_json(folder / part / "config.json"))
-    of = getattr(diffusers if library == "diffusers" else transformers, kind)
+    of = _network(library, kind)
     try:
         if how.startswith("bitsandbytes"):
             stored = quantised.from_bitsandbytes(folder / part, how, dtype)
@@ -349,14 +347,27 @@ def _from_numbers(
     return module
 
 
+def _network(library: str | None, kind: str) -> Any:
+    """The class of a network that model_index.json names."""
+    import diffusers
+    import transformers
+
+    return getattr(diffusers if library == "diffusers" else transformers, kind)
+
+
 def _plain(of: Any, folder: Path, part: str) -> Any:
     """A network of this folder without weights, and without quantisation."""
     from accelerate import init_empty_weights
 
-    with init_empty_weights():
-        if of.__module__.startswith("transformers."):
-            return of(_transformers_config(of, folder / part))
-        return of.from_config(_config(folder, part))
+    with init_empty_weights():  # buffers are there
+        return _built(of, folder, part)
+
+
+def _built(of: Any, folder: Path, part: str) -> Any:
+    """A network as its configuration says, wherever torch makes tensors now."""
+    if of.__module__.startswith("transformers."):
+        return of(_transformers_config(of, folder / part))
+    return of.from_config(_config(folder, part))
 
 
 def _transformers_config(of: Any, part: Path) -> Any:
@@ -706,9 +717,7 @@ def structure(model: BaseModel) -> dict[str, dict[str, tuple[int, ...]]]:
     Built from the configurations on torch's meta device: no weights are read. Raises UserError
     where a configuration is missing or makes no model.
     """
-    import diffusers
     import torch
-    import transformers
 
     folder = model.config or model.path
     found: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -718,12 +727,9 @@ def structure(model: BaseModel) -> dict[str, dict[str, tuple[int, ...]]]:
             library, kind = index.get(name) or (None, None)
             if kind is None:
                 continue
+            of = _network(library, kind)
             with torch.device("meta"):
-                if library == "diffusers":
-                    module = getattr(diffusers, kind).from_config(_config(folder, name))
-                else:
-                    of = getattr(transformers, kind)
-                    module = of(_transformers_config(of, folder / name))
+                module = _built(of, folder, name)
             found[part] = {key: tuple(p.shape) for key, p in module.named_parameters()}
     except Exception as error:  # the libraries raise dozens of kinds, and every one means this
         raise UserError(
