@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from analysers.metrics.filters import blur, gaussian_kernel
+from analysers.metrics.filters import bands, down, gaussian_kernel
 from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Metric, Sample, declared
 from analysers.phrases import listed, percent
@@ -129,18 +129,25 @@ def _tau(values: npt.NDArray[np.float64]) -> float:
 def blurred(image: Pixels, sigma: float) -> Pixels:
     """Gaussian blur, `sigma` in pixels, cut off at four of them; edges are mirrored."""
     radius = int(4 * sigma + 0.5)
+    kernel = gaussian_kernel(radius, sigma)
+    height, width = image.shape[:2]
     frame = ((radius, radius),) * 2 + ((0, 0),) * (image.ndim - 2)
-    padded = np.pad(image, frame, mode="symmetric").astype(np.float64)
-    rows, columns = padded.shape[:2]
-    planes = padded.reshape(rows, columns, -1).transpose(0, 2, 1)
-    blurry = blur(np.ascontiguousarray(planes), gaussian_kernel(radius, sigma))
-    return _to_pixels(blurry.transpose(0, 2, 1).reshape(image.shape))
+    padded = np.pad(image, frame, mode="symmetric").reshape(height + 2 * radius, -1)
+    result = np.empty((width, height, *image.shape[2:]), np.uint8)  # turned
+    for rows in bands(height, padded.shape[1]):
+        source = padded[rows.start : rows.stop + 2 * radius].astype(np.float64)
+        columns = down(source, kernel).reshape(-1, width + 2 * radius, *image.shape[2:])
+        turned = np.ascontiguousarray(columns.swapaxes(0, 1))
+        blurry = down(turned.reshape(len(turned), -1), kernel)
+        result[:, rows] = _to_pixels(blurry).reshape(width, -1, *image.shape[2:])
+    return np.ascontiguousarray(result.swapaxes(0, 1))
 
 
 def noisy(image: Pixels, sigma: float) -> Pixels:
     """White Gaussian noise of standard deviation `sigma` grey levels in every channel, the same
     for every picture of a size."""
-    return _to_pixels(image + sigma * _noise(image.shape))
+    noise = _noise(image.shape)
+    return _by_bands(image, lambda rows: sigma * noise[rows] + image[rows])
 
 
 @lru_cache(maxsize=1)
@@ -162,12 +169,29 @@ def over_saturated(image: Pixels, excess: float) -> Pixels:
     """Every channel's distance from the luma times 1 + `excess`; grey pictures stay as they are."""
     if image.ndim == 2:
         return image
-    grey = luma(image)[..., np.newaxis].astype(np.float64)
-    return _to_pixels(grey + (1.0 + excess) * (image - grey))
+    plane = luma(image)
+
+    def more(rows: slice) -> npt.NDArray[np.float64]:
+        grey = np.repeat(plane[rows].astype(np.float64), 3).reshape(-1, *image.shape[1:])
+        away = image[rows] - grey
+        away *= 1.0 + excess
+        away += grey
+        return away
+
+    return _by_bands(image, more)
+
+
+def _by_bands(image: Pixels, make: Callable[[slice], npt.NDArray[np.float64]]) -> Pixels:
+    """The picture that consists of the rows that are made."""
+    result = np.empty(image.shape, np.uint8)
+    for rows in bands(image.shape[0], image[0].size):
+        result[rows] = _to_pixels(make(rows))
+    return result
 
 
 def _to_pixels(values: npt.NDArray[np.float64]) -> Pixels:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    np.rint(values, out=values)
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
 # Name, unit of the levels, levels above 0, function, whether the verdict asks this ladder.

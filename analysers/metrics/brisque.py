@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,8 @@ def features(image: Pixels) -> Floats:
     then shape, mean, left and right variance of the AGGD of the products of neighbours across,
     down, along the main and along the other diagonal. NaN where a fit is undefined.
     """
-    padded = _zero_padded(luma(image))
-    smaller = half_size(padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS])
-    return np.array(_features_of_size(padded) + _features_of_size(_zero_padded(smaller)))
+    plane = luma(image)
+    return np.array(_features_of_size(plane) + _features_of_size(half_size(plane)))
 
 
 def _why_undefined(plane: Pixels) -> str:
@@ -72,83 +71,91 @@ def _why_undefined(plane: Pixels) -> str:
     return ""
 
 
-def _zero_padded(plane: npt.NDArray[Any]) -> Floats:
+def _features_of_size(plane: npt.NDArray[Any]) -> list[float]:
+    """The 18 features of one size (H, W)."""
     height, width = plane.shape
-    padded = np.zeros((height + 2 * _RADIUS, width + 2 * _RADIUS))
+    padded = np.zeros((height + 2 * _RADIUS, width + 2 * _RADIUS), plane.dtype)
     padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS] = plane
-    return padded
-
-
-def _features_of_size(padded: Floats) -> list[float]:
-    """The 18 features of one size, from the picture with a frame of zeros, three pixels wide."""
-    height, width = padded.shape[0] - 2 * _RADIUS, padded.shape[1] - 2 * _RADIUS
     square = magnitude = 0.0
-    products = tuple(_Sides() for _ in range(4))
+    products = [_Products() for _ in range(4)]
     above = _mscn(padded[height - 1 :])  # neighbours wrap around: the last row is above the first
     for rows in bands(height, width):
-        band = _mscn(padded[rows.start : rows.stop + 2 * _RADIUS])
-        # The band with the row above it, and on its left the wrapped last column.
-        window = np.empty((band.shape[0] + 1, width + 1))
-        window[0, 1:], window[1:, 1:] = above[-1], band
-        window[:, 0] = window[:, -1]
-        above = band[-1:].copy()
-        square += _sum_of_squares(band)
-        magnitude += float(np.abs(band, out=band).sum())
-        here, left = window[1:, 1:], window[1:, :-1]
-        up, up_left = window[:-1, 1:], window[:-1, :-1]
-        pairs = ((here, left), (here, up), (here, up_left), (up, left))
-        for sides, (one, other) in zip(products, pairs, strict=True):
-            sides.add(one * other)
+        mscn = _mscn(padded[rows.start : rows.stop + 2 * _RADIUS])
+        window = np.concatenate([above, mscn])
+        above = mscn[-1:]
+        # |p|, p^2 and p |p| of a product p are products of the neighbours' own.
+        powers = np.empty((3, *window.shape))
+        np.abs(window, out=powers[0])
+        np.multiply(window, window, out=powers[1])
+        np.multiply(window, powers[0], out=powers[2])
+        signs = (window > 0.0).view(np.int8) - (window < 0.0).view(np.int8)
+        magnitude += float(powers[0, 1:, 1:].sum())
+        square += float(powers[1, 1:, 1:].sum())
+        for found, (one, other) in zip(products, _NEIGHBOURS, strict=True):
+            found.add(powers[one], powers[other], signs[one] * signs[other])
     count = height * width
-    found = list(_fit_ggd(square / count, magnitude / count))
-    for sides in products:
-        found += _fit_aggd(sides)
-    return found
+    features = list(_fit_ggd(square / count, magnitude / count))
+    for found in products:
+        features += _fit_aggd(found)
+    return features
 
 
-def _mscn(padded: Floats) -> Floats:
+_HERE, _LEFT, _UP, _UP_LEFT = (
+    (..., rows, columns)
+    for rows in (slice(1, None), slice(None, -1))
+    for columns in (slice(1, None), slice(None, -1))
+)
+_NEIGHBOURS = ((_HERE, _LEFT), (_HERE, _UP), (_HERE, _UP_LEFT), (_UP, _LEFT))
+"""In rows with the one above and the column to the left: which are multiplied."""
+
+
+def _mscn(padded: npt.NDArray[Any]) -> Floats:
     """Mean-subtracted, contrast-normalised coefficients, (I - mu) / (sigma + 1), of some rows, from
-    these with the frame of three pixels around them.
+    these with the frame of three pixels around them; on their left, once more, the last column.
     """
-    planes = np.empty((padded.shape[0], 2, padded.shape[1]))
-    planes[:, 0] = padded
-    np.square(padded, out=planes[:, 1])
-    blurred = blur(planes, gaussian_kernel(_RADIUS, 7 / 6))
-    mean, deviation = blurred[:, 0], blurred[:, 1]
-    deviation -= np.square(mean)
+    planes = np.empty((2, *padded.shape))
+    planes[0] = padded
+    np.square(planes[0], out=planes[1])
+    mean, deviation = blur(planes, gaussian_kernel(_RADIUS, 7 / 6))
+    mscn = planes[0, _RADIUS:-_RADIUS]
+    mscn -= mean
+    np.square(mean, out=mean)
+    deviation -= mean
     np.abs(deviation, out=deviation)
     np.sqrt(deviation, out=deviation)
     deviation += 1.0
-    mscn = np.subtract(padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS], mean, out=mean)
     mscn /= deviation
-    rounding_noise = np.abs(mscn, out=deviation) < _ZERO
+    rounding_noise = np.abs(mscn, out=mean) < _ZERO
     if rounding_noise.any():
         mscn[rounding_noise] = 0.0
-    return mscn
+    mscn[:, _RADIUS - 1] = mscn[:, -_RADIUS - 1]
+    return mscn[:, _RADIUS - 1 : -_RADIUS]
 
 
 @dataclass
-class _Sides:
-    """Counts and sums of squares of the values below and above zero, sum of magnitudes."""
+class _Products:
+    """Of the products of neighbours: how many there are, and below and above zero; sums of their
+    magnitudes, their squares, and their squares with their signs."""
 
     size: int = 0
     left_count: int = 0
     right_count: int = 0
-    left_square: float = 0.0
-    right_square: float = 0.0
-    magnitude: float = 0.0
+    sums: Floats = field(default_factory=lambda: np.zeros(3))
 
-    def add(self, x: Floats) -> None:
-        self.size += x.size
-        self.left_count += int(np.count_nonzero(x < 0.0))
-        self.right_count += int(np.count_nonzero(x > 0.0))
-        magnitude = np.abs(x)
-        self.magnitude += float(magnitude.sum())
-        # |x| + x is 2x above zero and 0 below, without rounding, and quicker than a maximum.
-        side = magnitude + x
-        self.right_square += _sum_of_squares(side) / 4.0
-        np.subtract(magnitude, x, out=side)
-        self.left_square += _sum_of_squares(side) / 4.0
+    def add(self, one: Floats, other: Floats, signs: npt.NDArray[np.int8]) -> None:
+        """`one` and `other` hold magnitudes, squares and signed squares: (3, H, W)."""
+        self.size += signs.size
+        self.left_count += int(np.count_nonzero(signs < 0))
+        self.right_count += int(np.count_nonzero(signs > 0))
+        self.sums += np.vecdot(one, other).sum(axis=1)
+
+    @property
+    def variances(self) -> tuple[float, float]:
+        """Mean squares below and above zero. A product is no smaller than `_ZERO` squared, what a
+        difference of sums may be."""
+        _, square, signed = self.sums.tolist()
+        left, right = (square - signed) / 2.0, (square + signed) / 2.0
+        return max(left / self.left_count, _ZERO**4), max(right / self.right_count, _ZERO**4)
 
 
 def _fit_ggd(mean_square: float, mean_magnitude: float) -> tuple[float, float]:
@@ -158,25 +165,20 @@ def _fit_ggd(mean_square: float, mean_magnitude: float) -> tuple[float, float]:
     return _tables().shape_of_ggd(mean_square / mean_magnitude**2), mean_square
 
 
-def _fit_aggd(x: _Sides) -> tuple[float, float, float, float]:
+def _fit_aggd(x: _Products) -> tuple[float, float, float, float]:
     """Shape, mean, left and right variance of the asymmetric generalised Gaussian with these
     moments; NaN where there are no values on one side.
     """
     if x.left_count == 0 or x.right_count == 0:
         return math.nan, math.nan, math.nan, math.nan
-    left_variance, right_variance = x.left_square / x.left_count, x.right_square / x.right_count
+    left_variance, right_variance = x.variances
     left_sigma, right_sigma = math.sqrt(left_variance), math.sqrt(right_variance)
     gamma_hat = left_sigma / right_sigma
-    r_hat = (x.magnitude / x.size) ** 2 / ((x.left_square + x.right_square) / x.size)
+    magnitude, square, _ = (x.sums / x.size).tolist()
+    r_hat = magnitude**2 / square
     balanced = r_hat * (gamma_hat**3 + 1) * (gamma_hat + 1) / (gamma_hat**2 + 1) ** 2
     shape, mean_factor = _tables().shape_of_aggd(balanced)
     return shape, (right_sigma - left_sigma) * mean_factor, left_variance, right_variance
-
-
-def _sum_of_squares(x: Floats) -> float:
-    # einsum and not x @ x: BLAS splits a long product among threads, and the sum changes with it.
-    flat = x.ravel()
-    return float(np.einsum("i,i->", flat, flat))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from analysers.metrics.filters import bands
 from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Declaration, Declared, Sample
 
@@ -45,18 +46,19 @@ def colourfulness(image: Pixels) -> float:
     """
     if image.ndim == 2:
         return 0.0
-    pixels = np.ascontiguousarray(image).reshape(-1, 3)
-    total, products = np.zeros(3), np.zeros((3, 3))
-    for start in range(0, len(pixels), 2**15):
-        # Sums of whole numbers below 2**53 are exact in float64, in whatever order BLAS takes them.
-        part = pixels[start : start + 2**15].astype(np.float64)
-        total += np.ones(len(part)) @ part
-        products += part.T @ part
-    mean = total / len(pixels)
-    covariance = products / len(pixels) - np.outer(mean, mean)
-    red_green, yellow_blue = np.array([1.0, -1.0, 0.0]), np.array([0.5, 0.5, -1.0])
-    variance = sum(float(axis @ covariance @ axis) for axis in (red_green, yellow_blue))
-    offset = math.hypot(float(red_green @ mean), float(yellow_blue @ mean))
+    sums = np.zeros(4)
+    for rows in bands(*image.shape[:2]):
+        red, green, blue = (image[rows, :, channel].astype(np.float64) for channel in range(3))
+        red_green = red - green
+        red += green
+        blue *= 2.0
+        red -= blue  # twice yellow less blue
+        # Sums of whole numbers below 2**53 are exact in float64, in whatever order.
+        squares = (np.vecdot(axis, axis).sum() for axis in (red_green, red))
+        sums += (red_green.sum(), red.sum(), *squares)
+    red_green_mean, twice_mean, red_green_square, twice_square = sums / image[..., 0].size
+    variance = red_green_square - red_green_mean**2 + (twice_square - twice_mean**2) / 4.0
+    offset = math.hypot(red_green_mean, twice_mean / 2.0)
     return math.sqrt(max(variance, 0.0)) + 0.3 * offset
 
 
@@ -114,17 +116,27 @@ def _blocks(plane: Pixels) -> Blocks:
     rows, columns = ((side - 4) // 8 for side in plane.shape)
     if rows < 1 or columns < 1:
         return np.zeros(0, bool), np.zeros(0)
-    inner = np.ascontiguousarray(plane[4 : 4 + 8 * rows, 4 : 4 + 8 * columns]).astype(np.int32)
-    grown = np.pad(inner, 1, mode="edge")
-    laplacian = 4 * inner - grown[:-2, 1:-1] - grown[2:, 1:-1] - grown[1:-1, :-2] - grown[1:-1, 2:]
+    inner = plane[4 : 4 + 8 * rows, 4 : 4 + 8 * columns].astype(np.int16, order="C")
+    laplacian = np.zeros_like(inner)
+    for one, other in (
+        ((slice(1, None), ...), (slice(-1), ...)),
+        ((..., slice(1, None)), (..., slice(-1))),
+    ):
+        step = inner[one] - inner[other]
+        laplacian[one] += step
+        laplacian[other] -= step
 
-    def total(values: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        blocks = values.reshape(rows, 8, columns, 8)
-        return np.asarray(blocks.sum(axis=(1, 3), dtype=np.int64))
+    def total(values: npt.NDArray[np.int16] | npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The sum over each block, at most 64 times 1020 squared."""
+        across = values.reshape(rows, 8, 8 * columns).sum(axis=1, dtype=np.int32)
+        return np.asarray(across.reshape(rows, columns, 8).sum(axis=2, dtype=np.int32))
+
+    def squared(values: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
+        return np.asarray(np.square(values, dtype=np.int32))
 
     # Whole numbers throughout: 64 sum(x^2) - sum(x)^2 is 64^2 times the variance.
-    variance = 64 * total(inner * inner) - total(inner) ** 2
-    return (variance < 4 * 64**2).ravel(), (total(laplacian * laplacian) / 64.0).ravel()
+    variance = 64 * total(squared(inner)) - total(inner) ** 2
+    return (variance < 4 * 64**2).ravel(), (total(squared(laplacian)) / 64.0).ravel()
 
 
 @dataclass(frozen=True)

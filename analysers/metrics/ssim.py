@@ -19,12 +19,14 @@ from analysers.metrics.metric import Declaration, Declared, Sample
 C1 = (0.01 * 255) ** 2
 C2 = (0.03 * 255) ** 2
 WINDOW = 11
+_RADIUS = WINDOW // 2
 
 
 @dataclass(frozen=True, eq=False)
 class ControlMaps:
     """A control with its 8-bit luma (H, W) and its local means, their squares and variances
-    (float64, (H - 10, W - 10)), so that a candidate costs three filters instead of five.
+    (float64, (H - 10, W), of which the inner W - 10 columns count), so that a candidate costs three
+    filters instead of five.
     """
 
     shape: tuple[int, ...]
@@ -41,7 +43,7 @@ class ControlMaps:
             raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {plane.shape}.")
         mean, square, _ = _moments(plane, plane)
         mean_square = np.square(mean)
-        return cls(control.shape, plane, mean.copy(), mean_square, square - mean_square)
+        return cls(control.shape, plane, mean, mean_square, square - mean_square)
 
     def ssim(self, image: Pixels) -> float:
         """SSIM of `image` to this control: -1 to 1, exactly 1.0 for the control itself.
@@ -50,7 +52,8 @@ class ControlMaps:
         """
         plane = self._luma_of(image)
         total = sum(float(self._band(plane, rows).sum()) for rows in bands(*self.mean.shape))
-        return total / self.mean.size
+        height, width = self.mean.shape
+        return float(total / (height * (width - 2 * _RADIUS)))
 
     def map(self, image: Pixels) -> Floats:
         """The map (H - 10, W - 10) whose mean `ssim` is; ValueError for another shape."""
@@ -87,7 +90,8 @@ class ControlMaps:
         mean *= variance
         mean_product /= mean
         mean_product *= 4.0
-        return mean_product
+        inside: Floats = mean_product[:, _RADIUS:-_RADIUS]
+        return inside
 
 
 def ssim(image: Pixels, control: Pixels) -> float:
@@ -101,19 +105,18 @@ def ssim(image: Pixels, control: Pixels) -> float:
 
 def gaussian_window() -> Kernel:
     """The 11 weights of the window along one axis."""
-    return gaussian_kernel(WINDOW // 2, 1.5)
+    return gaussian_kernel(_RADIUS, 1.5)
 
 
-def _moments(image: Pixels, control: Pixels) -> tuple[Floats, Floats, Floats]:
-    """The means over each window that fits of image, image squared, and image times control."""
-    height, width = image.shape
-    planes = np.empty((height, 3, width))
-    planes[:, 0] = image
-    planes[:, 2] = control
-    np.square(planes[:, 0], out=planes[:, 1])
-    planes[:, 2] *= planes[:, 0]
-    blurred = blur(planes, gaussian_window())
-    return blurred[:, 0], blurred[:, 1], blurred[:, 2]
+def _moments(image: Pixels, control: Pixels) -> Floats:
+    """The means over each window of image, image squared, and image times control, as `blur` gives
+    them: (3, H - 10, W)."""
+    planes = np.empty((3, *image.shape))
+    planes[0] = image
+    planes[2] = control
+    np.square(planes[0], out=planes[1])
+    planes[2] *= planes[0]
+    return blur(planes, gaussian_window())
 
 
 @dataclass
