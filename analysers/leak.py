@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from analysers.statistics import intervals
 from analysers.study import Candidate, Interval, Kind, Score, Told, row_of
+
+C = TypeVar("C")
 
 UNRELATED = (
     "a mountain lake in the morning",
@@ -73,6 +75,30 @@ def leaks(scores: Sequence[Score], probes: Sequence[Score]) -> list[Leak]:
     return found
 
 
+def wanted(scores: Sequence[Score], probes: Mapping[C, Score]) -> list[C]:
+    """The probes that stand beside what was scored: a race or a refinement leaves out others.
+    `probes` are their rows, without values yet; controls come along with their case."""
+    made = {(s.candidate, s.case) for s in scores}
+    candidates = {s.candidate for s in scores if s.candidate is not None}
+    cells = {
+        cell: row
+        for cell, row in probes.items()
+        if row.candidate in candidates
+        and (row.case.startswith(OTHER) or (row.candidate, _twin(row.case)) in made)
+    }
+    cases = {row.case for row in cells.values()}
+    return [
+        cell
+        for cell, row in probes.items()
+        if cell in cells or (row.candidate is None and row.case in cases)
+    ]
+
+
+def _twin(case: str) -> str:
+    """The name of the case with the trigger."""
+    return case.removesuffix(f"_{CLASS}").removesuffix(f"_{BARE}")
+
+
 def _twins(
     values: Mapping[tuple[Candidate | None, str], float],
     candidate: Candidate,
@@ -83,8 +109,7 @@ def _twins(
     found = []
     for case in cases:
         if f"_{word}" in case and not case.startswith(OTHER):
-            twin = case.removesuffix(f"_{CLASS}").removesuffix(f"_{BARE}")
-            pair = values[candidate, case], values.get((candidate, twin), math.nan)
+            pair = values[candidate, case], values.get((candidate, _twin(case)), math.nan)
             if np.isfinite(pair).all():
                 found.append(pair)
     return found

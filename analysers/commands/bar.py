@@ -37,7 +37,8 @@ class Bar:
         if isinstance(event, events.Asked):
             self._rendering, self._warm_up = event.rendering, event.warm_up
             self._fresh = self._seen = 0
-            self.start("Rendering" if event.rendering else "Measuring", len(event.rows))
+            label = "Rendering" if event.rendering else "Measuring"
+            self.start(event.beside.capitalize() or label, len(event.rows))
         elif isinstance(event, events.Rendered) and self._rendering:
             self._fresh += event.fresh
             self.advance(timed=event.fresh and self._fresh > self._warm_up)

@@ -26,10 +26,11 @@ def announce(plan: Plan, *, prompts_given: bool, thrifty: bool = False) -> None:
     """What is rendered now."""
     controls = len(plan.cases)
     most = "at most " if thrifty else ""
+    beside = f", and {len(plan.probes)} more for the leak test" if plan.probes else ""
     click.echo(
         f"{plan.title}: {most}{count(len(plan.cells) - controls, 'picture')} and "
         f"{count(controls, 'control')} at {plan.settings.width}x{plan.settings.height} "
-        f"on {plan.settings.device}."
+        f"on {plan.settings.device}{beside}."
     )
     for line in plan.told:
         click.echo(f"  {line}")
@@ -63,7 +64,9 @@ def describe(plan: Plan, *, thrifty: bool = False) -> None:
     list_prompts(plan)
     missing, seconds = estimate(plan)
     most = "at most " if thrifty else ""
-    told = f"To render: {most}{missing} of {count(len(plan.cells), 'picture')}"
+    told = f"To render: {most}{missing} of {count(len(plan.everything), 'picture')}"
+    if plan.probes:
+        told += f", {len(plan.probes)} of them for the leak test"
     if missing:
         told += ", how long cannot be told" if seconds is None else _told(seconds, used.device)
     click.echo(told + ". Nothing was written.")

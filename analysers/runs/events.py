@@ -32,12 +32,14 @@ class Asked:
     """The chooser wants these rows (without values yet).
 
     `rendering` says that pictures are painted now, not only measured; the pace is that of the rest
-    after `warm_up` of them.
+    after `warm_up` of them. `beside` names what the rows are where they are no part of the
+    comparison ("leak test").
     """
 
     rows: tuple[Score, ...]
     rendering: bool
     warm_up: int = 1
+    beside: str = ""
 
 
 @dataclass(frozen=True)

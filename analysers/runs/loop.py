@@ -124,8 +124,9 @@ class Run(Generic[C]):
         source = self.source
         rows = [self._scores[cell] for cell in self._asked if cell in self._scores]
         if source.probes and not self.control.stopped():
-            self._measure(source.probes)
-            probes = [self._scores[cell] for cell in source.probes if cell in self._scores]
+            wanted = leak.wanted(rows, {cell: source.row(cell) for cell in source.probes})
+            self._measure(wanted, "leak test")
+            probes = [self._scores[cell] for cell in wanted if cell in self._scores]
             leaks = leak.leaks(rows, probes)
             found = replace(found, leak=leak.record(leaks, source.kind, self.judging.class_word))
         if self._references.pictures:
@@ -153,13 +154,14 @@ class Run(Generic[C]):
             self._asked |= dict.fromkeys(cells)
         self._measure(cells)
 
-    def _measure(self, cells: Sequence[C]) -> None:
-        """Render and measure these cells; a measurement begins when its picture lands."""
+    def _measure(self, cells: Sequence[C], beside: str = "") -> None:
+        """Render and measure these cells; a measurement begins when its picture lands.
+        `beside` names what they are, where they are no part of the comparison."""
         source = self.source
         rows = {cell: source.row(cell) for cell in cells}
         order = list(rows)
         warm_up = source.warm_up if source.rendering else 1
-        self._tell(events.Asked(tuple(rows.values()), source.rendering, warm_up))
+        self._tell(events.Asked(tuple(rows.values()), source.rendering, warm_up, beside))
         with self._ctrl_c.held_back() if source.rendering else nullcontext():
             try:
                 for result in measure(

@@ -81,9 +81,17 @@ class Plan:
     @property
     def usable(self) -> tuple[Cell, ...]:
         """The cells that can be rendered."""
+        return self._usable(self.cells)
+
+    @property
+    def everything(self) -> tuple[Cell, ...]:
+        """All that is rendered, each once: what can be of the cells and of the probes."""
+        return tuple(dict.fromkeys((*self.usable, *self._usable(self.probes))))
+
+    def _usable(self, cells: Sequence[Cell]) -> tuple[Cell, ...]:
         return tuple(
             cell
-            for cell in self.cells
+            for cell in cells
             if cell.checkpoint is None or cell.checkpoint.name not in self.refused
         )
 
@@ -91,7 +99,7 @@ class Plan:
 def estimate(plan: Plan) -> tuple[int, float | None]:
     """Pictures still to render, and seconds for them where they can be told; writes nothing."""
     renderer = plan.renderer.begin(plan.usable, plan.out)
-    missing = Store(plan.out, renderer).missing(plan.usable)
+    missing = Store(plan.out, renderer).missing(plan.everything)
     return len(missing), renderer.seconds(missing) if missing else 0.0
 
 

@@ -43,7 +43,8 @@ class Board(Log):
     """An observer that turns events into entries.
 
     `map` lays out a table: settings by cases, the first setting being the control; `cell` fills one
-    of its places (`at` = setting + settings · case) with a `state`; `state` is the run's.
+    of its places (`at` = setting + settings · case) with a `state`; `beside` tells how far it is
+    with what is no part of the table (`name`: leak test, noise floor); `state` is the run's.
     """
 
     def __init__(self, rows: Sequence[Score], title: str, kind: Any) -> None:
@@ -54,6 +55,7 @@ class Board(Log):
         self._column: Mapping[Candidate | None, int] = {c: i for i, c in enumerate(columns)}
         cases = {row.case: row for row in rows}
         self._row = {case: i for i, case in enumerate(cases)}
+        self._beside, self._asked, self._done = "", 0, 0
         self.add(
             tells="map",
             title=title,
@@ -63,14 +65,19 @@ class Board(Log):
 
     def __call__(self, event: Event) -> None:
         """Note what the event tells."""
-        if isinstance(event, events.Rendered):
+        if isinstance(event, events.Asked):
+            self._beside, self._asked, self._done = event.beside, len(event.rows), 0
+        elif isinstance(event, events.Rendered) and self._beside:
+            self._done += 1
+            self.add(tells="beside", name=self._beside, done=self._done, total=self._asked)
+        elif isinstance(event, events.Rendered):
             fresh = {"fresh": round(monotonic() - self._begin, 1)} if event.fresh else {}
             self._cell(event.row, "failed" if event.row.status == "failed" else "seen", fresh)
         elif isinstance(event, events.Measured):
             score = event.score
             self._cell(score, "failed" if score.status == "failed" else "scored", {})
         elif isinstance(event, events.Repeated):
-            self.add(tells="floor", done=event.done, total=event.total)
+            self.add(tells="beside", name="noise floor", done=event.done, total=event.total)
 
     def _cell(self, row: Score, state: str, more: Mapping[str, Any]) -> None:
         column, line = self._column.get(row.candidate), self._row.get(row.case)

@@ -194,6 +194,7 @@ def told(plan: Plan, thrifty: bool, timed: bool) -> dict[str, Any]:
         "run": plan.out.name,
         "pictures": len(plan.cells) - len(plan.cases),
         "controls": len(plan.cases),
+        "probes": len(plan.probes),
         "most": thrifty,
         "missing": missing,
         "seconds": seconds,

@@ -10,15 +10,20 @@ from shutil import copy
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import sample_data
 from analysers import leak, likeness
+from analysers.commands.main import analyse_strength
 from analysers.intake.cases import without_triggers
 from analysers.intake.references import find_both, find_references
+from analysers.runs import events
+from analysers.runs.chooser import FullGrid
 from analysers.runs.likeness import Known, likeness_evidence
-from analysers.runs.loop import run_study
+from analysers.runs.loop import Run, run_study
 from analysers.runs.plan import plan_study
+from analysers.runs.rendered import RenderedPictures
 from analysers.runs.request import Judging, StudyRequest
 from analysers.study import Candidate, Score, to_json
 from generation.errors import UserError
@@ -216,6 +221,37 @@ def test_a_class_word_stands_in_the_triggers_place(tmp_path: Path) -> None:
     assert said.endswith('word: 25 %; with "woman" instead: 50 %.')
 
 
+def test_a_race_probes_only_what_it_looked_at(tmp_path: Path) -> None:
+    """Nothing is rendered beside a picture that was never asked for."""
+    asked = {
+        "trigger": "sks", "leak_test": True, "prompts": ["a sks dog", "a sks cat"], "steps": 1,
+        "strengths": "0.5,1", "out": tmp_path, "references": None, "held_out": None,
+        "class_word": "animal",
+    }  # fmt: skip
+    request = StudyRequest.demo("strength", **asked)
+    plan = plan_study(request)
+    source = RenderedPictures(plan)
+    probes = {cell: source.row(cell) for cell in plan.probes}
+    rows = [source.row(cell) for cell in plan.cells]
+    assert leak.wanted(rows, probes) == list(plan.probes)
+    seen = [row for row in rows if row.candidate is None or row.candidate.strength == 1]
+    seen = [row for row in seen if row.candidate is None or row.case == "p01_s1"]
+    names = [
+        (row.candidate and str(row.candidate.strength), row.case)
+        for row in (probes[cell] for cell in leak.wanted(seen, probes))
+    ]
+    others = [f"unrelated{n}_s1_bare" for n in range(4)]
+    cases = ["p01_s1_bare", "p01_s1_class", *others]
+    assert sorted(names, key=str) == sorted(
+        [(strength, case) for strength in (None, "1") for case in cases], key=str
+    )
+    assert len(plan.everything) == len(plan.cells) + len(plan.probes)
+    told: list[events.Event] = []
+    Run(source, request, chooser=FullGrid(plan.cells[:3]), observers=[told.append]).go()
+    (beside,) = (e for e in told if isinstance(e, events.Asked) and e.beside)
+    assert beside.beside == "leak test" and len(beside.rows) == 2 * 2 + 2 * 4
+
+
 def test_captions_are_read_as_trainers_write_them(tmp_path: Path) -> None:
     kohya = tmp_path / "10_dog"
     kohya.mkdir()
@@ -258,6 +294,13 @@ def test_what_cannot_be_tried_is_said_before_rendering(
 ) -> None:
     with pytest.raises(UserError, match=said):
         plan_study(StudyRequest.demo("strength", out=tmp_path, **given))
+
+
+def test_the_leak_tests_pictures_are_announced(tmp_path: Path) -> None:
+    asked = ["--demo", "--dry-run", "--strengths", "1", "--leak-test", "--out", str(tmp_path / "x")]
+    told = CliRunner().invoke(analyse_strength, asked).output
+    assert "To render: 72 of 72 pictures, 40 of them for the leak test, " in told
+    assert not (tmp_path / "x").exists()
 
 
 def test_held_out_pictures_need_references() -> None:

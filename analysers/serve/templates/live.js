@@ -151,7 +151,8 @@ function form() {
   const list = (term, items) => items.length ? [make("dt", {}, term), make("dd", {}, make("ul", {}, ...items.map((one) => make("li", {}, one))))] : [];
 
   const show = (plan) => {
-    const all = plan.pictures + plan.controls;
+    const all = plan.pictures + plan.controls + plan.probes;
+    const probes = plan.probes ? `, and ${plan.probes.toLocaleString("en")} more for the leak test` : "";
     const left = plan.missing === null || plan.missing === all ? "" : plan.missing ? ` ${count(plan.missing, "picture")} are missing.` : " All of them are there already.";
     const time = plan.seconds ? ` About ${duration(plan.seconds)}, from two measured renders.` : plan.missing === null ? " How long it takes is measured when nothing else is under way." : plan.missing ? " How long it takes cannot be told." : "";
     const start = guarded(async () => {
@@ -165,7 +166,7 @@ function form() {
     });
     planned.replaceChildren(
       make("h2", {}, plan.title),
-      make("p", { class: "lead" }, `${plan.most ? "At most " : ""}${count(plan.pictures, "picture")} and ${count(plan.controls, "control")}.${left}${time}`),
+      make("p", { class: "lead" }, `${plan.most ? "At most " : ""}${count(plan.pictures, "picture")} and ${count(plan.controls, "control")}${probes}.${left}${time}`),
       make("p", { class: "actions" }, make("button", { type: "button", class: "primary", id: "start", onclick: start }, "Start")),
       make("dl", {},
         make("dt", {}, "Strengths"), make("dd", {}, plan.strengths.join(", ")),
@@ -227,7 +228,7 @@ function run() {
   const box = byId("run");
   const live = box.dataset.live === "yes";
   let state = "", number = 0, cells = new Uint8Array(0), columns = [], rows = [], seen = 0, scored = 0, failed = 0;
-  let dirty = new Set(), newest = [], waiting = false, times = [], source = null, floor = "", acted = false;
+  let dirty = new Set(), newest = [], waiting = false, times = [], source = null, beside = "", acted = false;
 
   const act = (action) => async () => {
     byId("run-error").textContent = "";
@@ -308,7 +309,7 @@ function run() {
     canvas.setAttribute("aria-label", `${count(rows.length, "case")} by ${count(columns.length, "setting")}: ${done} of ${cells.length} rendered, ${scored} scored, ${failed} failed`);
     byId("bar").max = cells.length || 1;
     byId("bar").value = done;
-    byId("counted").textContent = done ? `${done.toLocaleString("en")} of ${count(cells.length, "picture")}${pace(cells.length - done)}${floor}` : "Loading the model …";
+    byId("counted").textContent = done ? `${done.toLocaleString("en")} of ${count(cells.length, "picture")}${pace(cells.length - done)}${beside}` : "Loading the model …";
     if (newest.length) {
       const strip = byId("newest");
       for (const one of newest.slice(-SHOWN)) strip.prepend(figure(one));
@@ -355,7 +356,7 @@ function run() {
       if (fresh !== undefined) { times.push(fresh); if (times.length > 60) times.shift(); }
       if (after === 2) answerSoon();
     },
-    floor({ done, total }) { floor = `; noise floor ${done} of ${total}`; },
+    beside({ name, done, total }) { beside = `; ${name} ${done} of ${total}`; },
     state(entry) {
       state = entry.state;
       byId("state").textContent = WORDS[state];
