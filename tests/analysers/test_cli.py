@@ -481,6 +481,7 @@ def test_three_kills_and_a_resume_give_the_undisturbed_result(tmp_path: Path) ->
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = subprocess.run(command(whole), env=environment, capture_output=True, text=True)
     assert undisturbed.returncode == 0, undisturbed.stderr
+    assert not undisturbed.stderr, "libraries talk while they are imported"
     pictures = len(list((whole / "images").rglob("*.png")))
     assert pictures == 8 + 32
     random_moment = random.Random(5)
