@@ -25,6 +25,7 @@ from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import ALWAYS, Declaration, Metric, Sample, load_metric
 from analysers.metrics.references import Pictures, fitted
 from analysers.study import Status
+from analysers.views import NO_VIEWS, Views, views
 from generation.errors import UserError, named
 from generation.executors import Executor
 from generation.files import open_file
@@ -48,7 +49,8 @@ class Task:
     on; with `fit` (height, width) the picture is first brought to that size as references are.
     `content` and `others` are texts for metrics that ask a model without the LoRA (`Sample`).
     With `ladders`, the name of a metric,
-    that metric is also measured on degraded copies of the picture (`analysers.trust`). `tag` comes
+    that metric is also measured on degraded copies of the picture (`analysers.trust`). With `views`
+    what a report shows of it (`analysers.views`) is written beside the cache. `tag` comes
     back with the result and is looked at by nobody in between.
     """
 
@@ -62,6 +64,7 @@ class Task:
     others: tuple[str, ...] = ()
     held_out: tuple[Path, ...] = ()
     fit: tuple[int, int] | None = None
+    views: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a picture: its look, a note on the pair, outcomes by metric, ladders."""
+    """What is known of a picture: its look, a note on the pair, outcomes by metric, ladders, and
+    views that were just made."""
 
     pixels: str = ""
     thumbnail: str = ""
@@ -106,6 +110,7 @@ class _Known:
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     ladders: tuple[tuple[float, ...], ...] = ()
     failure: str = ""
+    views: Views = NO_VIEWS
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,8 @@ def measure(
         for group in groups:
             for work, found in group:
                 kept.write(work, found)
+                if cache is not None:
+                    found.views.write(cache.parent, work.digests["image"], work.digests["control"])
                 yield _measured(work.task, names, found)
 
 
@@ -269,6 +276,7 @@ def _open(
 
 
 def _known(work: _Work, picture: _Opened, outcomes: Mapping[str, Outcome]) -> _Known:
+    from analysers.metrics.ssim import CHANGED
     from analysers.overcooking import thumbnail
     from analysers.trust import ladder_scores
 
@@ -280,12 +288,15 @@ def _known(work: _Work, picture: _Opened, outcomes: Mapping[str, Outcome]) -> _K
         known = outcomes.get(work.task.ladders)
         untouched = None if known is None else known.value
         ladders = ladder_scores(image, load_metric(work.task.ladders), untouched)
+    shown = NO_VIEWS
+    if work.task.views:
+        shown = views(image, picture.matched.known.get(CHANGED))
     if work.known.pixels:
         pixels, small = work.known.pixels, work.known.thumbnail
     else:
         pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
         small = base64.b85encode(thumbnail(picture.plain.luma).tobytes()).decode()
-    return _Known(pixels, small, picture.note, outcomes, ladders)
+    return _Known(pixels, small, picture.note, outcomes, ladders, views=shown)
 
 
 def _outcomes(metric: Metric, asked: Sequence[tuple[Sample, int]]) -> list[Outcome]:
@@ -454,7 +465,7 @@ class _Cache:
                 outcomes[name] = Outcome(math.nan, why, kept=False)
             elif name not in outcomes and key in self._outcomes:
                 outcomes[name] = self._outcomes[key]
-        known = _Known(known.pixels, known.thumbnail, known.note, outcomes, known.ladders)
+        known = replace(known, outcomes=outcomes)
         missing = tuple(name for name in names if name not in outcomes)
         return _Work(task, digests, known, missing, bool(task.ladders) and not known.ladders)
 

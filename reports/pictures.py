@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from analysers.study import Candidate, CaseRecord, Score, Sentence, Study
+from analysers.views import MOST, NO_VIEWS, compared, map_name, read_small, views
 from generation.errors import UserError
-from generation.files import open_file, write_atomically
+from generation.files import open_file, read_file
 from generation.folder import write_result
+from generation.pictures.pixels import MOST_BYTES, decode_image
 from reports.plots import natural_order
 from reports.tables import about, one_line
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
-
-    from analysers.metrics.ssim import ControlMaps
 
 THUMBNAIL_EDGE = 384
 LARGE_EDGE = 768
@@ -125,14 +125,16 @@ def _shrunk(picture: Image.Image, edge: int) -> Image.Image:
 def data_uri(path: Path, edge: int = THUMBNAIL_EDGE, quality: int = 75) -> str | None:
     """The picture as a WebP data URI, None when it is unreadable."""
     small = load(path, edge)
-    return None if small is None else _uri(small, quality)
-
-
-def _uri(small: Image.Image, quality: int = 75) -> str:
+    if small is None:
+        return None
     buffer = io.BytesIO()
     # Method 2 takes half the time of 3 and gives files 3 % larger.
     small.save(buffer, "WEBP", quality=quality, method=2)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return _uri(buffer.getvalue(), "webp")
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def edited(case: CaseRecord, folder: Path) -> str | None:
@@ -189,40 +191,37 @@ def arrange(study: Study) -> Table:
     )
 
 
-MAPS = "maps"
-MOST_MAPS, SOME_MAPS = 400, 64
-MAP_EDGE = 512
-SMALL_EDGE = 224
+SOME_MAPS = 64
 
 
 def write_views(
     study: Study, table: Table, folder: Path, small: Collection[str], *, new: bool = True
 ) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
     """SSIM maps against the control as `maps/*.jpg`, (picture, control) -> path in the folder, and
-    of the pictures in `small` a data URI of at most `SMALL_EDGE` pixels. Each is decoded once.
+    of the pictures in `small` a data URI of at most `SMALL_EDGE` pixels (`analysers.views`).
 
     The map is the one whose mean is the score (Wang et al., 2004, on luma), on one ramp of
-    luminance from black (unchanged) to white (SSIM 0), at most `MAP_EDGE` pixels. Studies of more
-    than `MOST_MAPS` pairs have `SOME_MAPS`, of the recommended setting first: each takes about
-    20 ms of processor time. A map is named by the pictures' bytes, so a second report writes only
-    what is new; without `new` nothing is written, and the maps that lie there are told.
+    luminance from black (unchanged) to white (SSIM 0), at most `MAP_EDGE` pixels. Most were made
+    where the pictures were measured; the others take about 10 ms of processor time each. Studies of
+    more than `MOST` pairs have `SOME_MAPS`, of the recommended setting first. Without `new` nothing
+    is written, and the maps that lie there are told.
     """
     pairs = _pairs_to_map(study, table)
     images: dict[str, list[str]] = {}
     for image, control in pairs:
         images.setdefault(control, []).append(image)
     written: dict[tuple[str, str], str] = {}
-    copies: dict[str, str] = {}
+    copies: dict[str, bytes] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for maps, seen in pool.map(
-            lambda control: _write_maps(control, images[control], folder, small, new), images
+            lambda control: _views_beside(control, images[control], folder, new), images
         ):
             written |= maps
             copies |= seen
-    rest = [path for path in small if path not in copies]
-    uris = data_uris([locate(path, folder) for path in rest], SMALL_EDGE)
-    copies |= {path: uri for path, uri in zip(rest, uris, strict=True) if uri}
-    return {pair: written[pair] for pair in pairs if pair in written}, copies
+        rest = [path for path in small if path not in copies]
+        copies |= zip(rest, pool.map(lambda path: _small(path, folder, new), rest), strict=True)
+    found = {pair: written[pair] for pair in pairs if pair in written}
+    return found, {path: _uri(copies[path], "jpeg") for path in small if copies[path]}
 
 
 def _pairs_to_map(study: Study, table: Table) -> list[tuple[str, str]]:
@@ -234,76 +233,58 @@ def _pairs_to_map(study: Study, table: Table) -> list[tuple[str, str]]:
         control = score.control or (table.controls[case].image if case in table.controls else "")
         if score.image and control and score.image != control:
             found[score.image, control] = True
-    return list(found) if len(found) <= MOST_MAPS else list(found)[:SOME_MAPS]
+    return list(found) if len(found) <= MOST else list(found)[:SOME_MAPS]
 
 
-def _write_maps(
-    control: str, images: Sequence[str], folder: Path, small: Collection[str], new: bool
-) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
+def _views_beside(
+    control: str, images: Sequence[str], folder: Path, new: bool
+) -> tuple[dict[tuple[str, str], str], dict[str, bytes]]:
     """The maps of all pictures with one control, whose own part is computed once, if at all, and
-    small copies of those that were decoded for it."""
-    import numpy as np
-    from PIL import Image
-
+    their small copies."""
     from analysers.metrics.ssim import ControlMaps
 
-    told: bytes | None = None
-    held: Image.Image | None = None
     maps: ControlMaps | None = None
     names, copies = {}, {}
+    try:
+        beside = _content(control, folder)
+    except OSError:
+        return {}, {}
+    told = hashlib.sha256(beside).hexdigest()
     for image in images:
         try:
-            told = told or _content(control, folder)
             data = _content(image, folder)
-            digests = (hashlib.sha256(content).digest() for content in (data, told))
-            name = f"{MAPS}/{hashlib.sha256(b''.join(digests)).hexdigest()[:20]}.jpg"
-            if not (folder / name).is_file():
-                if not new:
-                    continue
-                picture = _rgb(data)
-                held = held or _rgb(told)
-                maps = maps or ControlMaps.of(np.asarray(held))
-                (folder / MAPS).mkdir(exist_ok=True)
-                write_atomically(folder / name, _map(picture, held, maps))
-                if image in small:
-                    copies[image] = _uri(_shrunk(picture, SMALL_EDGE))
-            names[image, control] = name
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            digest = hashlib.sha256(data).hexdigest()
+            name, made = map_name(digest, told), NO_VIEWS
+            if new and not (folder / name).is_file():
+                maps = maps or ControlMaps.of(decode_image(beside))
+                made = compared(decode_image(data), maps)
+                made.write(folder, digest, told)
+            if (folder / name).is_file():
+                names[image, control] = name
+            if small := made.small or read_small(folder, digest):
+                copies[image] = small
+        except (OSError, ValueError, UserError):
             continue
     return names, copies
 
 
+def _small(path: str, folder: Path, new: bool) -> bytes:
+    """The picture's small copy, empty where it is unreadable."""
+    try:
+        data = _content(path, folder)
+        digest = hashlib.sha256(data).hexdigest()
+        if kept := read_small(folder, digest):
+            return kept
+        made = views(decode_image(data))
+    except (OSError, UserError):
+        return b""
+    if new:
+        made.write(folder, digest, "")
+    return made.small
+
+
 def _content(path: str, folder: Path) -> bytes:
-    with open_file(locate(path, folder)) as file:
-        return file.read()
-
-
-def _rgb(content: bytes) -> Image.Image:
-    """The decoded picture. Raises ValueError for one that is too large."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as picture:
-        if picture.width * picture.height > _MOST_PIXELS:
-            raise ValueError("too many pixels")
-        decoded: Image.Image = picture.convert("RGB")
-        return decoded
-
-
-def _map(image: Image.Image, control: Image.Image, maps: ControlMaps) -> bytes:
-    """The map of a picture against its control as a JPEG file."""
-    import numpy as np
-    from PIL import Image
-
-    if image.size != control.size:
-        image = image.resize(control.size, Image.Resampling.LANCZOS)
-    changed = 1 - maps.map(np.asarray(image))
-    grey = Image.fromarray(np.clip(255 * changed, 0, 255).astype(np.uint8))
-    frame = Image.new("L", control.size)  # the window fits nowhere on the outer five pixels
-    frame.paste(grey, (5, 5))
-    frame.thumbnail((MAP_EDGE, MAP_EDGE))
-    buffer = io.BytesIO()
-    frame.save(buffer, "JPEG", quality=75)  # WebP is a third smaller and takes 20 times as long
-    return buffer.getvalue()
+    return read_file(locate(path, folder), MOST_BYTES)
 
 
 def write_contact_sheet(

@@ -21,6 +21,9 @@ C2 = (0.03 * 255) ** 2
 WINDOW = 11
 _RADIUS = WINDOW // 2
 
+CHANGED = "changed"
+"""What is known of a sample by this name: its map, as `ControlMaps.ssim` fills it."""
+
 
 @dataclass(frozen=True, eq=False)
 class ControlMaps:
@@ -45,28 +48,32 @@ class ControlMaps:
         mean_square = np.square(mean)
         return cls(control.shape, plane, mean, mean_square, square - mean_square)
 
-    def ssim(self, image: Pixels) -> float:
+    def ssim(self, image: Pixels, changed: Pixels | None = None) -> float:
         """SSIM of `image` to this control: -1 to 1, exactly 1.0 for the control itself.
 
-        Raises ValueError when `image` has not the control's shape.
+        `changed`, uint8 (H, W), is filled with the map whose mean it is: 255 (1 - SSIM), cut to 0
+        to 255, and 0 on the outer five pixels, where the window fits nowhere. Raises ValueError
+        when `image` has not the control's shape.
         """
-        plane = self._luma_of(image)
-        total = sum(float(self._band(plane, rows).sum()) for rows in bands(*self.mean.shape))
-        height, width = self.mean.shape
-        return float(total / (height * (width - 2 * _RADIUS)))
-
-    def map(self, image: Pixels) -> Floats:
-        """The map (H - 10, W - 10) whose mean `ssim` is; ValueError for another shape."""
-        plane = self._luma_of(image)
-        return np.concatenate([self._band(plane, rows) for rows in bands(*self.mean.shape)])
-
-    def _luma_of(self, image: Pixels) -> Pixels:
         if image.shape != self.shape:
             raise ValueError(
                 f"The picture's shape {image.shape} is not the control's {self.shape}; "
                 "resample one of them first."
             )
-        return luma(image)
+        plane, (height, width) = luma(image), self.mean.shape
+        total = 0.0
+        for rows in bands(height, width):
+            band = self._band(plane, rows)
+            total += float(band.sum())
+            if changed is not None:
+                np.subtract(1.0, band, out=band)
+                band *= 255.0
+                place = slice(_RADIUS + rows.start, _RADIUS + rows.stop)
+                changed[place, _RADIUS:-_RADIUS] = np.clip(band, 0.0, 255.0, out=band)
+        if changed is not None:
+            for frame in (changed, changed.T):
+                frame[:_RADIUS] = frame[-_RADIUS:] = 0
+        return float(total / (height * (width - 2 * _RADIUS)))
 
     def _band(self, image: Pixels, rows: slice) -> Floats:
         """The map's `rows`. Sums are taken in an order that makes numerator and denominator equal,
@@ -143,5 +150,8 @@ class Ssim(Declared):
             return float("nan")
         last = self._last
         if last is None or last[0] is not sample.control:
-            last = self._last = (sample.control, ControlMaps.of(sample.control))
-        return last[1].ssim(sample.image)
+            last = self._last = (sample.control, ControlMaps.of(luma(sample.control)))
+        changed = np.empty(sample.luma.shape, np.uint8)
+        value = last[1].ssim(sample.luma, changed)
+        sample.known[CHANGED] = changed
+        return value

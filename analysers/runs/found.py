@@ -69,8 +69,9 @@ class FoundPictures:
         return self._found[cell].row
 
     def pictures(self, cells: Sequence[int], stopped: Callable[[], bool]) -> Iterator[Shot[int]]:
-        """All of them; nothing is waited for."""
-        for cell in cells:
+        """All of them; nothing is waited for. Those with one control come together, so that what is
+        computed of it is computed once."""
+        for cell in sorted(cells, key=lambda cell: str(self._found[cell].control or "")):
             if stopped():
                 return
             found = self._found[cell]

@@ -25,6 +25,7 @@ from analysers.runs.refine import Refine
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
 from analysers.study import NOT_RENDERED, RUN_FORMAT, Evidence, RunRecord, Score, Share, Study
+from analysers.views import MOST
 from generation.clusters import RayCluster
 from generation.executors import Executor, InProcess, ProcessPool, default_workers
 from generation.folder import open_run_folder
@@ -204,6 +205,7 @@ class Run(Generic[C]):
             others=shot.others,
             references=self._references.pictures,
             held_out=self._held_out.pictures,
+            views=len(self.source.cells) <= MOST,
         )
 
     def _keep(self, cell: C, score: Score, result: Measured | None) -> None:
