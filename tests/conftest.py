@@ -1,4 +1,4 @@
-"""What several tests share: one thread per process, and the embedded model."""
+"""What several tests share: one thread per process, no deadlines, and the embedded model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 from driving import Page, start  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 import sample_data  # noqa: E402
 from generation.cells import Checkpoint  # noqa: E402
+
+# A machine that has no time for the tests fails none of them.
+settings.register_profile(
+    "suite", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,7 @@ def test_tid2013(name: str, exact_rule: float, matlab: float) -> None:
     seed=st.integers(0, 2**32 - 1),
 )
 @example(height=16, width=16, low=62, spread=4, seed=1824032)  # no product is negative
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_agrees_with_a_plain_implementation(
     height: int, width: int, low: int, spread: int, seed: int
 ) -> None:
@@ -227,7 +227,7 @@ def test_degenerate_pictures_are_undefined_with_a_reason(image: np.ndarray, said
 
 
 @given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 255), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nearly_flat_pictures_score_or_say_why(h: int, w: int, ground: int, dots: int) -> None:
     image = np.full((h, w), ground, np.uint8)
     generator = np.random.default_rng(h * w + dots)

@@ -78,7 +78,7 @@ def looked_at(rows: Cells) -> set[Candidate]:
     return {one for one, _ in rows if one is not None}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 14),
     st.integers(2, 12),

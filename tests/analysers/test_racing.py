@@ -158,7 +158,7 @@ def test_signs_of_over_cooking_that_may_still_show_keep_a_candidate_running():
     assert strong not in race.stopped or race.stopped[strong][0] > 4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.floats(-5, 60), min_size=2, max_size=5),
     st.integers(4, 14),

@@ -526,7 +526,7 @@ def any_rows(draw):
 
 
 @given(any_rows(), st.sampled_from(["strength", "epochs", "plane"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_one_case_claims_neither_clean_nor_broken_ground(rows, kind):
     rows = [r for r in rows if r.case == "p00_s1"]
     summaries, verdict = decide(rows, kind=kind, resamples=200)
@@ -540,7 +540,7 @@ def test_one_case_claims_neither_clean_nor_broken_ground(rows, kind):
 
 
 @given(any_rows(), st.sampled_from(["strength", "epochs", "plane"]), st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_study_has_a_sound_verdict(rows, kind, order):
     summaries, verdict = decide(rows, kind=kind, resamples=200)
     ranks = [s.rank for s in summaries if s.rank is not None]

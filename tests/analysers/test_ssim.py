@@ -52,7 +52,7 @@ def test_published_values(name: str) -> None:
     spread=st.integers(0, 255),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_agrees_with_scikit_image(
     height: int, width: int, channels: int | None, spread: int, seed: int
 ) -> None:

@@ -157,7 +157,7 @@ def test_rows_use_the_cases_they_have():
 
 
 @given(st.integers(0, 10_000), st.floats(-500, 500))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_shifting_a_prompt_changes_no_difference(seed, shift):
     table, groups = study(seed)
     shifted = table + np.where(groups == 2, shift, 0.0)
@@ -170,7 +170,7 @@ def test_shifting_a_prompt_changes_no_difference(seed, shift):
 
 
 @given(st.integers(0, 10_000), st.permutations(range(5)))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_order_of_rows_changes_nothing(seed, order):
     table, groups = study(seed)
     before = differences_from_best(table, groups, 0)
@@ -180,7 +180,7 @@ def test_the_order_of_rows_changes_nothing(seed, order):
 
 
 @given(st.integers(0, 10_000), st.floats(0.01, 100), st.booleans())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_units_of_measurement_do_not_matter(seed, factor, nested):
     table, groups = study(seed, seeds=2 if nested else 1)
     plain, scaled = intervals(table, groups), intervals(table * factor, groups)

@@ -124,7 +124,7 @@ def test_any_graph(nodes: dict[str, Any]) -> None:
     usable(facts_from_texts({"prompt": json.dumps(nodes)}))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(NAMES, st.one_of(st.none(), TEXT, NODES.map(json.dumps))), min_size=1, max_size=5

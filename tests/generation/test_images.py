@@ -269,7 +269,7 @@ WHOLE = png(
 )
 
 
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=6))
 def test_damaged_png_never_escapes(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]]

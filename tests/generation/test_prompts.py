@@ -334,7 +334,7 @@ TAGS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tags=TAGS, separator=st.sampled_from([", ", " ", ","]))
 def test_no_token_is_lost_or_moved(tags: list[str], separator: str) -> None:
     tokenizer = shipped("sdxl", "tokenizer_2")
@@ -353,7 +353,7 @@ def test_no_token_is_lost_or_moved(tags: list[str], separator: str) -> None:
             assert comma not in chunk[55:]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(parts=st.lists(st.sampled_from(["a cat", "a dog, ", "", "tag " * 80]), max_size=5))
 def test_break_cuts_like_separate_prompts(parts: list[str]) -> None:
     tokenizer = shipped("sd1", "tokenizer")
@@ -496,7 +496,7 @@ def meant(tree: list[Any], weight: float = 1) -> list[tuple[str, float]]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TREES)
 def test_brackets_within_brackets_multiply(tree: list[Any]) -> None:
     found = [(letter, weight) for text, weight in read(written(tree)) for letter in text]
@@ -505,13 +505,13 @@ def test_brackets_within_brackets_multiply(tree: list[Any]) -> None:
     assert [w for _, w in found] == pytest.approx([w for _, w in wanted], rel=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet=st.characters(blacklist_characters="\\()[]"), min_size=1, max_size=40))
 def test_text_without_brackets_weighs_one(text: str) -> None:
     assert read(text) == [(text, 1)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="a1:.-,()[]|\\ \n", max_size=40))
 def test_any_text_is_read(text: str) -> None:
     """Letters stay in order; escaped, everything stays and weighs one."""
@@ -750,7 +750,7 @@ def test_a_long_prompt_is_shortened_in_the_warning() -> None:
     assert len(found) < 250 and "(smile:1.2), very" in found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="a1:.,()[]|\\ <>", max_size=40))
 def test_any_text_can_be_checked(text: str) -> None:
     """Escaping all brackets leaves no weight."""
