@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from statistics import median
 
-from analysers.phrases import listed, number
+from analysers.phrases import capital, listed, named, number, span
 from analysers.scores import preference
 from analysers.study import Candidate, Kind, Score
 
@@ -129,7 +129,7 @@ def no_effect(
         ),
     )
     return tuple(
-        f"{listed([c.heading(kind) for c in those])} {verb}{'s' if len(those) == 1 else ''} {what}"
+        f"{capital(span(those, order, kind))} {verb}{'s' if len(those) == 1 else ''} {what}"
         for those, verb, what in said
         if those
     )
@@ -149,11 +149,10 @@ def colour_alone(scores: Sequence[Score], *, kind: Kind) -> tuple[str, ...]:
     seen = [c for c in colours if colours[c] > SEEN_COLOUR]
     if not seen:
         return ()
-    names = listed([c.heading(kind) for c in sorted(seen, key=lambda c: preference(c, kind))])
     most = number(max(colours[c] for c in seen))
     return (
-        f"At {names} the colours change (CIEDE2000 {most}) and the brightness, which is all that "
-        "SSIM sees, does not: the effect is larger than 1 - SSIM tells.",
+        f"At {span(seen, rows, kind)} the colours change (CIEDE2000 {most}) and the brightness, "
+        "which is all that SSIM sees, does not: the effect is larger than 1 - SSIM tells.",
     )
 
 
@@ -190,9 +189,9 @@ def foreign_controls(
     values = f"SSIM {number(min(ssim[c] for c in far))}"
     if len(far) > 1:
         values += f" to {number(max(ssim[c] for c in far))}"
-    named = _some(far) if near else ("every case" if len(far) > 1 else _some(far))
+    whose = _some(far) if near else ("every case" if len(far) > 1 else _some(far))
     return (
-        f"At {least.heading(kind)} the pictures of {named} resemble their control no more than an "
+        f"At {named(least, kind)} the pictures of {whose} resemble their control no more than an "
         f"unrelated picture would ({values}): is it the same prompt, seed, size and model?",
     )
 
@@ -232,7 +231,7 @@ def duplicates(
         for group in groups:
             if len(group) > 1:
                 found.append(
-                    f"{listed([c.heading(kind) for c in group])} have the same pictures: one file "
+                    f"{capital(span(group, order, kind))} have the same pictures: one file "
                     "under several names, or a setting that was not applied."
                 )
     found += _same_cases(order, looks)

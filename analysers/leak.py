@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from analysers.phrases import named
 from analysers.statistics import intervals
 from analysers.study import Candidate, Interval, Kind, Score, Told, row_of
 
@@ -151,7 +152,7 @@ def _range(shares: Sequence[tuple[float, Candidate]], kind: Kind) -> str:
     least, most = (end(shares, key=lambda one: one[0]) for end in (min, max))
     if least is most:
         return f"{100 * least[0]:.0f} %"
-    return " to ".join(f"{100 * s:.0f} % ({c.heading(kind)})" for s, c in (least, most))
+    return " to ".join(f"{100 * s:.0f} % ({named(c, kind)})" for s, c in (least, most))
 
 
 def _share(pairs: Sequence[tuple[float, float]]) -> Interval:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from analysers.phrases import listed
+from analysers.phrases import listed, named, span
 from analysers.scores import Tables, tabulate
 from analysers.statistics import Array, intervals, row_means
 from analysers.study import Candidate, Copy, Interval, Kind, Likeness, Score, Told, row_of
@@ -90,8 +90,8 @@ def nearer(tables: Tables) -> Array:
 def record_gaps(found: Sequence[tuple[Candidate, Interval]], kind: Kind) -> Told:
     """The section "by_heart" of a study's evidence."""
     order = sorted(found, key=lambda one: (one[0].place, one[0].strength or 0))
-    surely = [candidate.heading(kind) for candidate, gap in order if gap.low > 0]
-    said = listed(surely) if surely else "no setting"
+    surely = [candidate for candidate, gap in order if gap.low > 0]
+    said = span(surely, [candidate for candidate, _ in order], kind) if surely else "no setting"
     return Told(
         "By how much the nearest training picture is nearer (SSIM) than the nearest held-out one, "
         "beyond what the base model's own pictures are: above 0, training pictures are known by "
@@ -149,7 +149,7 @@ def told_copies(rows: Sequence[Copy], kind: Kind) -> str:
         repeated.setdefault(row.candidate, set()).add(row.reference)
     order = sorted(repeated, key=lambda c: (c.place, c.strength or 0))
     said = [
-        f"{candidate.heading(kind)} repeats {len(repeated[candidate])} training "
+        f"{named(candidate, kind)} repeats {len(repeated[candidate])} training "
         f"picture{'s' * (len(repeated[candidate]) != 1)}"
         for candidate in order
     ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from analysers.metrics.metric import declared
-from analysers.study import Candidate, Kind, Summary
+from analysers.study import Candidate, Kind
 
 GLOSSARY = {
     "setting": "What is chosen: a checkpoint of the LoRA at a strength.",
@@ -53,29 +53,49 @@ def listed(words: Sequence[str]) -> str:
 
 
 LONG = 60
-"""Characters of a list of the plane's settings; of a longer one only the number is said."""
+"""Characters of a list of settings; of a longer one only the number is said."""
 
 
-def span(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
-    """Candidates in words, a run of three or more as a range: "0.4 to 0.8", "0.2 and 0.6".
+def span(chosen: Collection[Candidate], among: Iterable[Candidate], kind: Kind) -> str:
+    """Candidates in words with their noun, three and more neighbours `among` all as a range:
+    "strength 0.6", "strengths 0.2 and 0.6", "epochs 1 to 8".
 
-    On the plane by checkpoint: "epoch 3 at 0.6 to 1.0, epoch 4 at 0.6"; many as their number.
+    On the plane by checkpoint: "epochs 1 to 3 at 0.6 to 1.0, epoch 4 at 0.6". Three and more that
+    make a long list are told as their number: "12 settings".
     """
-    order = [s.candidate for s in walk]
-    if kind != "plane":
-        return _runs([c.heading(kind) for c in order], [order.index(c) for c in chosen])
-    words = []
-    for place in sorted({c.place for c in chosen}):
-        row = [c for c in order if c.place == place]
-        held = [row.index(c) for c in chosen if c.place == place]
-        words.append(
-            f"{row[0].heading('epochs')} at {_runs([c.heading('strength') for c in row], held)}"
-        )
-    text = listed(words) if all(" and " not in w for w in words) else "; ".join(words)
-    return text if len(text) <= LONG else f"{len(chosen)} settings"
+    order = sorted({*among, *chosen}, key=lambda c: along(c, kind))
+    chosen = [c for c in order if c in chosen]
+    whole = kind == "plane" and all(c.strength is not None for c in chosen)
+    text = _by_checkpoint(chosen, order) if whole else _run(chosen, order, kind)
+    return text if len(chosen) < 3 or len(text) <= LONG else f"{len(chosen)} settings"
 
 
-def _runs(names: Sequence[str], held: Sequence[int]) -> str:
+def _by_checkpoint(chosen: Sequence[Candidate], order: Sequence[Candidate]) -> str:
+    """Checkpoints that are chosen at the same strengths together."""
+    heads = list({c.place: c for c in order}.values())
+    together: dict[str, list[Candidate]] = {}
+    for head in heads:
+        row = [c for c in order if c.place == head.place]
+        held = [row.index(c) for c in chosen if c.place == head.place]
+        if held:
+            strengths = _ranges([c.heading("strength") for c in row], held)
+            together.setdefault(strengths, []).append(head)
+    words = [f"{_run(some, heads, 'epochs')} at {at}" for at, some in together.items()]
+    return "; ".join(words) if any(" and " in word for word in words) else listed(words)
+
+
+def _run(chosen: Sequence[Candidate], order: Sequence[Candidate], kind: Kind) -> str:
+    """Neighbours as ranges, under one noun where all have it: "epochs 1 to 3 and 5"."""
+    held = [order.index(c) for c in chosen]
+    for noun, numbered in _NOUNS[kind]:
+        numbers = {place: numbered(order[place]) for place in held}
+        if all(numbers.values()):
+            names = [numbered(c) for c in order]
+            return f"{noun}{'s' * (len(held) > 1)} {_ranges(names, held)}"
+    return _ranges([c.heading(kind) for c in order], held)
+
+
+def _ranges(names: Sequence[str], held: Sequence[int]) -> str:
     """The names at the places `held`, neighbours of three and more as a range."""
     places = sorted(held)
     words: list[str] = []
@@ -89,39 +109,36 @@ def _runs(names: Sequence[str], held: Sequence[int]) -> str:
     return listed(words)
 
 
+def _strength(candidate: Candidate) -> str:
+    return "" if candidate.strength is None else candidate.heading("strength")
+
+
+def _epoch(candidate: Candidate) -> str:
+    return str(candidate.epoch) if candidate.label == f"epoch {candidate.epoch}" else ""
+
+
+def _step(candidate: Candidate) -> str:
+    return str(candidate.step) if candidate.label == f"step {candidate.step}" else ""
+
+
+_NOUNS: Mapping[Kind, Sequence[tuple[str, Callable[[Candidate], str]]]] = {
+    "strength": [("strength", _strength)],
+    "epochs": [("epoch", _epoch), ("step", _step)],
+    "plane": [],
+}
+"""What a setting is called, and its number of that where it has one."""
+
+
+def named(candidate: Candidate, kind: Kind) -> str:
+    """A candidate within a sentence, where other figures stand beside it: "strength 0.6"."""
+    return _run([candidate], [candidate], kind)
+
+
 def along(candidate: Candidate, kind: Kind) -> tuple[object, ...]:
     strength = 0.0 if candidate.strength is None else float(candidate.strength)
     if kind == "strength":
         return (strength, candidate.place, candidate.checkpoint, candidate.label)
     return (candidate.place, strength, candidate.checkpoint, candidate.label)
-
-
-def several(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
-    """Candidates with their noun: "Strengths 0.2 to 0.8", "Epochs 1 to 8", "12 settings"."""
-    text = _several(chosen, walk, kind)
-    return text if len(text.split()) <= 8 else f"{len(chosen)} settings"
-
-
-def _several(chosen: Sequence[Candidate], walk: Sequence[Summary], kind: Kind) -> str:
-    if kind == "plane":
-        return f"{len(chosen)} settings" if len(chosen) > 2 else capital(span(chosen, walk, kind))
-    if kind == "strength":
-        alone = all(c.strength is not None for c in chosen)
-        return f"Strengths {span(chosen, walk, kind)}" if alone else span(chosen, walk, kind)
-    order = [s.candidate for s in walk]
-    for noun, number_of in (("epoch", _epoch), ("step", _step)):
-        if all(c.label == f"{noun} {number_of(c)}" for c in chosen):
-            names = [str(number_of(c)) for c in order]
-            return f"{noun.capitalize()}s {_runs(names, [order.index(c) for c in chosen])}"
-    return capital(span(chosen, walk, kind))
-
-
-def _epoch(candidate: Candidate) -> int | None:
-    return candidate.epoch
-
-
-def _step(candidate: Candidate) -> int | None:
-    return candidate.step
 
 
 def number_word(count: int) -> str:

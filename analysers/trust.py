@@ -265,10 +265,10 @@ def kind_of_picture(
     found = kinds_of_picture(scores, kind=kind, rank_by=rank_by, margin=margin)
     if not found:
         return None
-    return KindsOfPicture(kinds_sentence(found, declared(rank_by).label), found)
+    return KindsOfPicture(kinds_sentence(found, declared(rank_by).label, kind), found)
 
 
-def kinds_sentence(found: Sequence[KindOfPicture], name: str) -> str:
+def kinds_sentence(found: Sequence[KindOfPicture], name: str, kind: Kind) -> str:
     """What `kinds_of_picture` found, in a sentence; "" for nothing."""
     if not found:
         return ""
@@ -283,7 +283,9 @@ def kinds_sentence(found: Sequence[KindOfPicture], name: str) -> str:
             f"flatter ({percent(most.flat)} flat area, controls {percent(most.flat_control)})"
         )
     names = [k.candidate for k in found]
-    at = listed(names) if len(names) < 5 else f"{listed(names[:3])} and {len(names) - 3} more"
+    at = listed(names) if len(names) < 5 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    if kind == "strength":
+        at = f"strength{'s' * (len(names) > 1)} {at}"
     where = f"At {at}" if len(names) == 1 else f"At {at}, most at {most.candidate},"
     return (
         f"{where} the pictures are {' and '.join(how)} than the controls: {name} reads that as "

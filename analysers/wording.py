@@ -13,10 +13,10 @@ from analysers.phrases import (
     is_or_are,
     listed,
     metric_name,
+    named,
     number,
     number_word,
     percent,
-    several,
     show_or_shows,
     span,
 )
@@ -121,10 +121,13 @@ class _Told:
         self.pick = self.of[verdict.recommended] if verdict.recommended else self.best
 
     def name(self, candidate: Candidate) -> str:
+        return named(candidate, self.kind)
+
+    def heading(self, candidate: Candidate) -> str:
         return candidate.heading(self.kind)
 
     def span(self, chosen: Sequence[Candidate]) -> str:
-        return span(chosen, self.walk, self.kind)
+        return span(chosen, self.of, self.kind)
 
     def mean(self, summary: Summary) -> float:
         return summary.metrics[self.setting.rank_by].mean
@@ -141,11 +144,11 @@ def say(
 def _answer(told: _Told) -> tuple[list[Sentence], list[Sentence]]:
     """What to use, the one reason and where it ends; and the other reasons, for who asks why."""
     if told.verdict.recommended is None:
-        return _no_recommendation(told), _signs(told)
-    use = say("answer", "use", f"Use {told.name(told.pick.candidate)}.", [told.pick.candidate])
+        return _no_recommendation(told), []
+    use = say("answer", "use", f"Use {told.heading(told.pick.candidate)}.", [told.pick.candidate])
     reason, *more = [*_chosen(told), *_lowest(told)]
     why = [replace(sentence, role="why") for sentence in more]
-    return [use, reason, *_clean_words(told)], [*why, *_signs(told)]
+    return [use, reason, *_clean_words(told)], why
 
 
 def _chosen(told: _Told) -> list[Sentence]:
@@ -161,14 +164,14 @@ def _chosen(told: _Told) -> list[Sentence]:
     if "alone" in verdict.why:
         return []
     if "most_effect" not in verdict.why:
-        text = f"{several(verdict.level, told.walk, told.kind)} tie on quality; of these it has "
+        text = f"{capital(told.span(verdict.level))} tie on quality; of these it has "
         text += f"the {_extreme(told)} mean {told.metric}."
         return [say("answer", "lowest_of_level", text, [told.pick.candidate, *verdict.level])]
     clean = [c for c in verdict.level if told.of[c].state == "clean"]
     if len(clean) == 1:
         text = "Of the settings that tie on quality, only it is shown to be clean."
     else:
-        text = f"{several(clean, told.walk, told.kind)} are clean and tie on quality; of "
+        text = f"{capital(told.span(clean))} are clean and tie on quality; of "
         signs = "signs" in verdict.why
         text += "these it has the most effect"
         text += " without signs of over-cooking." if signs else "."
@@ -218,25 +221,25 @@ def _lowest(told: _Told) -> list[Sentence]:
             if "lowest" not in verdict.why
             else []
         )
-    text = f"{capital(name)} has the {figure}"
+    text, which = f"{capital(name)} has the {figure}", ""
     if tied:
-        text = f"{capital(told.span(tied))} tie for the {figure}"
-    named = [best.candidate]
+        text, which = f"{capital(told.span(tied))} tie for the {figure}", f"{name} "
+    spoken = [best.candidate]
     if best.beyond:
         first = min(
             (s for s in told.walk if s.state == "broken" and reaches(s, best, told.kind)),
             key=lambda s: _size(s.candidate, told.kind),
         )
-        named.append(first.candidate)
+        spoken.append(first.candidate)
         if first is best:
-            text += f", but {name} is broken"
+            text += f", but {which}is broken"
         else:
-            text += f", but {name} lies beyond the breakdown at {told.name(first.candidate)}"
-        return [say("answer", "best_beyond", f"{text}.", named, **values)]
+            text += f", but {which}lies beyond the breakdown at {told.name(first.candidate)}"
+        return [say("answer", "best_beyond", f"{text}.", spoken, **values)]
     if best.candidate.strength == 0:
-        text += f", but {name} leaves the LoRA out"
-        return [say("answer", "best_without_lora", f"{text}.", named, **values)]
-    return [say("answer", "best_level", f"{text}; they tie within the noise.", named, **values)]
+        text += f", but {which}leaves the LoRA out"
+        return [say("answer", "best_without_lora", f"{text}.", spoken, **values)]
+    return [say("answer", "best_level", f"{text}; they tie within the noise.", spoken, **values)]
 
 
 def reaches(broken: Summary, other: Summary, kind: Kind) -> bool:
@@ -309,7 +312,7 @@ def _clean_words(told: _Told) -> list[Sentence]:
     said = []
     if clean:
         below = _unsure_below(told, clean)
-        text = f"{word.capitalize()} clean setting: {told.name(clean)}"
+        text = f"{word.capitalize()} clean setting: {told.heading(clean)}"
         if below:
             text += f", though {told.span(below)} {where} it {is_or_are(below)} unsure"
         said.append(("strongest_clean", text, [clean, *below]))
@@ -321,9 +324,9 @@ def _clean_words(told: _Told) -> list[Sentence]:
         default=None,
     )
     if broken:
-        said.append(("breakdown", f"it breaks at {told.name(broken)}", [broken]))
+        said.append(("breakdown", f"it breaks at {told.heading(broken)}", [broken]))
     elif elsewhere:
-        text = f"it breaks elsewhere, first at {told.name(elsewhere)}"
+        text = f"it breaks elsewhere, first at {told.heading(elsewhere)}"
         said.append(("breakdown_elsewhere", text, [elsewhere]))
     else:
         said.append(("no_breakdown", "no breakdown was found", []))
@@ -339,19 +342,6 @@ def _unsure_below(told: _Told, clean: Candidate) -> list[Candidate]:
         and s.candidate.strength != 0
         and before(s.candidate, clean, told.kind)
     ]
-
-
-def _signs(told: _Told) -> list[Sentence]:
-    noticed = [s.candidate for s, _ in _noticed(told)]
-    if told.verdict.pick not in noticed and told.verdict.strongest_clean not in noticed:
-        return []
-    text = (
-        f"At {told.span(noticed)} there are signs of over-cooking: look before you publish."
-        if told.kind == "strength"
-        else f"{capital(told.span(noticed))} {show_or_shows(noticed)} signs of over-cooking: "
-        "look before you publish."
-    )
-    return [say("why", "signs", text, noticed)]
 
 
 def _extreme(told: _Told) -> str:
@@ -380,7 +370,7 @@ def _bounds(interval: Interval) -> str:
 def _evidence(told: _Told) -> list[Sentence]:
     said = []
     verdict, best, kind = told.verdict, told.best, told.kind
-    if kind == "plane" and len(verdict.level) > 2:
+    if kind == "plane" and len(verdict.level) > 2 and "most_effect" in verdict.why:
         text = f"Tied on quality: {told.span(verdict.level)}."
         said.append(say("why", "level", text, verdict.level))
     using = [s for s in told.ranked if s.candidate.strength != 0]
@@ -391,11 +381,11 @@ def _evidence(told: _Told) -> list[Sentence]:
         rival = max(told.ranked, key=lambda s: s.p_best if math.isfinite(s.p_best) else -1.0)
         text = f"With other prompts of this kind {told.name(best.candidate)} would come first in "
         text += f"about {percent(best.p_best)} of studies"
-        named = [best.candidate]
+        spoken = [best.candidate]
         if rival is not best:
             text += f", {told.name(rival.candidate)} in {percent(rival.p_best)}"
-            named.append(rival.candidate)
-        said.append(say("why", "probability", f"{text}.", named, best=best.p_best))
+            spoken.append(rival.candidate)
+        said.append(say("why", "probability", f"{text}.", spoken, best=best.p_best))
     floor = told.setting.noise_floor.get(told.setting.rank_by)
     if floor:
         text = (
@@ -429,7 +419,7 @@ def _safe_range(told: _Told) -> list[Sentence]:
     said = []
     if told.verdict.breakdown:
         diff = told.of[told.verdict.breakdown].diff_control
-        if math.isfinite(diff.mean):
+        if math.isfinite(diff.mean) and (diff.mean > 0) == (setting.better == "lower"):
             text = (
                 f"{capital(told.name(told.verdict.breakdown))} is {number(abs(diff.mean))} "
                 f"{worse} the control{_bounds(diff)}."
@@ -463,19 +453,16 @@ def _frontier(told: _Told) -> list[Sentence]:
         known = reach.get(s.candidate.place)
         if known is None or (known.candidate.strength or 0) < strength:
             reach[s.candidate.place] = s
-    places = sorted(reach)
-    words = []
-    while places:
-        strength = reach[places[0]].candidate.strength
-        run = 1
-        while run < len(places) and reach[places[run]].candidate.strength == strength:
-            run += 1
-        names = [reach[p].candidate.heading("epochs") for p in places[:run]]
-        group = f"{names[0]} to {names[-1]}" if run >= 3 else listed(names)
-        words.append(f"{group} up to {reach[places[0]].candidate.heading('strength')}")
-        places = places[run:]
-    ends = [reach[p].candidate for p in sorted(reach)]
-    return [say("why", "frontier", f"The clean region: {'; '.join(words)}.", ends)] if words else []
+    if not reach:
+        return []
+    ends = [reach[place].candidate for place in sorted(reach)]
+    heads = {c.place: reach[c.place].candidate if c.place in reach else c for c in told.of}.values()
+    together: dict[str, list[Candidate]] = {}
+    for end in ends:
+        together.setdefault(end.heading("strength"), []).append(end)
+    words = [f"{span(some, heads, 'epochs')} up to {top}" for top, some in together.items()]
+    text = f"The clean region: {'; '.join(words)}."
+    return [say("why", "frontier", text, ends)]
 
 
 def _effect(told: _Told) -> list[Sentence]:
@@ -485,19 +472,19 @@ def _effect(told: _Told) -> list[Sentence]:
     own = effect.get(pick.candidate, math.nan)
     if math.isfinite(own):
         preposition = "at" if kind == "strength" else "for"
-        named = [pick.candidate]
+        spoken = [pick.candidate]
         text = f"Effect on the picture (1 - SSIM): {number(own)} {preposition} "
         text += told.name(pick.candidate)
         clean = verdict.strongest_clean
         if clean and clean != pick.candidate and math.isfinite(effect.get(clean, math.nan)):
             text += f", {number(effect[clean])} {preposition} {told.name(clean)}"
-            named.append(clean)
-        said.append(say("why", "effect", f"{text}.", named, effect=own))
+            spoken.append(clean)
+        said.append(say("why", "effect", f"{text}.", spoken, effect=own))
     if verdict.plateau and verdict.zone:
         text = f"Goldilocks zone: {told.span(verdict.zone)}"
         line = [
             s
-            for s in sorted(told.walk, key=lambda s: along(s.candidate, kind))
+            for s in told.walk
             if kind == "epochs" or s.candidate.strength == pick.candidate.strength
         ]
         if line[0].candidate.place < verdict.plateau.place:
@@ -538,9 +525,9 @@ def _second_opinion(told: _Told) -> list[Sentence]:
     noticed = _noticed(told)
     if not noticed:
         return []
-    s, words = noticed[0]
+    s, words = next((one for one in noticed if one[0] is told.pick), noticed[0])
     text = f"{told.metric} sees no damage at {told.name(s.candidate)}, but {listed(words)}."
-    others = [o.candidate for o, _ in noticed[1:]]
+    others = [o.candidate for o, _ in noticed if o is not s]
     if others:
         text += f" {capital(told.span(others))} {show_or_shows(others)} such signs as well."
     text += " Look at the pictures before you trust the number."
@@ -580,7 +567,7 @@ def _undefined(told: _Told) -> list[Sentence]:
             pictures=s.unscored,
         )
         for s in told.walk
-        if s.unscored
+        if s.unscored and s.rank is not None
     ]
 
 
@@ -615,7 +602,7 @@ def _race(told: _Told) -> list[Sentence]:
     parts = []
     for cases in sorted(set(stopped.values())):
         some = [s.candidate for s in told.walk if stopped.get(s.candidate) == cases]
-        parts.append(f"{told.span(some)} {cases}")
+        parts.append(f"{told.span(some)} ({cases} case{'s' * (cases != 1)})")
     if not parts:
         return []
     text = f"Given fewer cases than the answer turns on: {'; '.join(parts)}."
@@ -638,8 +625,8 @@ def _failed(summaries: Sequence[Summary], setting: Setting) -> list[Sentence]:
         say(
             "caution",
             "failed",
-            f"{capital(s.candidate.heading(setting.kind))} could not be ranked: "
-            f"{s.reason.rstrip('.')}.",
+            f"{capital(named(s.candidate, setting.kind))} could not be ranked: "
+            f"{s.reason.rstrip('.')}{'; it counts as broken' * bool(s.unscored)}.",
             [s.candidate],
         )
         for s in summaries

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared, declared_by_summary
-from analysers.phrases import GLOSSARY
+from analysers.phrases import GLOSSARY, listed
 from analysers.study import Candidate, Interval, RunRecord, Study, Summary
 from generation.cells import strength_text
 from generation.folder import write_result
@@ -338,12 +338,29 @@ def notes(study: Study, summary: Summary) -> list[str]:
         found.append("beyond the breakdown")
     elif summary.state == "unsure" and "one_case" not in verdict.why:
         found.append("unsure")
+    found += _doubts(study, summary.candidate)
     if verdict.plateau == summary.candidate and study.kind == "epochs":
         found.append("effect has levelled off")
     if summary.reason:
         found.append(summary.reason)
     if study.evidence.race and summary.n < max(one.n for one in study.summaries):
         found.append(f"{summary.n} case{'s' * (summary.n != 1)}")
+    return found
+
+
+def _doubts(study: Study, candidate: Candidate) -> list[str]:
+    """What the other metrics say against a candidate: those that a sentence only counts are told
+    here."""
+    verdict = study.verdict
+    signs = [s for s in verdict.sentences if s.code == "second_opinion"]
+    found = ["signs of over-cooking"] if any(candidate in s.candidates for s in signs) else []
+    out = [
+        label(one.name)
+        for one in verdict.criteria
+        if one.name != study.rank_by and candidate not in one.inside and candidate.strength != 0
+    ]
+    found += [f"out of range in {listed(out)}"] if out else []
+    found += ["surpassed by none in all"] if candidate in verdict.front else []
     return found
 
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from analysers.runs.events import Event
     from analysers.study import Score, Study
 
-NAMED = 4
-"""As many settings are named in a line."""
-
 
 class Bar:
     """Progress on stderr: how many of how many, measured pictures per second, time to go.
@@ -121,6 +118,8 @@ def _so_far(study: Study) -> str:
 def _ahead(study: Study, more: Sequence[Score]) -> str:
     """What the next block adds: settings not looked at yet, or cases of those on which the answer
     turns, and by how much these narrow the intervals."""
+    from analysers.phrases import span
+
     had = Counter(row.candidate for row in study.scores)
     adds = Counter(row.candidate for row in more if row.candidate is not None)
     pictures = count(len(more), "picture")
@@ -129,13 +128,10 @@ def _ahead(study: Study, more: Sequence[Score]) -> str:
         return f"Next: {pictures}, of {count(len(new), 'more setting')}."
     if not adds:
         return ""
-    names = [candidate.heading(study.kind) for candidate in adds]
-    which = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    if len(names) > NAMED:
-        which = count(len(names), "setting")
+    which = span(adds, [one.candidate for one in study.summaries], study.kind)
     narrower = [1 - math.sqrt(had[one] / (had[one] + adds[one])) for one in adds]
     about = f"{sum(narrower) / len(narrower):.0%}".replace("%", " %")
-    whose = "its interval" if len(names) == 1 else "their intervals"
+    whose = "its interval" if len(adds) == 1 else "their intervals"
     return (
         f"Next: {pictures} of {which}, on which the answer turns; {whose} will be about {about} "
         "narrower."

@@ -10,6 +10,7 @@ from analysers import checks, ranking
 from analysers.measure import Measured
 from analysers.metrics.luma import Pixels
 from analysers.metrics.metric import declared
+from analysers.phrases import named
 from analysers.runs.evidence import unrelated
 from analysers.runs.request import Judging
 from analysers.runs.source import relative
@@ -149,10 +150,10 @@ def _beside(
         for row in section.rows
         if row["candidate"] == plain(pick)
     }
-    heading = pick.heading(kind)
+    which = named(pick, kind)
     if "likeness" in own:
         row = own["likeness"]
-        text = f"Likeness of {heading} to the training pictures: {row['likeness']:.2f} (95 % "
+        text = f"Likeness of {which} to the training pictures: {row['likeness']:.2f} (95 % "
         text += f"interval {row['low']:.2f} to {row['high']:.2f}), from 0 without the LoRA to 1 as "
         text += "it could be"
         if "by_heart" in own:
@@ -166,7 +167,7 @@ def _beside(
     if "leak" in own:
         row = own["leak"]
         share, low, high = (100 * row[name] for name in ("without trigger", "low", "high"))
-        text = f"Without its trigger word {heading} keeps {share:.0f} % of its effect (95 % "
+        text = f"Without its trigger word {which} keeps {share:.0f} % of its effect (95 % "
         text += f"interval {low:.0f} to {high:.0f})."
         yield say("why", "leak", text, [pick], share=row["without trigger"])
 
@@ -178,7 +179,7 @@ def _passed_over(verdict: Verdict, evidence: Evidence, kind: Kind) -> Iterator[S
         return
     words = {
         "beyond": "beyond what breaks",
-        "less": f"with less effect than {verdict.pick.heading(kind)}",
+        "less": f"with less effect than {named(verdict.pick, kind)}",
         "more": "with more that will hardly be clean",
         "beside": "beside settings that are less like the references",
     }

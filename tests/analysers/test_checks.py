@@ -71,7 +71,8 @@ def test_a_lora_that_was_not_applied():
     }
     rows = [moved(r, 90.0) for r in rows]
     assert checks.no_effect(rows, kind="strength", pixels=some) == (
-        "0.2 equals the control in every picture, pixel for pixel: there the LoRA does nothing.",
+        "Strength 0.2 equals the control in every picture, pixel for pixel: there the LoRA does "
+        "nothing.",
     )
 
 
@@ -96,8 +97,8 @@ def test_rounding_is_told_from_nothing_and_from_an_effect():
         moved(row(s, c, 0.99999), 1.0 if s == "0.2" else 30.0) for s in STRENGTHS for c in range(6)
     ]
     assert checks.no_effect(rows, kind="strength") == (
-        "0.2 differs from the control by at most 2 of 255 grey levels in any pixel, as rounding "
-        "does: there the LoRA does nothing that can be seen.",
+        "Strength 0.2 differs from the control by at most 2 of 255 grey levels in any pixel, as "
+        "rounding does: there the LoRA does nothing that can be seen.",
     )
     unknown = [row(s, c, 1.0) for s in STRENGTHS for c in range(6)]
     assert checks.no_effect(unknown, kind="strength") == (), "SSIM alone claims nothing"
@@ -106,7 +107,7 @@ def test_rounding_is_told_from_nothing_and_from_an_effect():
 def test_colours_that_ssim_does_not_see_are_told():
     rows = [moved(row(s, c, 0.999), 60.0, 20 * float(s)) for s in STRENGTHS for c in range(6)]
     (warning,) = checks.colour_alone(rows, kind="strength")
-    assert warning.startswith("At 0.4 and 0.8 the colours change (CIEDE2000 16.0)")
+    assert warning.startswith("At strengths 0.4 and 0.8 the colours change (CIEDE2000 16.0)")
     assert warning in checks.check(rows, kind="strength")
     content = [moved(row(s, c, 0.8), 60.0, 20.0) for s in STRENGTHS for c in range(6)]
     assert checks.colour_alone(content, kind="strength") == ()
@@ -124,7 +125,7 @@ def test_a_control_of_another_seed():
     rows = [r for r in healthy() if not (r.case == "p03" and r.candidate)]
     rows += [row(s, 3, 0.18) for s in STRENGTHS]
     (warning,) = checks.foreign_controls(rows, kind="strength")
-    assert "At 0.2 the pictures of p03" in warning and "(SSIM 0.18)" in warning
+    assert "At strength 0.2 the pictures of p03" in warning and "(SSIM 0.18)" in warning
     everywhere = [row(s, c, 0.15 + c / 100) for s in STRENGTHS for c in range(6)]
     (warning,) = checks.foreign_controls(everywhere, kind="strength")
     assert "every case" in warning and "SSIM 0.15 to 0.2" in warning
@@ -144,7 +145,7 @@ def test_duplicates_by_pixels():
     for c in range(6):
         pixels[f"0.4/{c}.png"] = pixels[f"0.8/{c}.png"]
     (warning,) = checks.duplicates(rows, kind="strength", pixels=pixels)
-    assert warning.startswith("0.4 and 0.8 have the same pictures")
+    assert warning.startswith("Strengths 0.4 and 0.8 have the same pictures")
     assert checks.duplicates(rows, kind="strength") == ()  # measurements differ
 
 

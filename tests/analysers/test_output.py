@@ -108,7 +108,9 @@ def test_one_picture_more_is_called_one():
     study = Study("strength", "", "brisque", "lower", (), (control, half), (), Verdict())
     assert _ahead(study, [whole]) == "Next: 1 picture, of 1 more setting."
     told = _ahead(study, [replace(control, case="p1"), replace(half, case="p1")])
-    assert told.startswith("Next: 2 pictures of 0.5, on which the answer turns; its interval will")
+    assert told.startswith(
+        "Next: 2 pictures of strength 0.5, on which the answer turns; its interval will"
+    )
 
 
 def test_an_answer_so_far_says_how_sure_it_is():

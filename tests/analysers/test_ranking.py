@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from dataclasses import replace
 from decimal import Decimal
 
@@ -84,7 +85,7 @@ def test_one_case_ranks_by_the_ancestors_rule_and_decides_nothing():
     assert [s.rank for s in summaries] == [1, 2, 3]
     assert verdict.best == strength("0.4")
     assert verdict.headline == "One picture cannot decide." and verdict.why == ("one_case",)
-    assert "On it 0.4 has the lowest BRISQUE (21.3)" in verdict.answer
+    assert "On it strength 0.4 has the lowest BRISQUE (21.3)" in verdict.answer
     assert "At least 6 prompts with 2 seeds each would tell" in verdict.answer
     assert verdict.recommended is None and verdict.confidence == "none" and not verdict.level
     assert math.isnan(summaries[1].diff_best.low) and math.isnan(summaries[0].p_best)
@@ -112,7 +113,7 @@ def test_two_identical_epochs_the_earlier_wins_and_it_is_said():
     rows = [row(epoch(e), 0, 20.0) for e in (3, 2)] + [row(epoch(1), 0, 22.0)]
     summaries, verdict = decide(rows, kind="epochs")
     assert verdict.best == epoch(2)
-    assert "On it epoch 2 and epoch 3 tie for the lowest BRISQUE (20.0)" in verdict.answer
+    assert "On it epochs 2 and 3 tie for the lowest BRISQUE (20.0)" in verdict.answer
 
 
 def test_negative_strengths_tie_by_size():
@@ -168,7 +169,7 @@ def test_a_candidate_that_failed_is_listed_last_with_its_reason():
     last = summaries[-1]
     assert (last.candidate, last.rank, last.n) == (strength("0.5"), None, 0)
     assert last.reason == "out of memory" and last.safe is None and not last.contender
-    assert "0.5 could not be ranked: out of memory." in verdict.warnings
+    assert "Strength 0.5 could not be ranked: out of memory." in verdict.warnings
     assert verdict.best == strength("0.6")
     assert not any(math.isinf(s.metrics["brisque"].mean) for s in summaries)
 
@@ -199,6 +200,9 @@ def test_black_pictures_do_not_win():
     assert summaries[1].state == "broken" and summaries[1].rank == 2 and not summaries[1].contender
     assert summaries[1].reason == "2 of 12 pictures have no score: all black"
     assert verdict.breakdown == strength("1.4")
+    # its other pictures score better than the control: that is no reason to call it worse
+    assert summaries[1].diff_control.mean < 0
+    assert not any("above the control" in text for text in verdict.arguments)
 
 
 def test_a_case_whose_control_is_black_too_counts_against_nobody():
@@ -323,7 +327,7 @@ def test_best_without_the_lora_is_said_so():
     _, verdict = decide(sweep(curve), kind="strength")
     assert verdict.best == strength("0.0") and verdict.recommended == strength("0.4")
     assert "best_without_lora" in verdict.why
-    assert verdict.answer.startswith("Use 0.4. 0.0 has the lowest mean BRISQUE")
+    assert verdict.answer.startswith("Use 0.4. Strength 0.0 has the lowest mean BRISQUE")
 
 
 def test_without_controls_nothing_is_called_safe():
@@ -377,7 +381,7 @@ def test_the_goldilocks_zone_runs_from_plateau_to_breakdown():
     assert verdict.zone == (epoch(4), epoch(5), epoch(6))
     assert verdict.strongest_clean == epoch(6)
     text = " ".join(verdict.arguments)
-    assert "Goldilocks zone: epoch 4 to epoch 6" in text
+    assert "Goldilocks zone: epochs 4 to 6" in text
     assert "undertrained" in text and "overtrained" in text
 
 
@@ -428,16 +432,26 @@ def test_the_signs_contradict_a_metric_that_likes_the_wreck():
     )
     assert verdict.warnings[0] == "first"
     assert verdict.warnings[1].startswith(
-        "BRISQUE sees no damage at 1.2, but contrast is 1.4 times the control's "
-        "and prompts have begun to look alike. 1.4 shows such signs as well."
+        "BRISQUE sees no damage at strength 1.2, but contrast is 1.4 times the control's "
+        "and prompts have begun to look alike. Strength 1.4 shows such signs as well."
     )
-    assert (
-        "At 1.2 and 1.4 there are signs of over-cooking: look before you publish."
-    ) in verdict.arguments
     worst = by(summaries)[strength("1.4")].metrics
     assert worst["rms_contrast_ratio"].mean == pytest.approx(1.4)
     assert worst["clipped_change"].mean == pytest.approx(0.028)
     assert worst["likeness"].mean == pytest.approx(0.61)
+
+
+def test_on_the_plane_many_settings_with_signs_are_told_as_their_number():
+    strengths = ("-0.4", "0.4", "0.6", "0.8", "1.0", "1.2")
+    curve = {epoch(e, s): 0.0 for e in (1, 2, 3) for s in strengths}
+    marked = [c for i, c in enumerate(curve) if i % 2 == i // 6 % 2]
+    summaries, verdict = decide(
+        sweep(curve, signs=lambda c: {"rms_contrast": 60.0 if c in marked else 40.0}), kind="plane"
+    )
+    [sentence] = [s for s in verdict.sentences if s.code == "second_opinion"]
+    assert set(sentence.candidates) == set(marked) and len(marked) == 9
+    assert "8 settings show such signs as well." in sentence.text
+    agrees(summaries, verdict, "plane")
 
 
 def test_no_contradiction_where_the_metric_sees_the_damage():
@@ -471,8 +485,56 @@ CLAIMS = {
 """What a sentence of each code says of the candidates it names."""
 
 
-UNNAMED = ("lowest", "most_effect", "lowest_of_level", "level", "frontier", "undecided")
-"""Codes of sentences that need not name each of their candidates."""
+LIST = r"-?[\d.]*\d(?:(?:, | and | to )-?[\d.]*\d)*"
+NAMED = {
+    "strength": rf"(?:strengths? |setting: |at |Use )({LIST})",
+    "epochs": rf"epochs? ({LIST})",
+    "plane": rf"epochs? ({LIST}) (?:at|up to) ({LIST})",
+}
+"""How a sentence names settings."""
+
+
+def in_list(text, order):
+    """What a list such as "0.2, 0.6 to 1.0 and 1.4" holds of what is in `order`."""
+    found = set()
+    for part in re.split(", | and ", text):
+        first, _, last = part.partition(" to ")
+        if first in order and (last or first) in order:
+            found |= set(order[order.index(first) : order.index(last or first) + 1])
+    return found
+
+
+def spoken_of(text, candidates, kind):
+    """The candidates that a sentence names, read back from its words."""
+    strengths = sorted({c.strength for c in candidates})
+    strengths = [c.heading("strength") for s in strengths for c in [Candidate(strength=s)]]
+    epochs = [str(e) for e in sorted({c.epoch for c in candidates})]
+    found = set()
+    for match in re.finditer(NAMED[kind], text, re.IGNORECASE):
+        ends = in_list(match[1], strengths if kind == "strength" else epochs)
+        at = in_list(match[2], strengths) if kind == "plane" else set()
+        for c in candidates:
+            strength = c.heading("strength")
+            if kind == "plane" and "up to" in match[0]:
+                inside = str(c.epoch) in ends and strength == match[2]
+            elif kind == "plane":
+                inside = str(c.epoch) in ends and strength in at
+            else:
+                inside = (strength if kind == "strength" else str(c.epoch)) in ends
+            found |= {c} if inside else set()
+    return found
+
+
+def told_all(sentence, summaries, pick, kind):
+    """Whether a sentence names each of its candidates, calls it "it", or tells their number."""
+    rest = set(sentence.candidates) - spoken_of(sentence.text, by(summaries), kind)
+    if re.search(r"\b(it|all settings)\b", sentence.text, re.IGNORECASE):
+        rest -= {pick}
+    if not rest or sentence.text.startswith("All settings"):
+        return True
+    counts = [int(n) for n in re.findall(r"(\d+) (?:settings|such)", sentence.text)]
+    whole = len(set(sentence.candidates))
+    return sum(counts) in {whole, whole - 1, len(rest)}  # without the first, which is named
 
 
 def agrees(summaries, verdict, kind):
@@ -482,10 +544,7 @@ def agrees(summaries, verdict, kind):
         for place, candidate in enumerate(sentence.candidates):
             claim = CLAIMS.get(sentence.code, lambda s, first: True)
             assert claim(found[candidate], place == 0), sentence
-            if sentence.code not in UNNAMED:
-                names = [candidate.heading(k) for k in ("strength", "epochs", "plane")]
-                spans = " to " in sentence.text or ";" in sentence.text or " at " in sentence.text
-                assert spans or any(n.lower() in sentence.text.lower() for n in names), sentence
+        assert told_all(sentence, summaries, verdict.pick, kind), sentence
     pick = verdict.recommended
     if pick is None:
         none = {"one_case", "all_broken", "no_lora"}
@@ -504,9 +563,10 @@ def agrees(summaries, verdict, kind):
 
 @st.composite
 def any_rows(draw):
-    """Up to five candidates and four cases with gaps, failures and undefined scores."""
+    """Up to 20 candidates and four cases with gaps, failures, undefined scores and signs."""
     texts = draw(st.lists(st.sampled_from(["-0.4", "0.0", "0.4", "0.8", "1.2"]), unique=True))
-    places = draw(st.integers(1, 3))
+    places = draw(st.integers(1, 4))
+    signs = {(t, p): draw(st.sampled_from([0.2, 0.2, 0.3])) for t in texts for p in range(places)}
     rows = []
     for case in range(draw(st.integers(1, 4))):
         if draw(st.booleans()):
@@ -519,8 +579,9 @@ def any_rows(draw):
                     score = math.nan
                 if status != "absent":
                     candidate = epoch(place + 1, text)
+                    sign = signs[text, place]
                     rows.append(
-                        row(candidate, case, score, ssim=0.5, status=status, rms_contrast=0.3)
+                        row(candidate, case, score, ssim=0.5, status=status, rms_contrast=sign)
                     )
     return rows
 

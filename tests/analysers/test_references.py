@@ -62,7 +62,9 @@ def test_the_gap_is_what_held_out_pictures_lack_beyond_the_controls() -> None:
     )
     found = likeness.gaps(scores, "strength")
     assert [gap.mean for _, gap in found] == pytest.approx([0.0, 0.1, 0.15])
-    assert likeness.record_gaps(found, "strength").sentence.endswith("Surely so: 2.0 and 3.0.")
+    assert likeness.record_gaps(found, "strength").sentence.endswith(
+        "Surely so: strengths 2.0 and 3.0."
+    )
     assert not likeness.gaps(rows(lambda s, case: {"copying": 0.5}), "strength")
 
 
@@ -391,7 +393,7 @@ def test_a_study_with_references_and_a_leak_test(tmp_path: Path) -> None:
         True,
     )
     assert one.value > 0.95 and one.side_by_side.startswith("data:image/jpeg;base64,")
-    assert found.sentence == "0.5 repeats 1 training picture: look at them side by side."
+    assert found.sentence == "Strength 0.5 repeats 1 training picture: look at them side by side."
     assert one.bits == 1 and found.hash_limit >= 61 / 64
 
     dark = Image.open(folder / "copied.png").point(lambda grey: 0.3 * grey)

@@ -110,7 +110,7 @@ def spoken_of(change: Callable[[np.ndarray], np.ndarray], better: str = "lower")
             rows.append(Score(candidate, name, name, 1, path, control_path, values))
     found = kinds_of_picture(rows, kind="strength", rank_by="brisque", margin=5.0)
     assert json.dumps([asdict(k) for k in found])
-    return kinds_sentence(found, "BRISQUE")
+    return kinds_sentence(found, "BRISQUE", "strength")
 
 
 RAMP = np.linspace(90, 180, 400)[np.newaxis, :, np.newaxis]
@@ -122,7 +122,7 @@ RAMP = np.linspace(90, 180, 400)[np.newaxis, :, np.newaxis]
 )
 def test_another_background_is_told_from_damage(ground: object, said: str) -> None:
     sentence = spoken_of(lambda image: on_another_ground(image, ground))
-    assert said in sentence and sentence.startswith("At 1.0 the pictures are")
+    assert said in sentence and sentence.startswith("At strength 1.0 the pictures are")
     assert "BRISQUE reads that as damage" in sentence
 
 

@@ -7,15 +7,25 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from analysers.study import Candidate, Interval, Score, Sentence, Study, Summary, Verdict
+from analysers.study import (
+    Candidate,
+    Criterion,
+    Interval,
+    Score,
+    Sentence,
+    Study,
+    Summary,
+    Verdict,
+)
 from generation.files import write_atomically
-from reports import tables
+from reports import html, tables
 
 HOSTILE = [
     '=HYPERLINK("http://evil/","x")',
@@ -181,11 +191,6 @@ def test_importing_the_module_loads_no_pandas() -> None:
 
 
 def test_a_race_says_where_it_rendered_nothing(strength_study: tuple[Study, Path]) -> None:
-    from dataclasses import replace
-
-    from analysers.study import Sentence
-    from reports import html
-
     study = strength_study[0]
     stopped = study.summaries[0].candidate
     told = Sentence("how", "settled", "Settled early: 1.4 after 4.", (stopped,))
@@ -197,3 +202,23 @@ def test_a_race_says_where_it_rendered_nothing(strength_study: tuple[Study, Path
             if html._candidate(found, s.candidate, s)["settled"]
         }
         assert marked == expected
+
+
+def test_what_a_sentence_only_counts_stands_in_the_notes(
+    strength_study: tuple[Study, Path],
+) -> None:
+    study, _ = strength_study
+    every = [s.candidate for s in study.summaries]
+    signs = Sentence("caution", "second_opinion", "6 settings show signs.", tuple(every[1:]))
+    verdict = replace(
+        study.verdict,
+        sentences=(*study.verdict.sentences, signs),
+        criteria=(Criterion("brisque", tuple(every[:2])), Criterion("adherence", tuple(every[:3]))),
+        front=(every[0],),
+    )
+    study = replace(study, verdict=verdict)
+    told = {s.candidate: tables.notes(study, s) for s in study.summaries}
+    assert [c for c in every if "signs of over-cooking" in told[c]] == every[1:]
+    out = [c for c in every if "out of range in adherence" in told[c]]
+    assert out == every[3:] and not any("range in BRISQUE" in n for n in map(str, told.values()))
+    assert [c for c in every if "surpassed by none in all" in told[c]] == every[:1]
