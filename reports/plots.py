@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby, pairwise
@@ -112,10 +112,8 @@ def hero(study: Study) -> Plot | None:
         wide, narrow = (_heat(study, summaries, metric, size) for size in (BESIDE, HALF))
         what = "over training and strength"
     else:
-        wide, narrow = (
-            _curves(study, summaries, size, height, f"hero{i}", effect_too=False)
-            for i, (size, height) in enumerate(((BESIDE, 4.2), (HALF, 3.5)))
-        )
+        sizes = {"hero0": (BESIDE, 4.2), "hero1": (HALF, 3.5)}
+        wide, narrow = _curves(study, summaries, sizes, effect_too=False)
         what = "by strength" if study.kind == "strength" else "along training"
     title = f"{label(metric)} {what}"
     return Plot("hero", title, f"{better.capitalize()} is better.", wide, (), (), narrow=narrow)
@@ -139,17 +137,19 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
         for _, intervals in panels:
             row += [_text(v) for v in (intervals[i].mean, intervals[i].low, intervals[i].high)]
         rows.append(tuple(row))
+    sizes = {"curves": (WIDE, height), "curves-n": (HALF, height)}
+    if several:
+        sizes["curves-c"] = (WIDE, height)
+    wide, narrow, *with_cases = _curves(study, summaries, sizes, cases="curves-c")
     return Plot(
         "curves",
         "Quality and effect" if len(panels) > 1 else "Quality",
         "Mean over the cases with its 95 % interval." + _shading_words(study),
-        _curves(study, summaries, WIDE, height, "curves"),
+        wide,
         tuple(columns),
         tuple(rows),
-        narrow=_curves(study, summaries, HALF, height, "curves-n"),
-        with_cases=_curves(study, summaries, WIDE, height, "curves-c", cases=True)
-        if several
-        else "",
+        narrow=narrow,
+        with_cases="".join(with_cases),
     )
 
 
@@ -166,20 +166,17 @@ def _panels(
 def _curves(
     study: Study,
     summaries: Sequence[Summary],
-    width: float,
-    height: float,
-    name: str,
+    sizes: Mapping[str, tuple[float, float]],
     *,
     effect_too: bool = True,
-    cases: bool = False,
-) -> str:
+    cases: str = "",
+) -> list[str]:
+    """One drawing at the sizes named; from the one called `cases` on with a line per case."""
     xs, ticks = _positions(study, summaries)
-    metric = study.rank_by
     panels = _panels(study, summaries, effect_too=effect_too)
-    by_candidate = _case_values(study)
-    names = list(dict.fromkeys(s.case for s in study.scores if s.candidate is not None))
+    drawn = []
     with drawing.style():
-        figure = drawing.figure(width, height)
+        figure = drawing.figure(*next(iter(sizes.values())))
         axes = figure.subplots(
             len(panels),
             1,
@@ -189,16 +186,9 @@ def _curves(
         )[:, 0]
         for panel, (axis, (title, intervals)) in enumerate(zip(axes, panels, strict=True)):
             _shade(study, axis, summaries, xs, words=panel == 0)
-            for case in names[:_MOST_LINES] if cases else ():
-                values = [by_candidate.get((s.candidate, case), {}) for s in summaries]
-                line = (
-                    [1 - v.get("ssim", math.nan) for v in values]
-                    if panel
-                    else [v.get(metric, math.nan) for v in values]
-                )
-                axis.plot(xs, line, color=MUTED, lw=0.7, alpha=0.5, zorder=1.5)
             _band(axis, xs, intervals)
             axis.set_ylabel(title)
+            axis.locator_params(axis="y", nbins=6)
             _mark_pick(study, axis, summaries, xs, intervals, words=panel == 0)
         _control_line(study, axes[0])
         better = "lower is better ↓" if study.better == "lower" else "higher is better ↑"
@@ -206,14 +196,37 @@ def _curves(
             better, (0, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points",
             color=MUTED,
         )  # fmt: skip
-        # Room for the names of the shaded stretches above what is drawn.
-        low, high = axes[0].get_ylim()
-        axes[0].set_ylim(low - 0.08 * (high - low), high + 0.12 * (high - low))
-        for axis in axes:
-            axis.locator_params(axis="y", nbins=6)
+        _room_above(axes[0])
         axes[-1].set_xlabel("strength" if study.kind == "strength" else "along training")
-        _ticks(axes[-1], xs, ticks, most=12 if width > BESIDE else 10 if width > HALF else 6)
-        return drawing.svg(figure, name)
+        for name, (width, height) in sizes.items():
+            if name == cases:
+                _case_lines(study, summaries, xs, axes)
+                _room_above(axes[0])
+            figure.set_size_inches(width, height)
+            _ticks(axes[-1], xs, ticks, most=12 if width > BESIDE else 10 if width > HALF else 6)
+            drawn.append(drawing.svg(figure, name))
+    return drawn
+
+
+def _room_above(axis: Axes) -> None:
+    """Room for the names of the shaded stretches above what is drawn."""
+    axis.autoscale(axis="y")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low - 0.08 * (high - low), high + 0.12 * (high - low))
+
+
+def _case_lines(
+    study: Study, summaries: Sequence[Summary], xs: Sequence[float], axes: Iterable[Axes]
+) -> None:
+    """A line per case, of the ranked metric in the first and of the effect in the second."""
+    by_candidate = _case_values(study)
+    names = list(dict.fromkeys(s.case for s in study.scores if s.candidate is not None))
+    for case in names[:_MOST_LINES]:
+        values = [by_candidate.get((s.candidate, case), {}) for s in summaries]
+        ranked = [v.get(study.rank_by, math.nan) for v in values]
+        moved = [1 - v.get("ssim", math.nan) for v in values]
+        for axis, line in zip(axes, (ranked, moved), strict=False):
+            axis.plot(xs, line, color=MUTED, lw=0.7, alpha=0.5, zorder=1.5)
 
 
 def _control_line(study: Study, axis: Axes) -> None:
