@@ -11,7 +11,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from concurrent.futures import Executor as PoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -76,8 +83,6 @@ class ProcessPool:
         tasks: Iterable[T],
         stopped: Callable[[], bool] = never,
     ) -> Iterator[R]:
-        lost: list[T] = []
-        pending: dict[Future[R], T] = {}
         context = multiprocessing.get_context("spawn")
         numbers = context.SimpleQueue()
         for number in range(self.workers):
@@ -85,27 +90,69 @@ class ProcessPool:
         pool = ProcessPoolExecutor(
             self.workers, mp_context=context, initializer=_open, initargs=(open_worker, numbers)
         )
-        try:
-            for task in tasks:
-                if stopped():
-                    break
-                try:
-                    pending[pool.submit(_work, task)] = task
-                except BrokenProcessPool:
-                    lost.append(task)
-                done = [future for future in pending if future.done()]
-                if not done and len(pending) > 4 * self.workers:
-                    done = list(wait(pending, return_when=FIRST_COMPLETED).done)
-                yield from _results(done, pending, lost)
-            while pending:
-                if stopped():
-                    pending = {future: pending[future] for future in pending if not future.cancel()}
-                done = list(wait(pending, return_when=FIRST_COMPLETED).done)
-                yield from _results(done, pending, lost)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        lost: list[T] = []
+        yield from _through(pool, _work, tasks, stopped, 4 * self.workers, lost)
         if lost:
             yield from InProcess().map(open_worker, lost, stopped)
+
+
+@dataclass(frozen=True)
+class ThreadPool:
+    """`workers` threads of this process, each with a worker of its own; results come as they are
+    finished. For work that lets go of the interpreter's lock, as most of numpy and Pillow does:
+    nothing has to be started, loaded or pickled, but beyond a few threads they wait for each other.
+    """
+
+    workers: int
+
+    def map(
+        self,
+        open_worker: Callable[[], Callable[[T], R]],
+        tasks: Iterable[T],
+        stopped: Callable[[], bool] = never,
+    ) -> Iterator[R]:
+        here = threading.local()
+
+        def work(task: T) -> R:
+            if not hasattr(here, "worker"):
+                here.worker = open_worker()
+            result: R = here.worker(task)
+            return result
+
+        pool = ThreadPoolExecutor(self.workers)
+        yield from _through(pool, work, tasks, stopped, 4 * self.workers, [])
+
+
+def _through(
+    pool: PoolExecutor,
+    work: Callable[[T], R],
+    tasks: Iterable[T],
+    stopped: Callable[[], bool],
+    most: int,
+    lost: list[T],
+) -> Iterator[R]:
+    """The results of the tasks, of which about `most` wait at a time; what a process that died took
+    along is added to `lost`. The pool is shut in the end."""
+    pending: dict[Future[R], T] = {}
+    try:
+        for task in tasks:
+            if stopped():
+                break
+            try:
+                pending[pool.submit(work, task)] = task
+            except BrokenProcessPool:
+                lost.append(task)
+            done = [future for future in pending if future.done()]
+            if not done and len(pending) > most:
+                done = list(wait(pending, return_when=FIRST_COMPLETED).done)
+            yield from _results(done, pending, lost)
+        while pending:
+            if stopped():
+                pending = {future: pending[future] for future in pending if not future.cancel()}
+            done = list(wait(pending, return_when=FIRST_COMPLETED).done)
+            yield from _results(done, pending, lost)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def default_workers(*, beside: bool = True) -> int:

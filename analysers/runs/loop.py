@@ -27,7 +27,7 @@ from analysers.runs.source import Shot, Source, versions
 from analysers.study import NOT_RENDERED, RUN_FORMAT, Evidence, RunRecord, Score, Share, Study
 from analysers.views import MOST
 from generation.clusters import RayCluster
-from generation.executors import Executor, InProcess, ProcessPool, default_workers
+from generation.executors import Executor, InProcess, ProcessPool, ThreadPool, default_workers
 from generation.folder import open_run_folder
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ C = TypeVar("C")
 
 MEASURED_TOGETHER = 8
 """Pictures that a node of a cluster measures for one journey there and back."""
+
+IN_THREADS = 100
+"""So few pictures are measured before other processes would have started."""
 
 
 class Run(Generic[C]):
@@ -292,4 +295,6 @@ def _executor(judging: Judging, source: Source[C], cluster: str) -> Executor:
         return RayCluster(cluster, cpus=0, piece=MEASURED_TOGETHER)
     if workers is None:
         workers = 0 if source.busy else default_workers(beside=source.rendering)
+        if workers and not source.rendering and len(source.cells) <= IN_THREADS:
+            return ThreadPool(workers)
     return ProcessPool(workers) if workers else InProcess()

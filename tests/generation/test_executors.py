@@ -7,12 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from generation.executors import InProcess, ProcessPool, default_workers, worker_number
+from generation.executors import (
+    InProcess,
+    ProcessPool,
+    ThreadPool,
+    default_workers,
+    worker_number,
+)
 
 PARENT = os.getpid()
 
@@ -51,7 +58,40 @@ def test_what_a_dead_worker_took_along_is_done_here() -> None:
     assert sorted(ProcessPool(2).map(open_suicidal, range(8))) == list(range(8))
 
 
-def test_tasks_are_pulled_only_as_fast_as_there_is_room() -> None:
+def test_each_thread_has_a_worker_of_its_own() -> None:
+    opened = []
+
+    def open_worker() -> Callable[[int], tuple[int, int]]:
+        opened.append(threading.get_ident())
+
+        def work(n: int) -> tuple[int, int]:
+            time.sleep(0.01)
+            return n, threading.get_ident()
+
+        return work
+
+    results = list(ThreadPool(3).map(open_worker, range(30)))
+    assert sorted(n for n, _ in results) == list(range(30))
+    assert {by for _, by in results} == set(opened)
+    assert len(opened) == len(set(opened)) == 3
+
+
+@pytest.mark.parametrize("pool", [ThreadPool(2), InProcess()])
+def test_an_exception_is_the_callers(pool: ThreadPool | InProcess) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(pool.map(lambda: lambda n: 1 // n, [1, 0, 2]))
+
+
+@pytest.mark.parametrize("pool", [ThreadPool(2), ProcessPool(1), InProcess()])
+def test_who_stops_gets_what_is_under_way(pool: ThreadPool | ProcessPool | InProcess) -> None:
+    found: list[int] = []
+    for n, _ in pool.map(open_squares, range(1000), lambda: len(found) > 4):
+        found.append(n)
+    assert 4 < len(found) < 30
+
+
+@pytest.mark.parametrize("pool", [ProcessPool(1), ThreadPool(1)])
+def test_tasks_are_pulled_only_as_fast_as_there_is_room(pool: ProcessPool | ThreadPool) -> None:
     pulled = []
 
     def tasks() -> object:
@@ -59,7 +99,7 @@ def test_tasks_are_pulled_only_as_fast_as_there_is_room() -> None:
             pulled.append(n)
             yield n
 
-    results = ProcessPool(1).map(open_squares, tasks())  # type: ignore[arg-type]
+    results = pool.map(open_squares, tasks())  # type: ignore[arg-type]
     next(results)
     assert len(pulled) < 20
     assert len(list(results)) == 99
