@@ -151,8 +151,8 @@ class Judging:
 
     `workers` is the number of measuring processes; 0 measures in this process. None chooses: one a
     core, less one; none beside rendering on the CPU, whose cores wait for each other in every
-    parallel loop, so that a second process costs more than the measuring itself; for up to a hundred
-    found pictures threads, as processes would take longer to start.
+    parallel loop, so that a second process costs more than the measuring itself. Up to a hundred
+    found pictures are measured by threads, as processes would take longer to start.
     """
 
     metrics: tuple[str, ...] = ()
