@@ -28,19 +28,16 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from analysers.intake import (
-    Facts,
-    facts_from_texts,
-    find_pictures,
-    join_checkpoints,
-    parse_name,
-    split_studies,
-)
+from analysers.intake.pairing import find_pictures
+from analysers.intake.studies import join_checkpoints, split_studies
 from generation.cells import Checkpoint
 from generation.errors import UserError
 from generation.loras.names import place_in_metadata
 from generation.pictures.pixels import read_image, read_size, read_text, write_png
+from generation.pictures.readers.facts import facts_from_texts
 from generation.pictures.readers.grids import corners, read_grid
+from generation.pictures.readers.names import parse_name
+from generation.pictures.readers.picture import Facts
 
 SLOW = 3.0
 MEMORY = 1 << 30

@@ -7,10 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from analysers.intake.found import Found
-from generation.pictures.readers.picture import Facts
 from generation.pictures.readers.values import tidy
+
+if TYPE_CHECKING:
+    from analysers.intake.found import Found
+    from generation.pictures.readers.picture import Facts
 
 Key = tuple[object, ...]
 

@@ -20,7 +20,7 @@ from generation.errors import UserError
 from generation.folder import check_folder, open_run_folder
 
 if TYPE_CHECKING:
-    from analysers.intake import PictureSet
+    from generation.pictures.readers.picture import PictureSet
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
     `name` (patterns are possible) chooses among several. A1111's grids are cut into a folder
     `cells` of the run folder, if anything may be written.
     """
-    from analysers import intake
+    from analysers.intake.pairing import find_pictures
+    from analysers.intake.studies import join_checkpoints, split_studies
 
     subject, out = request.subject, request.folder
     if request.judging.thrifty:
@@ -118,7 +119,7 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
             "leak_test",
         )
     assert subject.images is not None
-    found = intake.find_pictures(
+    found = find_pictures(
         subject.images,
         axis="strength" if subject.kind == "strength" else "epoch",
         control=subject.control,
@@ -126,7 +127,7 @@ def find_studies(request: StudyRequest, *, writes: bool = True) -> list[FoundPic
         triggers=triggers,
         cells=out / "cells" if writes else None,
     )
-    parts = intake.split_studies(intake.join_checkpoints(found, loras))
+    parts = split_studies(join_checkpoints(found, loras))
     title = subject.images.resolve().name
     references = find_both(request.judging.references, request.judging.held_out)
     if len(parts) == 1:

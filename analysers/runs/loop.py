@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from analysers import leak
 from analysers.measure import Measured, Task, measure
 from analysers.metrics.metric import declared
-from analysers.racing import Asked
 from analysers.runs import events
 from analysers.runs.chooser import Chooser, FullGrid
 from analysers.runs.conclude import decide, write
 from analysers.runs.control import Control, CtrlC
 from analysers.runs.events import Event, Observer
 from analysers.runs.likeness import known_values, likeness_evidence, with_references
-from analysers.runs.race import Race
-from analysers.runs.refine import Refine
 from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
 from analysers.study import NOT_RENDERED, RUN_FORMAT, Evidence, RunRecord, Score, Share, Study
 from analysers.views import MOST
-from generation.clusters import RayCluster
 from generation.executors import Executor, InProcess, ProcessPool, ThreadPool, default_workers
 from generation.folder import open_run_folder
 
@@ -263,6 +259,10 @@ def run_study(
 
 def thrifty(source: Source[C], judging: Judging) -> Chooser[C]:
     """The chooser that makes no more pictures than the answer needs."""
+    from analysers.racing import Asked
+    from analysers.runs.race import Race
+    from analysers.runs.refine import Refine
+
     asked = Asked(
         source.kind,
         judging.rank_by,
@@ -292,6 +292,8 @@ def _executor(judging: Judging, source: Source[C], cluster: str) -> Executor:
     processes here do it. Rendering that keeps the cores busy goes on beside it."""
     workers = judging.workers
     if cluster and workers is None:
+        from generation.clusters import RayCluster
+
         return RayCluster(cluster, cpus=0, piece=MEASURED_TOGETHER)
     if workers is None:
         workers = 0 if source.busy else default_workers(beside=source.rendering)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,21 +16,23 @@ from analysers.intake.references import NO_REFERENCES, References, find_both
 from analysers.leak import BARE, CLASS, OTHER, UNRELATED
 from analysers.runs.request import DEMO_MODEL, Rendering, StudyRequest, Subject
 from analysers.runs.sampling import Sampling, sampling
-from analysers.study import Kind
+from analysers.runs.source import versions
+from analysers.study import Kind, RunRecord
 from generation import plan as grid
 from generation.cells import Case, Cell, Checkpoint, InputPicture, RenderSettings
-from generation.clusters import RayCluster, import_ray
 from generation.errors import UserError, named
 from generation.families import words
+from generation.files import read_json
 from generation.loras import blocks
 from generation.loras.checkpoints import CheckpointList, find_checkpoints
 from generation.loras.deltas import Targets
-from generation.loras.inspection import LoraInfo, inspect, tensor_hash
+from generation.loras.inspection import LoraInfo, inspect, sha256, tensor_hash
 from generation.loras.suitability import check_allowed, findings, fit, judged
 from generation.pictures.inputs import find_input
 from generation.pictures.readers.values import tidy
 from generation.pictures.store import Store
 from generation.prompts import PromptLine, unused_options
+from generation.records import build
 from generation.renderers.diffusers.models import check_name
 from generation.renderers.diffusers.prompts import check as check_prompts
 from generation.renderers.diffusers.prompts import cut as cut_prompts
@@ -38,6 +42,7 @@ from generation.renderers.diffusers.setup import Setup, import_engine
 from generation.renderers.renderer import Renderer
 
 if TYPE_CHECKING:
+    from generation.clusters import RayCluster
     from generation.renderers.diffusers.models import BaseModel
 
 
@@ -125,9 +130,10 @@ def plan_study(request: StudyRequest) -> Plan:
         return _elsewhere(request, found, checkpoints, infos, refused, kind, references)
     base = _base_model(rendering, first)
     fixed = tuple((_fixed(one.path), one.weight) for one in subject.fixed)
-    structure = import_engine().structure(base)
+    structure = cache(partial(import_engine().structure, base))
+    fitted = known_to_fit(request.folder, base)
     objections = _objections(
-        infos, refused, fixed, base, structure, subject.allow, request.rendering.clip_skip
+        infos, refused, fixed, base, structure, fitted, subject.allow, request.rendering.clip_skip
     )
     _refuse_what_it_has_not(request, base)
     lines = request.prompts.prompts or default_prompts(first)
@@ -225,6 +231,8 @@ def _cluster(address: str, device: str) -> RayCluster | None:
     """Where Ray renders: one worker a GPU, or for as many cores as this process has threads."""
     if not address:
         return None
+    from generation.clusters import RayCluster, import_ray
+
     import_ray()
     if device != "cpu":
         return RayCluster(address, cpus=1, gpus=1)
@@ -345,7 +353,7 @@ def _edited(lines: Sequence[PromptLine], usual: Path | None) -> dict[Path | None
 def _settings(
     request: StudyRequest,
     base: BaseModel,
-    structure: Targets,
+    structure: Callable[[], Targets],
     lines: Sequence[PromptLine],
     trained_at: tuple[int, int] | None,
     fixed: Sequence[tuple[Checkpoint, Decimal]],
@@ -419,12 +427,14 @@ def _objections(
     refused: dict[str, str],
     fixed: Sequence[tuple[Checkpoint, Decimal]],
     base: BaseModel,
-    structure: Targets,
+    structure: Callable[[], Targets],
+    fitted: Collection[str],
     allow: Sequence[str],
     clip_skip: int,
 ) -> tuple[str, ...]:
     """What speaks against the LoRAs under this model, in words; those that do not fit are moved
-    from `infos` to `refused`. Raises UserError if none is left, or one of --with does not fit."""
+    from `infos` to `refused`. Files whose SHA-256 is among `fitted` are known to fit. Raises
+    UserError if none is left, or one of --with does not fit."""
     flow = base.traits.flow
     predicts = None if flow else str(base.scheduler.get("prediction_type") or "epsilon")
     zero_snr = bool(base.scheduler.get("rescale_betas_zero_snr"))
@@ -440,7 +450,8 @@ def _objections(
             edits=bool(base.edits),
         )
         said = judged(found, allow)
-        fit(info, structure)
+        if not fitted or sha256(info.path) not in fitted:
+            fit(info, structure())
         return said
 
     warnings = [line for one, _ in fixed for line in examine(inspect(one.path))]
@@ -455,12 +466,24 @@ def _objections(
     return tuple(dict.fromkeys(warnings))
 
 
-def _block_weights(text: str, family: str, structure: Targets) -> str:
+def known_to_fit(out: Path, base: BaseModel) -> frozenset[str]:
+    """SHA-256 of the LoRA files that the finished run in a folder says this version found to fit
+    this base model, so that a run with nothing left to render loads no classes of models."""
+    with suppress(OSError, ValueError):
+        done: RunRecord = build(RunRecord, read_json(out / "run.json"))
+        settings = done.settings or {}
+        same = settings.get("model_hash") == base.digest and done.versions == versions()
+        if same and settings.get("versions") == import_engine().versions():
+            return frozenset(lora.sha256 for lora in done.loras or ())
+    return frozenset()
+
+
+def _block_weights(text: str, family: str, structure: Callable[[], Targets]) -> str:
     """The block weights in their one spelling. Raises UserError where they do not fit the model."""
     if not text:
         return ""
     weights = blocks.parse(text, family)
-    weights.of_weights((part, name) for part in structure for name in structure[part])
+    weights.of_weights((part, name) for part, names in structure().items() for name in names)
     return weights.text
 
 

@@ -11,6 +11,7 @@ from generation.families import ALL
 from generation.families.family import Layers
 from generation.families.names import Names, flat
 
+_BLOCK = re.compile(r"([a-z_]+)\.(\d+)\.")
 _FLAT_BLOCK = re.compile(r"([a-z_]+?)_(\d+)_")
 MOST = 10**6
 """More blocks than any model has."""
@@ -144,7 +145,7 @@ def _parameters(layers: Layers) -> Layers:
 
 def _block(name: str) -> tuple[str, str] | None:
     """(stack, number) of a layer that lies in a numbered block; a UNet's blocks are no stack."""
-    match = re.match(r"([a-z_]+)\.(\d+)\.", name)
+    match = _BLOCK.match(name)
     if match is None or match[1] in {"down_blocks", "up_blocks"}:
         return None
     return match[1], match[2]

@@ -29,7 +29,7 @@ import sample_data
 from analysers.commands import bar as bars
 from analysers.commands.main import analyse_epochs, analyse_strength
 from analysers.commands.tell import rendered
-from analysers.intake import find_pictures
+from analysers.intake.pairing import find_pictures
 from analysers.study import Rendered
 from generation.loras import container, inspection
 from generation.loras.inspection import tensor_hash

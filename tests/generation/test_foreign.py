@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysers.intake import PictureSet, find_pictures
+from analysers.intake.pairing import find_pictures
 from generation.errors import UserError
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import write_png
+from generation.pictures.readers.picture import PictureSet
 
 GREY = np.full((8, 8, 3), 128, np.uint8)
 

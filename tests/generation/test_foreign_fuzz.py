@@ -13,16 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysers.intake import (
-    Facts,
-    facts_from_texts,
-    find_pictures,
-    parse_name,
-    split_studies,
-)
+from analysers.intake.pairing import find_pictures
+from analysers.intake.studies import split_studies
 from generation.errors import UserError
 from generation.loras.names import place_in_metadata
 from generation.pictures.pixels import write_png
+from generation.pictures.readers.facts import facts_from_texts
+from generation.pictures.readers.names import parse_name
+from generation.pictures.readers.picture import Facts
 
 PARTS = st.sampled_from(
     [

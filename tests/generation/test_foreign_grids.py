@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysers.intake import find_pictures
+from analysers.intake.pairing import find_pictures
 from generation.pictures.pixels import read_image, write_png
 from generation.pictures.readers.grids import cut_grid, read_grid
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysers.intake import Facts, LoraUse, facts_from_texts
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import read_text, write_png
+from generation.pictures.readers.facts import facts_from_texts
+from generation.pictures.readers.picture import Facts, LoraUse
 from generation.pictures.readers.tags import read_prompt
 from generation.pictures.readers.values import decimal, load_json, whole
 

@@ -13,19 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from analysers.intake import (
-    Pair,
-    Picture,
-    PictureSet,
-    find_pictures,
-    join_checkpoints,
-    split_studies,
-)
+from analysers.intake.pairing import find_pictures
+from analysers.intake.studies import join_checkpoints, split_studies
 from generation.cells import Checkpoint
 from generation.errors import UserError
 from generation.loras.card import write_recommended_weight
 from generation.pictures.infotext import parameters_text
 from generation.pictures.pixels import write_png
+from generation.pictures.readers.picture import Pair, Picture, PictureSet
 
 
 def make(
@@ -436,7 +431,7 @@ def test_a_weight_that_is_none(tmp_path: Path, weight: float) -> None:
 def test_every_strength_seed_and_lora_survives_our_own_text(
     strength: Decimal, prompt: str, seed: int, lora: str
 ) -> None:
-    from analysers.intake import facts_from_texts
+    from generation.pictures.readers.facts import facts_from_texts
 
     text = parameters_text(
         prompt, "bad", 20, "euler", 7.0, seed, 64, 64, "m", "", lora, "ab" * 32, strength

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysers.intake import Facts, LoraUse, facts_from_texts, find_pictures, split_studies
+from analysers.intake.pairing import find_pictures
+from analysers.intake.studies import split_studies
 from generation.pictures.pixels import read_image, read_size, write_png
+from generation.pictures.readers.facts import facts_from_texts
+from generation.pictures.readers.picture import Facts, LoraUse
 
 PIXELS = np.full((8, 8, 3), 128, np.uint8)
 Nodes = dict[str, Any]

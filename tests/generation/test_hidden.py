@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysers.intake import find_pictures
 from analysers.intake.found import facts_of
+from analysers.intake.pairing import find_pictures
 from generation.pictures.hidden import hidden_text
 from generation.pictures.pixels import read_image, write_png
 

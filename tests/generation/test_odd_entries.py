@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sample_data
-from analysers.intake import find_pictures
+from analysers.intake.pairing import find_pictures
 from generation.errors import UserError
 
 from .test_files import strange, unix
