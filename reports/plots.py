@@ -409,6 +409,7 @@ def cooking_signs(study: Study, summaries: Sequence[Summary], signs: Sequence[st
             _band(axis, xs, intervals, small=True)
             _mark_pick(study, axis, summaries, xs, intervals, words=False)
             axis.set_title(name, loc="left", color=INK)
+            axis.locator_params(axis="y", nbins=4)
             _ticks(axis, xs, ticks, most=4)
         svg = drawing.svg(figure, "signs")
     rows = tuple(

@@ -25,6 +25,8 @@ from analysers.metrics.filters import Floats, bands, blur, gaussian_kernel, half
 from analysers.metrics.luma import Pixels, luma
 from analysers.metrics.metric import Declaration, Declared, Sample
 
+Mask = npt.NDArray[np.bool_]
+
 _ZERO = 1e-9
 _SVM_GAMMA = 0.05
 _SMALLEST = 16
@@ -88,11 +90,12 @@ def _features_of_size(plane: npt.NDArray[Any]) -> list[float]:
         np.abs(window, out=powers[0])
         np.multiply(window, window, out=powers[1])
         np.multiply(window, powers[0], out=powers[2])
-        signs = (window > 0.0).view(np.int8) - (window < 0.0).view(np.int8)
+        negative, known = window < 0.0, window != 0.0
         magnitude += float(powers[0, 1:, 1:].sum())
         square += float(powers[1, 1:, 1:].sum())
         for found, (one, other) in zip(products, _NEIGHBOURS, strict=True):
-            found.add(powers[one], powers[other], signs[one] * signs[other])
+            nonzero, apart = known[one] & known[other], negative[one] ^ negative[other]
+            found.add(powers[one], powers[other], nonzero, apart)
     count = height * width
     features = list(_fit_ggd(square / count, magnitude / count))
     for found in products:
@@ -142,11 +145,12 @@ class _Products:
     right_count: int = 0
     sums: Floats = field(default_factory=lambda: np.zeros(3))
 
-    def add(self, one: Floats, other: Floats, signs: npt.NDArray[np.int8]) -> None:
+    def add(self, one: Floats, other: Floats, nonzero: Mask, apart: Mask) -> None:
         """`one` and `other` hold magnitudes, squares and signed squares: (3, H, W)."""
-        self.size += signs.size
-        self.left_count += int(np.count_nonzero(signs < 0))
-        self.right_count += int(np.count_nonzero(signs > 0))
+        self.size += nonzero.size
+        left = int(np.count_nonzero(apart & nonzero))
+        self.left_count += left
+        self.right_count += int(np.count_nonzero(nonzero)) - left
         self.sums += np.vecdot(one, other).sum(axis=1)
 
     @property

@@ -27,15 +27,14 @@ CHANGED = "changed"
 
 @dataclass(frozen=True, eq=False)
 class ControlMaps:
-    """A control with its 8-bit luma (H, W) and its local means, their squares and variances
-    (float64, (H - 10, W), of which the inner W - 10 columns count), so that a candidate costs three
-    filters instead of five.
+    """A control with its 8-bit luma (H, W) and its local means and variances (float64,
+    (H - 10, W), of which the inner W - 10 columns count), so that a candidate costs three filters
+    instead of five.
     """
 
     shape: tuple[int, ...]
     luma: Pixels
     mean: Floats
-    mean_square: Floats
     variance: Floats
 
     @classmethod
@@ -45,8 +44,7 @@ class ControlMaps:
         if min(plane.shape) < WINDOW:
             raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {plane.shape}.")
         mean, square, _ = _moments(plane, plane)
-        mean_square = np.square(mean)
-        return cls(control.shape, plane, mean, mean_square, square - mean_square)
+        return cls(control.shape, plane, mean, square - np.square(mean))
 
     def ssim(self, image: Pixels, changed: Pixels | None = None) -> float:
         """SSIM of `image` to this control: -1 to 1, exactly 1.0 for the control itself.
@@ -92,7 +90,7 @@ class ControlMaps:
         mean_product *= covariance
         variance += self.variance[rows]
         variance += C2
-        mean += self.mean_square[rows]
+        mean += np.square(control_mean)
         mean += C1
         mean *= variance
         mean_product /= mean
