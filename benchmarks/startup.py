@@ -73,6 +73,7 @@ def seconds(
     if shutil.which("taskset") and not clock:
         command = ["taskset", "-c", "0", *command]
     environment = {**os.environ, **({} if clock else ONE_THREAD)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled
     begun = time.perf_counter()
     child = subprocess.Popen(
         command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -62,25 +62,25 @@ class ControlMaps:
         total = 0.0
         for rows in bands(height, width):
             band = self._band(plane, rows)
-            total += float(band.sum())
+            total += float(band[:, _RADIUS:-_RADIUS].sum())
             if changed is not None:
                 np.subtract(1.0, band, out=band)
                 band *= 255.0
                 place = slice(_RADIUS + rows.start, _RADIUS + rows.stop)
-                changed[place, _RADIUS:-_RADIUS] = np.clip(band, 0.0, 255.0, out=band)
+                changed[place] = np.clip(band, 0.0, 255.0, out=band)
         if changed is not None:
             for frame in (changed, changed.T):
                 frame[:_RADIUS] = frame[-_RADIUS:] = 0
         return float(total / (height * (width - 2 * _RADIUS)))
 
     def _band(self, image: Pixels, rows: slice) -> Floats:
-        """The map's `rows`. Sums are taken in an order that makes numerator and denominator equal,
+        """The map's `rows`, of which the inner columns count. Sums are taken in an order that makes numerator and denominator equal,
         bit for bit, for equal pictures.
         """
         source = slice(rows.start, rows.stop + WINDOW - 1)
         mean, square, product = _moments(image[source], self.luma[source])
         control_mean = self.mean[rows]
-        mean_product = mean * control_mean
+        mean_product: Floats = mean * control_mean
         covariance = np.subtract(product, mean_product, out=product)
         mean *= mean
         variance = np.subtract(square, mean, out=square)
@@ -95,8 +95,7 @@ class ControlMaps:
         mean *= variance
         mean_product /= mean
         mean_product *= 4.0
-        inside: Floats = mean_product[:, _RADIUS:-_RADIUS]
-        return inside
+        return mean_product
 
 
 def ssim(image: Pixels, control: Pixels) -> float:
