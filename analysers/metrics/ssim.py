@@ -74,8 +74,8 @@ class ControlMaps:
         return float(total / (height * (width - 2 * _RADIUS)))
 
     def _band(self, image: Pixels, rows: slice) -> Floats:
-        """The map's `rows`, of which the inner columns count. Sums are taken in an order that makes numerator and denominator equal,
-        bit for bit, for equal pictures.
+        """The map's `rows`, of which the inner columns count. Sums are taken in an order that makes
+        numerator and denominator equal, bit for bit, for equal pictures.
         """
         source = slice(rows.start, rows.stop + WINDOW - 1)
         mean, square, product = _moments(image[source], self.luma[source])
