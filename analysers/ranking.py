@@ -28,7 +28,15 @@ from numpy.typing import NDArray
 from analysers import wording
 from analysers.criteria import choose, criteria
 from analysers.metrics.metric import declared
-from analysers.scores import Tables, amount, before, compared, preference, tabulate
+from analysers.scores import (
+    Tables,
+    amount,
+    before,
+    compared,
+    preference,
+    same_side,
+    tabulate,
+)
 from analysers.statistics import (
     ERROR,
     MIN_UNITS,
@@ -505,13 +513,6 @@ def _confidence(
     if len(pool) == 1 and pick == place.best and share >= 0.75:
         return "moderate" if few else "high" if share >= 0.95 else "good"
     return "low" if few or summaries[pick].state != "clean" else "moderate"
-
-
-def same_side(candidate: Candidate, pick: Candidate) -> bool:
-    """Whether both strengths are positive or both negative; beside 0 the positive side counts."""
-    if candidate.strength is None or pick.strength is None:
-        return True
-    return (candidate.strength < 0) == (pick.strength < 0)
 
 
 def _breakdown(pick: Candidate, kind: Kind, summaries: Sequence[Summary]) -> Candidate | None:

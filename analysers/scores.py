@@ -70,6 +70,13 @@ def before(a: Candidate, b: Candidate, kind: Kind) -> bool:
     return weaker and (kind == "strength" or a.place <= b.place)
 
 
+def same_side(candidate: Candidate, pick: Candidate) -> bool:
+    """Whether both strengths are positive or both negative; beside 0 the positive side counts."""
+    if candidate.strength is None or pick.strength is None:
+        return True
+    return (candidate.strength < 0) == (pick.strength < 0)
+
+
 def tabulate(scores: Sequence[Score], kind: Kind) -> Tables:
     """The rows as tables. Rows that failed count as missing; repeated rows are averaged."""
     rows = [(row.candidate, row) for row in scores if row.candidate is not None]

@@ -358,7 +358,9 @@ def _against_control(told: _Told) -> list[Sentence]:
     where = f"At {name}" if told.kind == "strength" else f"With {name}"
     text = f"{where} {told.metric} is {number(abs(diff.mean))} {direction} the control's"
     values = {"mean": diff.mean, "low": diff.low, "high": diff.high}
-    return [say("why", "against_control", f"{text}{_bounds(diff)}.", [pick.candidate], **values)]
+    better = (diff.mean < 0) == (told.setting.better == "lower")
+    code = "against_control" if better else "worse_than_control"
+    return [say("why", code, f"{text}{_bounds(diff)}.", [pick.candidate], **values)]
 
 
 def _bounds(interval: Interval) -> str:

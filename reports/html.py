@@ -21,11 +21,12 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from analysers.argument import Side, argument
 from analysers.metrics.metric import declared
 from analysers.phrases import GLOSSARY
 from analysers.study import (
@@ -91,6 +92,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Reasons:
+    """What speaks for the answer, say: cautions and sentences that are shown, and `more` of both
+    that fold."""
+
+    title: str
+    cautions: tuple[str, ...]
+    sentences: tuple[str, ...]
+    more: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything the template shows."""
 
@@ -98,8 +110,8 @@ class Page:
     question: str
     headline: str
     reason: str
-    sentences: tuple[str, ...]
-    warnings: tuple[str, ...]
+    argument: tuple[Reasons, ...]
+    warnings: int
     chips: tuple[Chip, ...]
     people: str
     hero: plots.Plot | None
@@ -238,8 +250,8 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
         }[study.kind],
         headline=_headline(study),
         reason=_reason(study),
-        sentences=(*study.verdict.texts("answer")[2:], *study.verdict.arguments),
-        warnings=study.verdict.warnings,
+        argument=tuple(_argument(study)),
+        warnings=len(study.verdict.warnings),
         chips=tuple(_chips(study)),
         people=people(study),
         hero=plots.hero(study),
@@ -376,6 +388,29 @@ def _reason(study: Study) -> str:
     if number == sum(s.candidate is not None for s in study.scores):
         many = "All pictures with the LoRA"
     return f"{many} failed: {_short(why.rstrip('.'), 200)}."
+
+
+_SIDES: Mapping[Side, tuple[str, int]] = {
+    "for": ("For it", 2),
+    "against": ("Against it", 2),
+    "unknown": ("Not known", 1),
+    "how": ("How it was judged", 0),
+}
+"""Each side's title, and how many of its sentences are shown: cautions first, at least three."""
+
+_MOST_CAUTIONS = 3
+
+
+def _argument(study: Study) -> Iterator[Reasons]:
+    """The sentences by side, few of each at once."""
+    for part in argument(study.verdict):
+        title, most = _SIDES[part.side]
+        if study.verdict.recommended is None:  # then there is nothing to be for or against
+            title = {"for": "What was found", "against": "Beware"}.get(part.side, title)
+        cautions = part.cautions[:_MOST_CAUTIONS]
+        shown = part.others[: max(0, most - len(cautions))]
+        more = (*part.cautions[len(cautions) :], *part.others[len(shown) :])
+        yield Reasons(title, cautions, shown, more)
 
 
 def _chips(study: Study) -> list[Chip]:
@@ -557,7 +592,7 @@ def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> d
     return {
         "heading": candidate.heading(study.kind),
         "checkpoint": candidate.checkpoint,
-        "where": candidate.label or candidate.checkpoint or f"#{candidate.place + 1}",
+        "where": candidate.where,
         "lora": PurePosixPath(candidate.checkpoint.replace("\\", "/")).stem,
         "epoch": candidate.epoch,
         "step": candidate.step,

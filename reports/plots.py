@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysers.metrics.metric import declared, declared_by_summary
 from analysers.metrics.signs import COOKING
+from analysers.scores import same_side
 from analysers.study import Candidate, Interval, Rows, Study, Summary
 from generation.cells import strength_text
 from reports import drawing
@@ -480,7 +481,7 @@ def _plane_axes(summaries: Sequence[Summary]) -> tuple[list[Decimal], list[int],
     strengths = sorted(
         {s.candidate.strength for s in summaries if s.candidate.strength is not None}
     )
-    return strengths, places, {s.candidate.place: _where(s.candidate) for s in summaries}
+    return strengths, places, {s.candidate.place: one_line(s.candidate.where) for s in summaries}
 
 
 def _plane(summaries: Sequence[Summary], metric: str) -> tuple[Any, dict[tuple[int, int], Summary]]:
@@ -560,19 +561,19 @@ def equal_effect(study: Study) -> list[tuple[str, str]]:
     reach that effect within the strengths tried are left out.
     """
     best = next((s for s in study.summaries if s.candidate == study.verdict.pick), None)
-    if study.kind != "plane" or best is None or "ssim" not in best.metrics:
+    if study.kind != "plane" or best is None or not math.isfinite(best.effect):
         return []
-    target = 1 - best.metrics["ssim"].mean
+    target = best.effect
     by_place: dict[int, list[tuple[float, float]]] = {}
     names = {}
     for summary in ordered(study):
-        strength = summary.candidate.strength
-        if strength is None or "ssim" not in summary.metrics:
+        candidate, moved = summary.candidate, summary.effect
+        # A negative strength moves pictures as far and elsewhere.
+        if not same_side(candidate, best.candidate) or not math.isfinite(moved):
             continue
-        names[summary.candidate.place] = _where(summary.candidate)
-        by_place.setdefault(summary.candidate.place, []).append(
-            (float(strength), 1 - summary.metrics["ssim"].mean)
-        )
+        if candidate.strength is not None:
+            names[candidate.place] = one_line(candidate.where)
+            by_place.setdefault(candidate.place, []).append((float(candidate.strength), moved))
     found = []
     for place, points in by_place.items():
         for (s0, e0), (s1, e1) in pairwise(points):
@@ -899,10 +900,6 @@ def _shading_words(study: Study) -> str:
 
 def _case_values(study: Study) -> dict[tuple[Candidate, str], Mapping[str, float]]:
     return {(s.candidate, s.case): s.values for s in study.scores if s.candidate is not None}
-
-
-def _where(candidate: Candidate) -> str:
-    return one_line(candidate.label or candidate.checkpoint or f"#{candidate.place + 1}")
 
 
 def _head(study: Study, summary: Summary) -> str:

@@ -156,6 +156,7 @@ def finish(study: Study, out: Path, printing: Printing) -> int:
 def _tell(study: Study, report: Path) -> None:
     import shutil
 
+    from analysers.argument import reasons
     from reports import tables, votes
 
     width = shutil.get_terminal_size((100, 24)).columns
@@ -169,7 +170,7 @@ def _tell(study: Study, report: Path) -> None:
     if votes.people(study):
         click.echo(wrapped(votes.people(study)))
     click.echo()
-    shown = reasons(study)
+    shown = reasons(study.verdict, _MOST_REASONS)
     for sentence in shown:
         click.echo(wrapped(sentence))
     if study.verdict.warnings:
@@ -181,21 +182,8 @@ def _tell(study: Study, report: Path) -> None:
     click.echo(f"\nReport{more}: {report}")
 
 
-def reasons(study: Study) -> list[str]:
-    """The few sentences that the terminal argues the answer with; the report has all of them."""
-    why = [sentence for sentence in study.verdict.sentences if sentence.role in ("why", "how")]
-    rank = {code: i for i, code in enumerate(_REASONS)}
-    first = sorted(why, key=lambda sentence: rank.get(sentence.code, len(rank)))[:_MOST_REASONS]
-    return [sentence.text for sentence in why if sentence in first]
-
-
 _MOST_REASONS = 3
-
-_REASONS = (
-    "signs", "undecided", "lowest", "best_level", "best_beyond", "best_without_lora",
-    "against_control", "zone", "frontier", "unsure", "breakdown_by", "probability",
-)  # fmt: skip
-"""What a sentence speaks of, most telling first."""
+"""As many sentences argue the answer on the terminal; the report has all of them."""
 
 _NOTE = click.style("Note:", fg="yellow")
 

@@ -252,7 +252,22 @@ def _split_controls(
             rejected.append(Rejected(found.path, _unplaced(found, "epoch or step")))
         else:
             pictures.append(found)
-    return pictures, controls
+    return _placed_alike(pictures, rejected) if axis == "strength" else pictures, controls
+
+
+def _placed_alike(pictures: Sequence[Found], rejected: list[Rejected]) -> list[Found]:
+    """Of pictures by name alone, those that tell an epoch or step or those that do not, whichever
+    are more: what tells none has no place among checkpoints."""
+    bare = [one for one in pictures if one.lora is None]
+    placed = [one for one in bare if one.place != (None, None)]
+    unplaced = [one for one in bare if one.place == (None, None)]
+    fewer = min(unplaced, placed, key=len)
+    for found in fewer:
+        why = "tells an epoch or step, and most pictures here do not"
+        why = why if fewer is placed else _unplaced(found, "epoch or step")
+        rejected.append(Rejected(found.path, why))
+    left_out = {found.path for found in fewer}
+    return [one for one in pictures if one.path not in left_out]
 
 
 def _unplaced(found: Found, what: str) -> str:

@@ -11,11 +11,11 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from analysers.racing import EARLY, STAGE_DOUBT, Asked
-from analysers.ranking import margin_of, same_side
+from analysers.ranking import margin_of
 from analysers.runs.chooser import Chooser, FullGrid, with_lora
 from analysers.runs.plane import coarse_plane, expected, next_on_plane
 from analysers.runs.race import Race
-from analysers.scores import before, preference
+from analysers.scores import before, preference, same_side
 from analysers.statistics import ERROR
 from analysers.study import Candidate, Kind, Left, Score, Summary, Verdict
 

@@ -38,10 +38,14 @@ class Candidate:
     def heading(self, kind: Kind) -> str:
         """The candidate as a column heading: "0.6", "epoch 7", "epoch 7 at 0.6"."""
         strength = "" if self.strength is None else strength_text(self.strength)
-        if kind == "strength":
-            return strength or self.label or self.checkpoint
-        where = self.label or self.checkpoint or f"#{self.place + 1}"
-        return f"{where} at {strength}" if kind == "plane" and strength else where
+        if kind == "strength" and strength:
+            return strength
+        return f"{self.where} at {strength}" if kind == "plane" and strength else self.where
+
+    @property
+    def where(self) -> str:
+        """The checkpoint's name for people: "epoch 7"."""
+        return self.label or self.checkpoint or "these pictures"
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,13 @@
   for (const link of document.querySelectorAll('a[href^="#"]')) {
     link.addEventListener("click", () => { if ("#" + location.hash.slice(1) === link.getAttribute("href")) reveal(); });
   }
-  addEventListener("beforeprint", () => { if (!why.open) { why.open = true; why.dataset.printed = "yes"; } });
-  addEventListener("afterprint", () => { if (why.dataset.printed) { why.open = false; delete why.dataset.printed; } });
+  const folded = [why, $("more")].filter(Boolean);
+  addEventListener("beforeprint", () => {
+    for (const box of folded) if (!box.open) { box.open = true; box.dataset.printed = "yes"; }
+  });
+  addEventListener("afterprint", () => {
+    for (const box of folded) if (box.dataset.printed) { box.open = false; delete box.dataset.printed; }
+  });
 
   const tip = $("tip");
   let described = null;
@@ -136,11 +141,12 @@
     document.documentElement.style.setProperty("--bar", innerWidth - document.documentElement.clientWidth + "px");
   };
   measure();
-  const sizes = [["XS", 88], ["S", 128], ["M", 184], ["L", 272], ["XL", 400], ["XXL", 560]];
   const narrow = matchMedia("(max-width: 640px)");
+  // On a phone the control and two settings fit beside each other, and the edge of a third.
+  const sizes = [["XS", 88], ["S", narrow.matches ? 106 : 128], ["M", 184], ["L", 272], ["XL", 400], ["XXL", 560]];
   const state = {
     layout: "cases", page: 0, sort: "natural", filter: "all", find: "", zoom: narrow.matches ? 1 : 2, fit: !narrow.matches,
-    pin: !narrow.matches, hidden: new Set(), hiddenCases: new Set(), ticked: new Set(), focus: [0, -1], timer: 0,
+    pin: true, hidden: new Set(), hiddenCases: new Set(), ticked: new Set(), focus: [0, -1], timer: 0,
   };
   const unique = (list) => [...new Set(list)];
   const places = unique(candidates.map((c) => c.place));
@@ -243,7 +249,7 @@
     return Math.min(room() - head - 6, study.ratio >= 1 ? edge : Math.round(edge * study.ratio));
   }
   function build() {
-    const head = table.bare ? 0 : narrow.matches ? 96 : 190;
+    const above = narrow.matches && !table.bare ? 34 : 0, head = table.bare || above ? 0 : 190;
     const width = pictureWidth(head, table.bare ? 0 : table.cols.length + (table.pinned ? 1 : 0));
     $("size").textContent = state.fit ? "" : sizes[state.zoom][0];
     $("fit").setAttribute("aria-pressed", state.fit);
@@ -251,7 +257,7 @@
     $("larger").disabled = !state.fit && state.zoom === sizes.length - 1;
     const height = Math.round(width / study.ratio);
     const pinned = table.pinned ? width + 6 : 0;
-    geometry = { width: width + 6, height: height + 28, head, pinned, left: head + pinned, frame: height, group: table.groups.length ? 26 : 0 };
+    geometry = { width: width + 6, height: height + 28 + above, above, head, pinned, left: head + pinned, frame: height, group: table.groups.length ? 26 : 0 };
     const total = geometry.left + table.cols.length * geometry.width;
     canvas = make("div", { className: "canvas" });
     canvas.classList.toggle("loose", !state.pin);
@@ -268,7 +274,8 @@
       grid.replaceChildren(make("p", { className: "empty", textContent: "Nothing matches. Widen the filter above." }));
       return;
     }
-    const keep = scroller.scrollLeft;
+    const first = !scroller.parentNode, recommended = table.cols.findIndex((col) => col.setting !== undefined && candidates[col.setting].recommended);
+    const keep = first && narrow.matches && recommended > 0 ? recommended * geometry.width : scroller.scrollLeft;
     grid.setAttribute("role", "grid");
     grid.setAttribute("aria-rowcount", table.rows.length + 1);
     grid.setAttribute("aria-colcount", table.cols.length + 1 + (table.pinned ? 1 : 0));
@@ -348,6 +355,8 @@
     const [c, k] = at < 0 ? [-1, table.control(row)] : table.at(row, table.cols[at]);
     const box = make("div", { className: "cell" + (at < 0 ? " pinned" : ""), role: "gridcell" });
     box.style.width = geometry.width + "px";
+    box.style.top = at < 0 ? "" : geometry.above + "px";
+    box.style.height = geometry.height - geometry.above + "px";
     box.style.left = (at < 0 ? geometry.head : geometry.left + at * geometry.width) + "px";
     box.setAttribute("aria-colindex", at + 2 + (table.pinned ? 1 : 0));
     box.dataset.at = r + "," + at;
@@ -400,7 +409,11 @@
     row.style.top = r * geometry.height + "px";
     if (table.bare) return row;
     const head = make("div", { className: "rowhead", role: "rowheader" });
-    head.style.width = geometry.head + "px";
+    if (geometry.above) {
+      head.classList.add("above");
+      head.style.height = geometry.above + "px";
+    }
+    head.style.width = (geometry.above ? room() : geometry.head) + "px";
     const text = make("div", { className: "clamp" });
     head.append(text);
     if (item.case !== undefined) {
@@ -411,7 +424,7 @@
     } else {
       caption(text, item, true, false);
       if (text.classList.contains("best")) head.classList.add("best");
-      if (item.setting !== undefined) { head.dataset.setting = item.setting; head.append(settingTools(item.setting, geometry.head > 120)); }
+      if (item.setting !== undefined) { head.dataset.setting = item.setting; head.append(settingTools(item.setting, geometry.above || geometry.head > 120)); }
     }
     row.append(head);
     if (table.pinned) row.append(pictureCell(r, -1));

@@ -280,3 +280,21 @@ def test_every_test_that_the_documentation_names_exists() -> None:
     named = set(re.findall(r"`(test_[\w*]+(?:\.py)?)`", text))
     assert len(named) > 30
     assert [name for name in named if not fnmatch.filter(known, name)] == []
+
+
+def test_among_strengths_what_tells_an_epoch_and_what_does_not_are_no_one_study(
+    tmp_path: Path,
+) -> None:
+    """A picture without an epoch has no place among checkpoints, and is not the earliest."""
+    plane = [f"epoch_{e}_strength_{s}.png" for e in (1, 2) for s in ("0.4", "0.8")]
+    make(tmp_path / "plane", "control.png", "strength_0.6.png", *plane)
+    found = find_pictures(tmp_path / "plane", axis="strength")
+    assert found.axis == "both" and len(found.pairs) == 4
+    assert [(r.path.name, r.reason) for r in found.rejected] == [
+        ("strength_0.6.png", "neither its name nor its metadata tell the epoch or step")
+    ]
+    make(tmp_path / "line", "control.png", "strength_0.4.png", "strength_0.8.png", plane[0])
+    found = find_pictures(tmp_path / "line", axis="strength")
+    assert found.axis == "strength" and strengths(found) == ["0.4", "0.8"]
+    assert [r.path.name for r in found.rejected] == [plane[0]]
+    assert "tells an epoch or step" in found.rejected[0].reason

@@ -270,6 +270,50 @@ def test_settings_cycle_by_themselves(page: Page, report: Path) -> None:
     assert page.find("#cycle").text == "Cycle settings"
 
 
+def test_few_reasons_are_shown_and_the_rest_folds(
+    page: Page, strength_study: tuple[Study, Path]
+) -> None:
+    study, folder = strength_study
+    codes = ("effect", "zone", "frontier", "unsure", "content", "clean", "breakdown_by")
+    more = tuple(Sentence("why", code, f"About {code}.") for code in codes)
+    verdict = dataclasses.replace(study.verdict, sentences=(*study.verdict.sentences, *more))
+    study = dataclasses.replace(study, verdict=verdict)
+    page.open(html.write_report(study, folder, name="reasons.html"))
+    page.click("#why summary")
+    shown = [text for text in page.texts(".argument > h3, .argument > p") if text]
+    assert shown[0] == "For it" and "Against it" in shown and len(shown) <= 8
+    assert page.texts(".argument > .warnings li") and not page.js(
+        "document.querySelector('#more p').checkVisibility()"
+    )
+    page.js("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.js("document.querySelector('#more p').checkVisibility()"), "all is printed"
+    page.js("window.dispatchEvent(new Event('afterprint'))")
+    assert not page.js("document.getElementById('more').open")
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_on_a_phone_control_and_two_settings_stand_beside_each_other(
+    page: Page, report: Path, width: int
+) -> None:
+    page.open(report, width=width, height=844)
+    page.js("document.getElementById('pictures').scrollIntoView({behavior: 'instant'})")
+    page.wait("document.querySelectorAll('.colhead[data-setting]').length > 2")
+    visible = page.js(
+        "[...document.querySelectorAll('.colhead')].filter((c) => { const b = "
+        "c.getBoundingClientRect(); return b.left >= 0 && b.right <= innerWidth; })"
+        ".map((c) => [c.getBoundingClientRect().left, c.querySelector('.text').textContent])"
+    )
+    edge = next(left for left, text in visible if text == "control")
+    shown = [text for left, text in sorted(visible) if text == "control" or left > edge + 50]
+    assert shown[:3] == ["control", "0.6", "0.8"], "beside the control the recommended comes first"
+    row = "document.querySelectorAll('.row:not(.track)')[0]"
+    head, cell = (
+        page.js(f"{row}.querySelector('{part}').getBoundingClientRect().toJSON()")
+        for part in (".rowhead", ".cell:not(.pinned)")
+    )
+    assert head["bottom"] <= cell["top"] + 1 and head["width"] <= width
+
+
 @pytest.mark.parametrize("width", [360, 390, 768])
 def test_on_a_phone_the_grids_controls_are_one_row(page: Page, plane: Path, width: int) -> None:
     from selenium.webdriver.common.keys import Keys
@@ -805,8 +849,11 @@ def test_untrusted_text_stays_text(page: Page, tmp_path: Path, single_file: bool
     assert page.js("document.scripts.length") == 2
     assert page.js("document.querySelectorAll('[onerror], [onload], template').length") == 0
     assert INJECTIONS[0] in page.find("h1").text
-    seen = page.texts(".warnings li")
-    assert seen == [html.visible(text) for text in INJECTIONS[:-1]]
+    page.click("#more summary")
+    seen = page.texts(".warnings li, #more p")
+    cautions = [html.visible(text) for text in INJECTIONS[:-1]]
+    assert page.texts(".warnings li") == cautions[:3]
+    assert [text for text in seen if text in cautions][: len(cautions)] == cautions
     assert "\u202e" not in page.js("document.body.innerText")
     page.wait("[...document.images].filter((i) => i.src).every((i) => i.complete)")
     assert page.js(

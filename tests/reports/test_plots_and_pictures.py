@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysers.study import Study
+from analysers.study import Candidate, Interval, Study, Summary, Verdict
 from generation.errors import UserError
 from reports import html, pictures, plots
 
@@ -160,3 +162,23 @@ def test_one_candidate_or_one_case_still_draws(
         for change in ({"strengths": ("0.5",), "epochs": 1}, {"prompts": ("x",), "seeds": (1,)}):
             study = make_study(tmp_path / kind, kind, size=24, failed=False, **change)
             assert html.write_report(study, tmp_path / kind).stat().st_size > 10_000
+
+
+def test_the_equal_effect_is_sought_on_the_picks_side_among_known_ones() -> None:
+    def summary(place: int, strength: str, effect: float) -> Summary:
+        candidate = Candidate("", place + 1, None, Decimal(strength), place, f"epoch {place + 1}")
+        return Summary(candidate, 1, 4, {"ssim": Interval(1 - effect)})
+
+    summaries = tuple(
+        summary(place, strength, effect)
+        for place, line in enumerate(
+            (
+                {"0.2": 0.4, "0.4": math.nan, "0.6": 0.6},
+                {"-0.4": 0.5, "-0.2": 0.3, "0.2": 0.3, "0.4": 0.5},
+            )
+        )
+        for strength, effect in line.items()
+    )
+    verdict = Verdict(recommended=summaries[0].candidate)
+    study = Study("plane", "", "brisque", "lower", ("ssim",), (), summaries, verdict)
+    assert plots.equal_effect(study) == [("epoch 1", "0.20"), ("epoch 2", "0.30")]

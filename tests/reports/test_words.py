@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from analysers.commands.tell import reasons
+from analysers.argument import SIDES, reasons
 from analysers.phrases import GLOSSARY
 from analysers.ranking import decide
 from analysers.study import Candidate, Kind, Score, Study
@@ -54,7 +54,7 @@ def written(path: Path) -> list[str]:
 MODULES = [
     *(
         ROOT / "analysers" / f"{name}.py"
-        for name in ("phrases", "wording", "trust", "checks", "ranking")
+        for name in ("argument", "phrases", "wording", "trust", "checks", "ranking")
     ),
     *sorted((ROOT / "analysers" / "commands").glob("*.py")),
     *sorted((ROOT / "analysers" / "serve").glob("*.py")),
@@ -138,10 +138,19 @@ def test_what_is_said_of_studies_of_many_kinds(tmp_path: Path) -> None:
 
 def test_the_terminal_gives_few_reasons_and_the_report_all(tmp_path: Path) -> None:
     for study in studies():
-        few, all_of_them = reasons(study), study.verdict.arguments
-        assert len(few) == min(3, len(all_of_them))
-        assert few == [text for text in all_of_them if text in few], "in the report's order"
-        assert html.build(study, tmp_path).sentences[-len(all_of_them) :] == all_of_them
+        few, all_of_them = reasons(study.verdict, 3), study.verdict.arguments
+        assert len(few) == min(3, len(all_of_them)) and set(few) <= set(all_of_them)
+        page = html.build(study, tmp_path)
+        sides = page.argument
+        said = [t for side in sides for t in (*side.cautions, *side.sentences, *side.more)]
+        headline_and_reason = study.verdict.texts("answer")[:2]
+        assert sorted([*headline_and_reason, *said]) == sorted(
+            s.text for s in study.verdict.sentences
+        )
+        told = [t for side in sides for t in (*side.cautions, *side.sentences, *side.more)]
+        assert few == [text for text in told if text in few], "in the report's order"
+        assert sum(len(side.sentences) for side in sides) <= 5
+        assert page.warnings == sum(len(s.cautions) for s in sides) or any(s.more for s in sides)
         shared = tables.markdown(study)
         assert all(tables._md(text) in shared for text in all_of_them)
 
@@ -151,3 +160,17 @@ def test_the_glossary_explains_each_word_once() -> None:
     assert all(
         meaning.endswith(".") and len(meaning.split()) <= 25 for meaning in GLOSSARY.values()
     )
+
+
+def test_every_sentence_has_its_side() -> None:
+    """A sentence of a code that is not placed would argue for the answer."""
+    known = {code for codes in SIDES.values() for code in codes}
+    assert len(known) == sum(map(len, SIDES.values()))
+    codes = {s.code for study in studies() for s in study.verdict.sentences if s.role != "answer"}
+    assert codes <= known
+    for module in ("wording", "runs/conclude", "ranking"):
+        tree = ast.parse((ROOT / "analysers" / f"{module}.py").read_text("utf-8"))
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("say", "Sentence"):
+                role, code = (getattr(one, "value", None) for one in call.args[:2])
+                assert role == "answer" or not isinstance(code, str) or code in known, code
