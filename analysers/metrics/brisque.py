@@ -78,26 +78,27 @@ def _features_of_size(plane: npt.NDArray[Any]) -> list[float]:
     height, width = plane.shape
     padded = np.zeros((height + 2 * _RADIUS, width + 2 * _RADIUS), plane.dtype)
     padded[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS] = plane
-    square = magnitude = 0.0
+    moments, ones = np.zeros(2), np.ones(width)
     products = [_Products() for _ in range(4)]
     above = _mscn(padded[height - 1 :])  # neighbours wrap around: the last row is above the first
     for rows in bands(height, width):
-        mscn = _mscn(padded[rows.start : rows.stop + 2 * _RADIUS])
-        window = np.concatenate([above, mscn])
-        above = mscn[-1:]
+        window = np.concatenate([above, _mscn(padded[rows.start : rows.stop + 2 * _RADIUS])])
+        above = window[-1:]
         # |p|, p^2 and p |p| of a product p are products of the neighbours' own.
         powers = np.empty((3, *window.shape))
         np.abs(window, out=powers[0])
+        known, negative = powers[0] >= _ZERO, window < 0.0
+        if not known.all():  # what is below is rounding noise
+            window *= known
+            powers[0] *= known
         np.multiply(window, window, out=powers[1])
         np.multiply(window, powers[0], out=powers[2])
-        negative, known = window < 0.0, window != 0.0
-        magnitude += float(powers[0, 1:, 1:].sum())
-        square += float(powers[1, 1:, 1:].sum())
+        moments += np.vecdot(powers[:2, 1:, 1:], ones).sum(axis=1)
         for found, (one, other) in zip(products, _NEIGHBOURS, strict=True):
             nonzero, apart = known[one] & known[other], negative[one] ^ negative[other]
             found.add(powers[one], powers[other], nonzero, apart)
-    count = height * width
-    features = list(_fit_ggd(square / count, magnitude / count))
+    magnitude, square = (moments / (height * width)).tolist()
+    features = list(_fit_ggd(square, magnitude))
     for found in products:
         features += _fit_aggd(found)
     return features
@@ -128,9 +129,6 @@ def _mscn(padded: npt.NDArray[Any]) -> Floats:
     np.sqrt(deviation, out=deviation)
     deviation += 1.0
     mscn /= deviation
-    rounding_noise = np.abs(mscn, out=mean) < _ZERO
-    if rounding_noise.any():
-        mscn[rounding_noise] = 0.0
     mscn[:, _RADIUS - 1] = mscn[:, -_RADIUS - 1]
     return mscn[:, _RADIUS - 1 : -_RADIUS]
 
