@@ -26,7 +26,7 @@ The decision itself is `analysers.ranking.decide`, at each look as at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -55,25 +55,33 @@ Array = NDArray[np.float64]
 EARLY = 0.01
 """Chance of a false finding over all looks before the last; the last keeps `ERROR - EARLY`."""
 
-DOUBT = 0.05
-"""A race ends when the cases that are left change the recommendation with a smaller chance."""
+DOUBT, ENOUGH = 0.08, 16
+"""A race ends when the cases that are left change the recommendation with a smaller chance; of
+fewer cases than `ENOUGH`, with as much a smaller one, as few tell less well what is to come."""
 
 STAGE_DOUBT = 0.01
 """The same for one of many races, each among some of the candidates: doubts add up."""
 
+UNSEEN_DOUBT = 0.07
+"""And when the candidates that nobody looked at change the recommendation, or move the breakdown by
+more than one, with a smaller chance."""
+
 STEP_DOUBT = 0.05
 """And when they move the breakdown by more than one candidate with a smaller chance."""
+
+SHARE = 0.8
+"""Those go on whose next pictures tell at least so much, of what they tell of the most telling."""
 
 DRAWS = 1000
 """Of the pictures that are missing; fewer, but a hundred, where that is more than `MOST` scores."""
 
 MOST = 20_000_000
 
-FIRST, GROWTH = 4, 1.5
+FIRST, GROWTH = 4, 1.35
 """Cases before the first look, or a quarter of them where that is less; so many times as many
 before each next one."""
 
-LATEST = 0.8
+LATEST = 0.85
 """Share of the cases after which the next look is that after all of them."""
 
 PRIOR = 4.0
@@ -92,7 +100,7 @@ OFFSET, WALKS, OWN, JUMPS = 0.5, (0.1, 0.3, 1.0), (0.05, 0.2, 0.8), (2.0, 6.0)
 """What is held possible of the means before anything is seen, in standard deviations of a picture:
 how far all differ from the control, along the whole axis, each by itself, and where they break."""
 
-PLACES = 16
+PLACES = 40
 """At how many places along the axis damage may begin."""
 
 Outcome = Literal["beyond", "settled", "failed"]
@@ -156,19 +164,15 @@ def foresee(
     """Of the rows so far, each candidate having the first so many of the `cases`.
 
     `cases` are all that the study is to have, in order, each with the number of its prompt;
-    `early_looks` is how many looks there may be at a candidate before its last. `doubt` is `DOUBT`.
+    `early_looks` is how many looks there may be at a candidate before its last.
     """
-    doubt = DOUBT if doubt is None else doubt
+    doubt = DOUBT * min(1.0, len(cases) / ENOUGH) if doubt is None else doubt
     tables = tabulate(scores, asked.kind)
     summaries, verdict = asked.decide(scores, ERROR - EARLY)
     surely = _broken(summaries)
     if surely:
         surely = _broken(asked.decide(scores, EARLY / max(1, early_looks))[0])
-    seen = dict.fromkeys(tables.candidates, 0)
-    for row in scores:
-        if row.candidate is not None:
-            seen[row.candidate] = max(seen[row.candidate], [*cases].index(row.case) + 1)
-    running = [s.candidate for s in summaries if s.rank is not None and s.candidate.strength != 0]
+    seen, running = _seen(scores, cases), _running(summaries)
     open_ = {c for c in running if seen[c] < len(cases)}
     past = {c for c in running if any(b == c or before(b, c, asked.kind) for b in surely)}
     outcomes: dict[Candidate, Outcome] = {c: "settled" for c in running}
@@ -201,6 +205,58 @@ def foresee(
     return outlook(more or open_, sure)
 
 
+def unseen_that_tell(
+    scores: Sequence[Score],
+    summaries: Sequence[Summary],
+    verdict: Verdict,
+    asked: Asked,
+    cases: Mapping[str, int],
+    unseen: Collection[Candidate],
+) -> tuple[float, tuple[Candidate, ...]]:
+    """The chance that all pictures, of the `unseen` candidates too, say as the verdict of those so
+    far does; and, where it is less than `1 - UNSEEN_DOUBT`, the unseen ones, those first on which
+    that turns most.
+
+    Of those that nobody looked at the means are drawn between their neighbours'. Where references
+    tell what is recommended nothing is foreseen: NaN.
+    """
+    tables = tabulate(scores, asked.kind)
+    running = _running(summaries)
+    study = None
+    if running and unseen and not by_references(tables):
+        everyone = [*running, *unseen]
+        study = _Unfinished.of(tables, asked, everyone, _seen(scores, cases), cases)
+    if study is None:
+        return math.nan if unseen else 1.0, ()
+    final = study.final()
+    changed = final.pick != study.place(verdict.recommended)
+    moved = ~study.near[study.place(verdict.breakdown), final.end]
+    sure = 1 - float(changed.mean())
+    if max(changed.mean(), moved.mean()) <= UNSEEN_DOUBT:
+        return sure, ()
+    count = len(study.candidates)
+    turns = np.zeros(count + 1)
+    for places, when in ((final.pick, changed), (final.lead, changed), (final.end, moved)):
+        turns += np.bincount(places[when], minlength=count + 1)
+    order = sorted(range(count), key=lambda i: (-turns[i], -i))
+    return sure, tuple(study.candidates[i] for i in order if not study.seen[i])
+
+
+def _seen(scores: Iterable[Score], cases: Mapping[str, int]) -> dict[Candidate, int]:
+    """How many of the cases each candidate has."""
+    place = {case: k for k, case in enumerate(cases, 1)}
+    seen: dict[Candidate, int] = {}
+    for row in scores:
+        if row.candidate is not None:
+            seen[row.candidate] = max(seen.get(row.candidate, 0), place[row.case])
+    return seen
+
+
+def _running(summaries: Iterable[Summary]) -> list[Candidate]:
+    """Those that use the LoRA and could be scored."""
+    return [s.candidate for s in summaries if s.rank is not None and s.candidate.strength != 0]
+
+
 def _broken(summaries: Iterable[Summary]) -> set[Candidate]:
     return {s.candidate for s in summaries if s.state == "broken"}
 
@@ -215,14 +271,16 @@ class _Final(NamedTuple):
     """Clean, level with the first, inside other ranges, and not beyond a breakdown."""
     pick: NDArray[np.intp]
     end: NDArray[np.intp]
-    """(draws,): the recommended one and the breakdown; the number of candidates for none."""
+    lead: NDArray[np.intp]
+    """(draws,): the recommended one, the breakdown, the number of candidates for none; and the
+    lowest that is not beyond it."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Unfinished:
     """A study of which cases are missing. The rows are the candidates that use the LoRA and could
-    be scored, `change` their loss (lower is better) less the control's, of shape (candidates, all
-    cases), NaN where `seen` ends."""
+    be scored, or that nobody looked at (`seen` 0); `change` is their loss (lower is better) less
+    the control's, of shape (candidates, all cases), NaN where `seen` ends."""
 
     candidates: Sequence[Candidate]
     change: Array
@@ -252,36 +310,43 @@ class _Unfinished:
         if asked.rank_by not in tables.values:
             return None
         sign = 1.0 if asked.better == "lower" else -1.0
-        rows = [tables.candidates.index(one) for one in running]
+        looked = np.flatnonzero(np.array([seen.get(one, 0) > 0 for one in running]))
+        rows = np.array([tables.candidates.index(running[i]) for i in looked], dtype=np.intp)
         order = [*cases]
-        columns = [order.index(case) for case in tables.cases]
+        columns = np.array([order.index(case) for case in tables.cases], dtype=np.intp)
         table = sign * (tables.values[asked.rank_by] - tables.control[asked.rank_by])
-        change = np.full((len(rows), len(order)), math.nan)
-        change[:, columns] = table[rows]
+        change = np.full((len(running), len(order)), math.nan)
+        change[np.ix_(looked, columns)] = table[rows]
         have = np.isfinite(change)
-        if not rows or (have.sum(axis=1) < 2).any():
+        if not rows.size or (have[looked].sum(axis=1) < 2).any():
             return None
-        counts = np.array([seen[one] for one in running])
+        counts = np.array([seen.get(one, 0) for one in running])
         gap = ~have & (np.arange(len(order)) < counts[:, None])
         change = np.where(gap, row_means(change)[:, None], change)
         undefined = tables.undefined[asked.rank_by]
         for_all = (undefined | ~tables.rendered).all(axis=0)
-        later = np.where(counts < len(order), len(order), 0)
         whole = np.zeros(len(tables.candidates))
-        whole[rows] = later
-        effect = row_means(1 - tables.values["ssim"]) if "ssim" in tables.values else None
+        whole[rows] = np.where(counts < len(order), len(order), 0)[looked]
+        effect = np.full(len(running), math.nan)
+        if "ssim" in tables.values:
+            effect[looked] = row_means(1 - tables.values["ssim"])[rows]
         amounts = [
-            amount(one, asked.kind, math.nan if effect is None else float(effect[i]))
-            for one, i in zip(running, rows, strict=True)
+            amount(one, asked.kind, float(of)) for one, of in zip(running, effect, strict=True)
         ]
-        reach = np.empty(len(rows))
-        reach[sorted(range(len(rows)), key=amounts.__getitem__)] = np.arange(len(rows))
-        ranges = from_control(tables, asked.rank_by)
+        reach = np.empty(len(running))
+        reach[sorted(range(len(running)), key=amounts.__getitem__)] = np.arange(len(running))
+
+        def spread(values: Array) -> Array:
+            """Of all from those that were looked at."""
+            return np.interp(np.arange(len(running)), looked, values[rows])
+
+        undone = np.zeros(len(running), dtype=bool)
+        undone[looked] = (undefined & ~for_all)[rows].any(axis=1)
         return cls(
-            running, change, counts, np.array([*cases.values()]), asked, reach,
-            np.asarray((undefined & ~for_all)[rows].any(axis=1)),
-            _calm(tables, whole)[rows], _fits(tables, asked, whole)[rows],
-            _share(amounts), np.array([(one.strength or 0) < 0 for one in running]), bool(ranges),
+            running, change, counts, np.array([*cases.values()]), asked, reach, undone,
+            spread(_calm(tables, whole)), spread(_fits(tables, asked, whole)), _share(amounts),
+            np.array([(one.strength or 0) < 0 for one in running]),
+            bool(from_control(tables, asked.rank_by)),
         )  # fmt: skip
 
     def place(self, candidate: Candidate | None) -> int:
@@ -321,7 +386,7 @@ class _Unfinished:
         other = np.where(beyond.all(axis=1) | self.by_criteria, count, lead)
         pick = np.where(good.any(axis=1), most, other)
         end = self._first(broken, np.where(pick < count, pick, lead))
-        return _Final(mean, broken, may, pick.astype(np.intp), end.astype(np.intp))
+        return _Final(mean, broken, may, pick.astype(np.intp), end.astype(np.intp), lead)
 
     @property
     def draws(self) -> int:
@@ -378,7 +443,7 @@ class _Unfinished:
             worth[i] = told * (1 - open_then / open_now) / pictures
         return {
             one for one, of in zip(self.candidates, worth, strict=True)
-            if of >= worth.max() / 2 and of > 0
+            if of >= worth.max() * SHARE and of > 0
         }  # fmt: skip
 
     def _completed(self) -> Array:
@@ -402,6 +467,8 @@ class _Unfinished:
             slope = np.linalg.solve(covariance[np.ix_(done, done)], across).T
             rest = covariance[np.ix_(rows, rows)] - slope @ across
             groups.append((rows, done, slope, rest))
+            if not n:
+                break
             apart = self.change[rows, :n] - slope @ self.change[done, :n]
             level[rows] = apart.mean(axis=1) + slope @ level[done]
             between = slope @ doubt[np.ix_(done, done)]
@@ -415,11 +482,11 @@ class _Unfinished:
             if n == cases:
                 continue
             apart = self.change[rows, :n] - slope @ self.change[known, :n]
-            apart = apart - apart.mean(axis=1, keepdims=True)
+            apart = apart - row_means(apart)[:, None]
             noise = self._noise(apart, _root(rest), n, stream) * wide[:, rows, None]
             other = full[:, known, n:] - means[:, known, None]
             full[:, rows, n:] = means[:, rows, None] + noise
-            full[:, rows, n:] += np.einsum("rd,zdk->zrk", slope, other)
+            full[:, rows, n:] += slope @ other
         return np.asarray(full)
 
     def _means(self, level: Array, doubt: Array, wide: Array, stream: np.random.Generator) -> Array:
@@ -427,19 +494,23 @@ class _Unfinished:
         covariance `doubt`, and by what is known before: they begin near 0 and change gradually with
         the amount of the LoRA (a Brownian motion, of a size that is drawn by what is seen) and by
         something of their own."""
-        priors = self._priors(float(np.sqrt((self._spreads()[0] ** 2).mean())))
-        weight = np.array([_log_density(level, prior + doubt) for prior in priors])
+        priors = np.array(self._priors(float(np.sqrt((self._spreads()[0] ** 2).mean()))))
+        known = np.flatnonzero(self.seen > 0)
+        inside = np.ix_(known, known)
+        level, doubt = level[known], doubt[inside]
+        weight = _log_densities(level, priors[:, known[:, None], known] + doubt)
         each = len(WALKS) * len(OWN)
         weight[each:] -= math.log(max(1, len(priors) // each - 1))  # of damage anywhere, or none
         weight = np.exp(weight - weight.max())
         counts = np.bincount(
             stream.choice(len(priors), self.draws, p=weight / weight.sum()), minlength=len(priors)
         )
-        found, at = np.empty((self.draws, len(level))), 0
+        found, at = np.empty((self.draws, len(self.seen))), 0
         for prior, many in zip(priors, counts, strict=True):
             if many:
-                gain = np.linalg.solve(prior + doubt, prior).T
-                drawn = stream.standard_normal((many, len(level))) @ _root(prior - gain @ prior).T
+                gain = np.linalg.solve(prior[inside] + doubt, prior[known]).T
+                left = _root(prior - gain @ prior[known])
+                drawn = stream.standard_normal((many, len(self.seen))) @ left.T
                 found[at : at + many] = gain @ level + wide[at : at + many] * drawn
                 at += many
         return found
@@ -450,7 +521,7 @@ class _Unfinished:
         one_side = self.side == self.side[:, None]
         near = np.minimum(self.amount, self.amount[:, None]) * one_side
         places = np.unique(self.amount)
-        most = max(2, min(PLACES, 640 // len(places)))  # of hundreds of settings each takes long
+        most = max(2, min(PLACES, 1600 // len(places)))  # of hundreds of settings each takes long
         begins = places[:: -(-len(places) // most)]
         damage = [np.zeros(near.shape)]
         for begin in begins:
@@ -476,9 +547,10 @@ class _Unfinished:
             )
         )
         alone = stream.standard_normal((*shape, len(later))) * odd[:, :, n:]
+        found = np.asarray(root @ alone)
         if len(np.unique(self.prompts)) in (1, len(self.prompts)):
-            return np.asarray(np.einsum("rs,zsk->zrk", root, alone))
-        found = np.einsum("rs,zsk->zrk", root, alone) * math.sqrt(1 - SEEDS)
+            return found
+        found *= math.sqrt(1 - SEEDS)
         for prompt in np.unique(later):
             mine = np.flatnonzero(self.prompts[:n] == prompt)
             weight = SEEDS / (SEEDS + (1 - SEEDS) / len(mine)) if len(mine) else 0.0
@@ -490,8 +562,9 @@ class _Unfinished:
 
     def _spreads(self) -> tuple[Array, Array]:
         """Standard deviation of each candidate's changes, and its degrees of freedom."""
-        own = np.nanvar(self.change, axis=1, ddof=1)
-        freedom = self.seen - 1.0
+        own = np.zeros(len(self.seen))
+        own[self.seen > 0] = np.nanvar(self.change[self.seen > 0], axis=1, ddof=1)
+        freedom = np.maximum(self.seen - 1.0, 0.0)
         together = (freedom * own).sum() / freedom.sum()
         spread = np.sqrt((PRIOR * together + freedom * own) / (PRIOR + freedom))
         return np.asarray(np.maximum(spread, 1e-6)), np.asarray(PRIOR + freedom)
@@ -500,7 +573,7 @@ class _Unfinished:
         """How the candidates' changes go along: those seen, drawn towards `ALIKE`."""
         count = len(self.candidates)
         found = np.full((count, count), ALIKE)
-        for n in sorted(set(self.seen.tolist())):
+        for n in sorted(set(self.seen.tolist()) - {0}):
             rows = np.flatnonzero(self.seen >= n)
             part = self.change[rows, :n] - self.change[rows, :n].mean(axis=1, keepdims=True)
             size = np.sqrt((part**2).sum(axis=1))
@@ -527,11 +600,12 @@ def _root(covariance: Array) -> Array:
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
-def _log_density(value: Array, covariance: Array) -> float:
-    """Of a normal vector about 0, but for a constant."""
-    root = np.linalg.cholesky(covariance)
-    scaled = np.linalg.solve(root, value)
-    return float(-0.5 * scaled @ scaled - np.log(np.diag(root)).sum())
+def _log_densities(value: Array, covariances: Array) -> Array:
+    """Of a normal vector about 0 by each of the covariances (n, size, size), but for a constant."""
+    roots = np.linalg.cholesky(covariances)
+    scaled = np.linalg.solve(roots, np.broadcast_to(value[:, None], (len(roots), len(value), 1)))
+    size = np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
+    return np.asarray(-0.5 * (scaled**2).sum(axis=(1, 2)) - size)
 
 
 def _telling(state: NDArray[np.intp], answer: NDArray[np.intp], near: NDArray[Any]) -> float:
@@ -569,7 +643,8 @@ def _surely(t: Array, freedom: int, lines: Sequence[Sequence[int]]) -> NDArray[n
     left = t.shape[1] - found.sum(axis=1, keepdims=True)
     order = np.argsort(np.where(found, math.inf, -t), axis=1)
     place = np.arange(t.shape[1])
-    limit = stdtrit(freedom, 1 - alpha / np.maximum(left - place, 1))
+    by_count = stdtrit(freedom, 1 - alpha / np.arange(1, t.shape[1] + 1))
+    limit = by_count[np.maximum(left - place, 1) - 1]
     passed = (np.take_along_axis(t, order, axis=1) > limit) & (place < left)
     step_down = np.zeros_like(found)
     np.put_along_axis(step_down, order, np.logical_and.accumulate(passed, axis=1), axis=1)

@@ -118,7 +118,7 @@ def decide(
     beside = [
         *_beside(verdict.pick, evidence, kind, judged),
         *_passed_over(verdict, evidence, kind),
-        *_foreseen(verdict, evidence),
+        *_foreseen(verdict, evidence, kind),
     ]
     return Study(
         kind=kind,
@@ -188,13 +188,14 @@ def _passed_over(verdict: Verdict, evidence: Evidence, kind: Kind) -> Iterator[S
     yield say("how", "unseen", text, (), **unseen)
 
 
-def _foreseen(verdict: Verdict, evidence: Evidence) -> Iterator[Sentence]:
+def _foreseen(verdict: Verdict, evidence: Evidence, kind: Kind) -> Iterator[Sentence]:
     """How likely all pictures would recommend the same."""
     race = evidence.race
     if race is None or verdict.recommended is None or race.sure is None:
         return
     if race.asked < race.cells:
-        which = "all pictures of the settings looked at" if race.unseen else "all pictures"
+        some = race.over_budget or kind == "plane" and race.unseen
+        which = "all pictures of the settings looked at" if some else "all pictures"
         text = f"With {which} the recommendation would be the same with a chance of about "
         yield say("how", "sure", f"{text}{race.sure:.0%}.".replace("%", " %"), (), sure=race.sure)
 

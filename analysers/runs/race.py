@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TypeVar
@@ -81,9 +81,7 @@ class Race(Chooser[C]):
         if min(self.given.values(), default=len(self._cases)) == len(self._cases):
             self.sure, self._over = 1.0, True
             return
-        prompts = {row.case: row.prompt for row in self.rows.values()}
-        number = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompts.values()))}
-        cases = {case: number[prompts[case]] for case in self._cases}
+        cases = numbered_cases(self.rows.values())
         outlook = foresee(seen, self.asked, cases, len(self._looks) - 1, self.doubt)
         self.sure, self._outcomes = outlook.sure, outlook.outcomes
         self._over = not outlook.more
@@ -118,3 +116,10 @@ def in_turn(rows: Iterable[Score]) -> list[str]:
             cases.append(row.case)
     turns = zip_longest(*by_prompt.values())
     return [case for turn in turns for case in turn if case is not None]
+
+
+def numbered_cases(rows: Collection[Score]) -> dict[str, int]:
+    """The cases in turn, each with the number of its prompt."""
+    prompts = {row.case: row.prompt for row in rows}
+    number = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompts.values()))}
+    return {case: number[prompts[case]] for case in in_turn(rows)}

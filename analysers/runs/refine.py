@@ -10,11 +10,11 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from analysers.racing import EARLY, STAGE_DOUBT, Asked
+from analysers.racing import EARLY, STAGE_DOUBT, Asked, unseen_that_tell
 from analysers.ranking import margin_of
 from analysers.runs.chooser import Chooser, FullGrid, with_lora
 from analysers.runs.plane import coarse_plane, expected, next_on_plane
-from analysers.runs.race import Race
+from analysers.runs.race import Race, numbered_cases
 from analysers.scores import before, preference, same_side
 from analysers.statistics import ERROR
 from analysers.study import Candidate, Kind, Left, Score, Summary, Verdict
@@ -35,7 +35,8 @@ class Refine(Chooser[C]):
     is recommended, and below the plateau of a training. A gap is halved where the effect (1 - SSIM,
     interpolated, never falling) is: there a picture tells most. On the plane lines of equal effect
     say what comes next (`analysers.runs.plane`). Those that are looked at get all cases; with
-    `races`, only as many as a race among them asks for, and at most `budget` pictures in all.
+    `races`, only as many as a race among them asks for, and at most `budget` pictures in all. Then
+    the others are drawn too, and along one axis looked at where the answer turns on them.
     `rows` says of every cell of the fine grid which row of the scores it is.
     """
 
@@ -49,6 +50,7 @@ class Refine(Chooser[C]):
     _chosen: set[Candidate] = field(default_factory=set, init=False)
     _stages: dict[frozenset[Candidate], Chooser[C]] = field(default_factory=dict, init=False)
     _unseen: Mapping[str, int] = field(default_factory=dict, init=False)
+    _sure: float = field(default=math.nan, init=False)
 
     def __post_init__(self) -> None:
         self._line = sorted(
@@ -73,6 +75,7 @@ class Refine(Chooser[C]):
                 self._between[known] = self._gaps(seen)
             if not self._between[known]:
                 return []
+            self._sure = math.nan
             self._chosen.update(self._between[known])
 
     def record(self) -> Left:
@@ -83,7 +86,8 @@ class Refine(Chooser[C]):
         if raced is None:
             return Left(len(self.rows), len(self._cells()), unseen=dict(self._unseen))
         unseen = {} if raced.over_budget else dict(self._unseen)
-        return replace(raced, cells=len(self.rows), unseen=unseen)
+        sure = raced.sure if math.isnan(self._sure) else round(self._sure, 3)
+        return replace(raced, cells=len(self.rows), unseen=unseen, sure=sure)
 
     def _stage(self, before: Chooser[C] | None) -> Chooser[C]:
         """Who asks for the cells of those that are looked at now; a race goes on where the one
@@ -110,7 +114,17 @@ class Refine(Chooser[C]):
         if self.asked.kind == "plane":
             return next_on_plane(self._line, summaries, verdict, self.asked)
         found = between(self._line, summaries, verdict)
-        return found or tuple(stronger(self._line, summaries, verdict, self.asked)[:1])
+        found = found or tuple(stronger(self._line, summaries, verdict, self.asked)[:1])
+        return found or (self._wider(seen, summaries, verdict) if self.races else ())
+
+    def _wider(
+        self, seen: Sequence[Score], summaries: Sequence[Summary], verdict: Verdict
+    ) -> tuple[Candidate, ...]:
+        """A quarter of the others, of those on which the answer turns: none where it is settled."""
+        unseen = [one for one in self._line if one not in self._chosen]
+        cases = numbered_cases(self.rows.values())
+        self._sure, more = unseen_that_tell(seen, summaries, verdict, self.asked, cases, unseen)
+        return more[: max(FIRST, len(unseen) // 4)]
 
 
 def coarse(line: Sequence[Candidate]) -> list[Candidate]:

@@ -161,8 +161,8 @@ class Stopped:
 class Left:
     """Of the `cells` of the full grid, `asked` were scored, in `looks` after so many cases each;
     `over_budget` says that the allowance ended it. `unseen` counts the candidates of the full grid
-    that were never looked at, by the reason. `sure` is the chance that the full grid (of those
-    looked at) recommends the same, None where it is not foreseen."""
+    that were never looked at, by the reason. `sure` is the chance that the full grid (on the plane,
+    of those looked at) recommends the same, None where it is not foreseen."""
 
     cells: int
     asked: int
