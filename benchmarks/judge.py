@@ -1,28 +1,31 @@
 """Who sees that content is lost: adherence, BRISQUE or SSIM, against labels given blind.
 
+    python benchmarks/judge.py choice STRENGTHS EPOCHS STYLE [--errors FILE]
     python benchmarks/judge.py contrast STRENGTHS EPOCHS STYLE [--errors FILE]
     python benchmarks/judge.py settings RUN ... [--model JUDGE] [--errors FILE]
     python benchmarks/judge.py agreement STRENGTHS EPOCHS
     python benchmarks/judge.py ladders [--model JUDGE]
     python benchmarks/judge.py copies RUN ... REFERENCES
     python benchmarks/judge.py likeness RUN ... REFERENCES HELD_OUT
-    python benchmarks/judge.py kinds RUN ...
+    python benchmarks/judge.py kinds OUT
 
 STRENGTHS and EPOCHS are the demo's two runs in folders of these names, STYLE one in a folder
 `style` of the LoRA `plain` (train_small.py) on the demo's prompts without the trigger;
-results/labels-*.csv label their pictures. `contrast`: the area under the ROC curve of adherence, of
-other definitions of it, of SSIM and of BRISQUE, on the demo, and where content was kept in pictures
-that moved far.
-`settings`: by setting, how often a picture's own prompt explains it best. `agreement`: what is
-recommended by BRISQUE alone and by all criteria, beside the labels. `ladders`: twelve pictures of
-the embedded model judged by their own prompt, by that with another subject's word in front
-("similar"), and by another; and blended step by step with another picture or with noise. With
-`--model` another model is asked about what the embedded one painted (train_judges.py). `copies`:
-how many of the runs' pictures are called a copy, by each sign, and how much of a reference, moved
-and mirrored, must shine through one until it is. REFERENCES is a folder of pictures. `likeness`:
-that of the runs' settings, and of held-out pictures that are harmed step by step, as a share of the
-way from controls to held-out pictures, by other features and other means. `kinds`: what finished
-runs of LoRAs of known kinds (train_small.py) say of likeness, learning by heart, copies and leak.
+results/labels-*.csv label their pictures. `choice`: how adherence's definition was chosen by half
+of the prompts, and what it and others say of the other half and of the style LoRA. `contrast`: the
+area under the ROC curve of adherence, of other definitions of it, of SSIM and of BRISQUE, on the
+demo, and where content was kept in pictures that moved far. `settings`: by setting, how often a
+picture's own prompt explains it best; what margin the labels of some runs ask for, and how it does
+on the others. `agreement`: what is recommended by BRISQUE alone and by all criteria, beside the
+labels. `ladders`: twelve pictures of the embedded model judged by their own prompt, by that with
+another subject's word in front ("similar"), and by another; and blended step by step with another
+picture or with noise. With `--model` another model is asked about what the embedded one painted
+(train_judges.py). `copies`: how many of the runs' pictures are called a copy, by each sign, and how
+much of a reference, moved and mirrored, must shine through one until it is. REFERENCES is a folder
+of pictures. `likeness`: that of the runs' settings, and of held-out pictures that are harmed step
+by step, as a share of the way from controls to held-out pictures, by other features and other
+means. `kinds`: LoRAs of known kinds (train_small.py; two are in tests/loras, one is trained) are
+rendered into folders of OUT: what is said of likeness, learning by heart, copies and leak.
 
 With the embedded model on the CPU; each writes its section of results/judge.md. `--errors` keeps
 what the model was asked.
@@ -34,12 +37,15 @@ import argparse
 import csv
 import platform
 import re
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cache
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -53,7 +59,7 @@ import sample_data
 from analysers.intake.cases import without_triggers
 from analysers.intake.references import find_references
 from analysers.likeness import COPYING, HASH, LEAST_COPY
-from analysers.metrics.adherence import Adherence, AdherenceMargin, rivals
+from analysers.metrics.adherence import OTHERS, Adherence, AdherenceMargin, rivals
 from analysers.metrics.brisque import brisque
 from analysers.metrics.copying import compared, small
 from analysers.metrics.metric import Sample
@@ -61,6 +67,7 @@ from analysers.metrics.references import alike, fitted, parts
 from analysers.metrics.ssim import ssim
 from analysers.ranking import decide
 from analysers.runs.conclude import load_study
+from analysers.statistics import intervals
 from analysers.study import Study
 from generation.cells import Case
 from generation.pictures.pixels import read_image
@@ -88,9 +95,17 @@ def judging(folder: Path) -> Engine:
     return Engine(find_model(str(folder)), width=128, height=128, batch_size=4)
 
 
+@cache
 def prompts() -> list[str]:
     lines = (sample_data.PATH / "prompts.txt").read_text().splitlines()
     return [without_triggers(line, (TRIGGER,)) for line in lines]
+
+
+@cache
+def others(own: int, count: int) -> list[int]:
+    """The numbers of so many prompts with which this one is compared."""
+    contents = prompts()
+    return [contents.index(text) for text in rivals(contents[own], contents, count)]
 
 
 def auc(scores: np.ndarray, lost: np.ndarray) -> float:
@@ -113,37 +128,53 @@ def bounds(scores: np.ndarray, lost: np.ndarray, groups: np.ndarray) -> tuple[fl
     return tuple(np.percentile(found, [2.5, 97.5]))
 
 
-LEVELS = ((150, 0), (350, 0), (350, 1), (500, 0), (650, 1), (650, 7), (850, 0))
-"""Timesteps of 1000 and seeds of their noise at which all texts are asked, to compare levels."""
+Level = tuple[int, int]
+"""A timestep of 1000, and the seed of the noise there."""
 
-Errors = dict[str, np.ndarray]
-"""Of a picture, the errors under all contents and under no text: (levels, contents + 1)."""
+SHIPPED: Level = (judge.TIMESTEP, judge.NOISE)
+
+LEVELS: tuple[Level, ...] = (
+    (350, 0), (350, 1), (500, 0), (500, 1), (600, 0), (600, 1), (650, 0), (650, 1), (700, 0),
+    (700, 1), (750, 0), (750, 1), (850, 0), (850, 1),
+)  # fmt: skip
+"""Where all texts are asked, to compare definitions."""
+
+Errors = Mapping[Level, np.ndarray]
+"""Of a picture, by level the errors under all contents and, last, under no text."""
 
 
-def errors(engine: Engine, picture: np.ndarray, levels: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The errors at these levels of the embedded model, or of another's two."""
+def errors(engine: Engine, picture: np.ndarray, levels: Sequence[Level]) -> Errors:
+    """The errors at these levels of the embedded model, or of another at the shipped one."""
     z, texts = judge.latents(engine, picture), [*prompts(), ""]
-    shares = dict(zip(judge.TIMESTEPS, judge.NOISE_SHARES, strict=True))
-    known, found = judge._texts(engine, texts), []
+    known, found = judge._texts(engine, texts), {}
     with torch.inference_mode():
         for step, seed in levels:
-            noisy, time, truth = judge._noised(engine, z, seed, step, shares.get(step, np.nan))
+            share = judge.NOISE_SHARE if (step, seed) == SHIPPED else np.nan
+            noisy, time, truth = judge._noised(engine, z, seed, step, share)
             noisy, time = noisy.expand(len(texts), -1, -1, -1), time.expand(len(texts))
             told = engine.traits.predict(engine.pipe, noisy, time, known)
-            found.append(((told.float() - truth) ** 2).mean((1, 2, 3)).numpy())
-    return np.array(found, np.float32)
+            found[step, seed] = ((told.float() - truth) ** 2).mean((1, 2, 3)).numpy().astype(float)
+    return found
 
 
-def all_errors(pictures: Mapping[str, np.ndarray], kept: Path | None) -> Errors:
-    """Of all pictures by name; those in the file `kept` are not asked again, the others added."""
+def all_errors(
+    pictures: Mapping[str, np.ndarray], kept: Path | None, levels: Sequence[Level] = LEVELS
+) -> dict[str, Errors]:
+    """Of all pictures by name; what the file `kept` has is not asked again, the rest is added."""
     known = dict(np.load(kept)) if kept and kept.exists() else {}
-    lacking = [name for name in pictures if name.replace("/", "|") not in known]
-    engine = embedded() if lacking else None
-    for name in lacking:
-        known[name.replace("/", "|")] = errors(engine, pictures[name], LEVELS)
-    if kept and lacking:
-        np.savez(kept, **known)
-    return {name: known[name.replace("/", "|")].astype(float) for name in pictures}
+
+    def key(name: str, level: Level) -> str:
+        return f"{name}@{level[0]}_{level[1]}".replace("/", "|")
+
+    lacking = {name: [at for at in levels if key(name, at) not in known] for name in pictures}
+    if asked := [name for name in pictures if lacking[name]]:
+        engine = embedded()
+        for name in asked:
+            for at, told in errors(engine, pictures[name], lacking[name]).items():
+                known[key(name, at)] = told.astype(np.float32)
+        if kept:
+            np.savez(kept, **known)
+    return {n: {at: known[key(n, at)].astype(float) for at in levels} for n in pictures}
 
 
 @dataclass(frozen=True)
@@ -201,74 +232,137 @@ def made(controls: Mapping[int, np.ndarray]) -> dict[str, list[Shown]]:
     }
 
 
-def clearness(found: np.ndarray, own: int, levels: Sequence[int], others: Sequence[int]) -> float:
-    """As `analysers.metrics.adherence` has it, with each of the others at one level."""
-    at = [levels[k % len(levels)] for k in range(len(others))]
-    return float(np.mean([found[i, o] - found[i, own] for i, o in zip(at, others, strict=True)]))
+def contrasts(
+    found: Errors, own: int, levels: Sequence[Level], count: int, every: bool = False
+) -> np.ndarray:
+    """By how much the errors under so many other prompts exceed that under the own: each at one of
+    the levels in turn, or as the mean of every level."""
+    rest = others(own, count)
+    if every:
+        return np.mean([found[at][rest] - found[at][own] for at in levels], axis=0)
+    turn = [found[levels[k % len(levels)]] for k in range(len(rest))]
+    return np.array([told[o] - told[own] for told, o in zip(turn, rest, strict=True)])
 
 
-def kept_share(
-    found: np.ndarray, control: np.ndarray, own: int, levels: Sequence[int], every: bool = False
-) -> float:
-    contents = prompts()
-    others = [contents.index(text) for text in rivals(contents[own], contents)]
-    if every:  # each of all at each level
-        rest = [k for k in range(len(contents)) if k != own]
-        others = [k for k in rest for _ in levels]
-    shown, first = (clearness(one, own, levels, others) for one in (found, control))
-    return min(max(shown / first, 0.0), 1.0) if first > 0 else np.nan
+def as_shipped(shown: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """As `analysers.metrics.adherence` has it: contrasts of pictures and controls, a row each."""
+    return shown.mean(axis=1) / first.mean(axis=1)
 
 
-Value = Callable[[np.ndarray, np.ndarray, int], float]
+def kept_share(found: Errors, control: Errors, own: int, levels: Sequence[Level] = (SHIPPED,),
+               count: int = OTHERS, every: bool = False) -> float:  # fmt: skip
+    shown, first = (contrasts(one, own, levels, count, every) for one in (found, control))
+    return cut(as_shipped, shown[None], first[None])[0]
+
+
+def cut(by: Statistic, shown: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Cut to 0 to 1; NaN where the control does not show its prompt."""
+    with np.errstate(all="ignore"):
+        told = np.clip(by(shown, first), 0, 1)
+    return np.where(first.mean(axis=1) > 0, told, np.nan)
+
+
+Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+STATISTICS: dict[str, Statistic] = {
+    "mean by mean": as_shipped,
+    "median by median": lambda d, c: np.median(d, axis=1) / np.median(c, axis=1),
+    "each cut to the control's": lambda d, c: np.nanmean(
+        np.where(c > 0, np.clip(d / c, 0, 1), np.nan), axis=1
+    ),
+    "slope on the control's": lambda d, c: (d * c).sum(axis=1) / (c * c).sum(axis=1),
+    "cosine with the control's": lambda d, c: (
+        (d * c).sum(axis=1) / np.sqrt((d * d).sum(axis=1) * (c * c).sum(axis=1))
+    ),
+    "by the mean's spread": lambda d, c: (
+        (d.mean(axis=1) / np.sqrt((d * d).mean(axis=1)))
+        / (c.mean(axis=1) / np.sqrt((c * c).mean(axis=1)))
+    ),
+    "nearest by mean": lambda d, c: d.min(axis=1) / c.mean(axis=1),
+    "logistic, half the control's": lambda d, c: _odds(d, c, 0.5).mean(axis=1),
+    "logistic, a quarter": lambda d, c: _odds(d, c, 0.25).mean(axis=1),
+    "posterior, half the control's": lambda d, c: _posterior(d, c, 0.5) / _posterior(c, c, 0.5),
+    "posterior, a quarter": lambda d, c: _posterior(d, c, 0.25) / _posterior(c, c, 0.25),
+}
+"""Of contrasts of pictures and of their controls, (pictures, pairs) each."""
+
+
+def _odds(d: np.ndarray, c: np.ndarray, share: float) -> np.ndarray:
+    """Of each pair the chance that the own prompt is the right one; the unit of errors is a share
+    of the control's mean contrast."""
+    return 1 / (1 + np.exp(-d / (share * c.mean(axis=1, keepdims=True))))
+
+
+def _posterior(d: np.ndarray, c: np.ndarray, share: float) -> np.ndarray:
+    """The same among all prompts together."""
+    unit = share * c.mean(axis=1, keepdims=True)
+    return 1 / (1 + np.exp(-d / unit).sum(axis=1))
+
+
+Value = Callable[[Errors, Errors, int], float]
 """Of a picture's and its control's errors and the case: higher says kept."""
 
 
-def _at(*levels: int, every: bool = False) -> Value:
-    return lambda found, control, own: kept_share(found, control, own, levels, every)
+def _at(*levels: Level, count: int = OTHERS, every: bool = False) -> Value:
+    return lambda found, control, own: kept_share(found, control, own, levels, count, every)
 
 
-def share_of_four(found: np.ndarray, _control: np.ndarray, own: int) -> float:
-    contents = prompts()
-    others = [contents.index(text) for text in rivals(contents[own], contents)]
-    return float(np.mean([found[(1, 4)[k % 2], o] > found[(1, 4)[k % 2], own]
-                          for k, o in enumerate(others)]))  # fmt: skip
+FIRST: tuple[Level, Level] = ((350, 0), (650, 1))
+"""Where the first definition asked."""
 
 
-def _beyond(found: np.ndarray, own: int, levels: Sequence[int]) -> np.ndarray:
-    """By how much the error without a text is beyond that with the own, as a share of it."""
-    without = found[list(levels), -1]
-    return (without - found[list(levels), own]) / without
+def share_of_four(found: Errors, _control: Errors, own: int) -> float:
+    return float((contrasts(found, own, FIRST, 4) > 0).mean())
+
+
+def _margin(found: Errors, own: int, *, share: bool = False) -> float:
+    """By how much the error without a text is beyond that with the own, or the share of it."""
+    without = np.array([found[at][-1] for at in FIRST])
+    beyond = without - [found[at][own] for at in FIRST]
+    return float((beyond / without if share else beyond).mean())
 
 
 VALUES: dict[str, Value] = {
-    "adherence: 650, 850, four others": _at(4, 6),
-    "the same at 350, 650": _at(1, 4),
-    "at 350": _at(1),
-    "at 500": _at(3),
-    "at 650": _at(4),
-    "at 850": _at(6),
-    "at 650, 850, all others": _at(4, 6, every=True),
-    "at 500, 650, 850, all others": _at(3, 4, 6, every=True),
-    "share of four others, 350, 650 (as it was)": share_of_four,
-    "margin from no text, 350, 650": lambda e, c, own: float(
-        np.mean(e[[1, 4], -1] - e[[1, 4], own])
-    ),
-    "the same less the control's": lambda e, c, own: float(
-        np.mean(e[[1, 4], -1] - e[[1, 4], own] - c[[1, 4], -1] + c[[1, 4], own])
-    ),
-    "as a share of the error without": lambda e, c, own: float(_beyond(e, own, (1, 4)).mean()),
-    "that less the control's": lambda e, c, own: float(
-        np.mean(_beyond(e, own, (1, 4)) - _beyond(c, own, (1, 4)))
+    "adherence: 600, four others": _at(SHIPPED),
+    "with other noise": _at((600, 0)),
+    "with both noises, all others": _at((600, 0), (600, 1), count=15, every=True),
+    "at 350, this noise": _at((350, 1)),
+    "at 500": _at((500, 1)),
+    "at 650": _at((650, 1)),
+    "at 700": _at((700, 1)),
+    "at 750": _at((750, 1)),
+    "at 850": _at((850, 1)),
+    "at 650 and 850 (version 2)": _at((650, 0), (850, 1)),
+    "at 500, 650, 850, all others": _at((500, 0), (650, 1), (850, 0), count=15, every=True),
+    "share of four others, 350, 650 (version 1)": share_of_four,
+    "margin from no text, 350, 650": lambda e, c, own: _margin(e, own),
+    "the same less the control's": lambda e, c, own: _margin(e, own) - _margin(c, own),
+    "as a share of the error without": lambda e, c, own: _margin(e, own, share=True),
+    "that less the control's": lambda e, c, own: (
+        _margin(e, own, share=True) - _margin(c, own, share=True)
     ),
     "the error itself, less the control's": lambda e, c, own: float(
-        np.mean(c[[4, 6], own] - e[[4, 6], own])
+        c[SHIPPED][own] - e[SHIPPED][own]
     ),
 }
 
 
-def contrast(runs: list[Path], kept: Path | None) -> list[str]:
-    """STRENGTHS EPOCHS STYLE: what each value says of content that is lost, and of content that is
-    kept in a picture that moved far."""
+@dataclass(frozen=True)
+class Judged:
+    """The labelled pictures, those made to keep their content, and what the model was asked."""
+
+    sets: dict[str, list[Shown]]
+    found: dict[str, Errors]
+
+    def picture(self, one: Shown) -> Errors:
+        return self.found[one.name]
+
+    def control(self, one: Shown) -> Errors:
+        return self.found[f"control/p{one.case:02d}_s1"]
+
+
+def judged(runs: list[Path], kept: Path | None) -> Judged:
+    """STRENGTHS EPOCHS STYLE."""
     *demo, style = runs
     sets = {"demo": labelled(demo, "labels-demo.csv")}
     for one in labelled([style], "labels-style.csv"):
@@ -278,12 +372,115 @@ def contrast(runs: list[Path], kept: Path | None) -> list[str]:
     sets |= made(controls)
     pictures = {one.name: one.picture for shown in sets.values() for one in shown}
     pictures |= {f"control/p{k:02d}_s1": control for k, control in controls.items()}
-    found = all_errors(pictures, kept)
+    return Judged(sets, all_errors(pictures, kept))
+
+
+EVALUATIONS, EQUAL = 7, 0.01
+"""How many evaluations of the denoiser a picture may take (14 % of 25 steps with guidance), and
+areas that are called equal."""
+
+
+def choice(runs: list[Path], kept: Path | None) -> list[str]:
+    """STRENGTHS EPOCHS STYLE: what the even prompts choose, and how it does elsewhere."""
+    asked = judged(runs, kept)
+    shown = [one for some in asked.sets.values() for one in some]
+    kind = np.array([name for name, some in asked.sets.items() for _ in some])
+    lost, even = np.array([o.lost for o in shown]), np.array([o.case % 2 == 0 for o in shown])
+    gone = (kind == "demo") & lost
+
+    def against(told: np.ndarray, others: np.ndarray, among: np.ndarray) -> float:
+        at = among & (gone | others) & np.isfinite(told)
+        return auc(-told[at], lost[at])
+
+    def area(told: np.ndarray, among: np.ndarray) -> float:
+        own = against(told, (kind == "demo") & ~lost, among)
+        made_ = [against(told, kind == k, among) for k in ("seeds", "posters", "recoloured")]
+        return (own + float(np.mean(made_))) / 2
+
+    single = [((at,), count, False) for at in LEVELS for count in (4, 6)]
+    pairs = [*combinations(LEVELS, 2)]
+    double = [(two, count, every) for two in pairs for count, every in ((4, False), (2, True))]
+    rows = []
+    for levels, count, every in [*single, *double]:
+        both = [
+            np.array([contrasts(of(o), o.case, levels, count, every) for o in shown])
+            for of in (asked.picture, asked.control)
+        ]
+        cost = len(levels) * (count + 1) if every else count + len(levels)
+        for name, by in STATISTICS.items():
+            told = cut(by, *both)
+            where = ", ".join(f"{step} (noise {seed})" for step, seed in levels)
+            what = f"{where}; {count} others{' at each' if every else ''}; {name}"
+            order = (cost, len({step for step, _ in levels}), -area(told, even))
+            rows.append((what, order, area(told, even), area(told, ~even), told))
+    affordable = [row for row in rows if row[1][0] <= EVALUATIONS]
+    best = [max(row[k] for row in affordable) for k in (2, 3)]
+    equal = sorted((r for r in affordable if r[2] >= best[0] - EQUAL), key=lambda row: row[1])
+    there = sorted((r for r in affordable if r[3] >= best[1] - EQUAL),
+                   key=lambda row: (*row[1][:2], -row[3]))  # fmt: skip
+    before = [r for r in rows if r[0].startswith("650 (noise 0), 850 (noise 1); 4 others; mean")]
+    again = [r for r in rows if r[0].startswith("600 (noise 0); 4 others; mean")]
+    text = [
+        "Stated before any of these errors was computed: the even-numbered of the sixteen prompts "
+        "choose. What is highest is the mean of two areas: the demo's lost pictures against its "
+        "kept ones, and against what keeps its content by construction (other seeds, prints, other "
+        f"colours; mean of the three). Of {len(affordable)} definitions of at most {EVALUATIONS} "
+        f"evaluations of the denoiser all within {EQUAL} of the best are equal; of these that with "
+        "the fewest evaluations is taken, then the fewest timesteps, then the highest area. The "
+        "odd prompts and the style LoRA had no part.",
+        "",
+        f"Best: even {best[0]:.3f}, odd {best[1]:.3f}; {len(equal)} are equal on the even prompts, "
+        f"{len(there)} on the odd ones.",
+        "",
+        "| | evaluations | even | odd | style LoRA at 0.5 | at 1.0 | at 1.5 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    marked = [
+        ("chosen: ", equal[0]), *(("", row) for row in equal[1:4]), ("by the odd: ", there[0]),
+        *(("the same, other noise: ", row) for row in again),
+        *(("as it was: ", row) for row in before),
+    ]  # fmt: skip
+    for mark, (what, (cost, *_), ours, theirs, told) in marked:
+        aside = [(kind == f"style LoRA at {at}") & ~lost for at in ("0.5", "1.0", "1.5")]
+        cells = " | ".join(f"{against(told, mask, gone | mask):.2f}" for mask in aside)
+        text.append(f"| {mark}{what} | {cost} | {ours:.3f} | {theirs:.3f} | {cells} |")
+    text += ["", *ramps(equal[0][4], kind, lost, even)]
+    return text
+
+
+def ramps(told: np.ndarray, kind: np.ndarray, lost: np.ndarray, even: np.ndarray) -> list[str]:
+    """What a ramp would do that makes the value the chance that content was kept."""
+
+    def brier(value: np.ndarray, among: np.ndarray) -> float:
+        return float(np.nanmean((value[among] - ~lost[among]) ** 2))
+
+    def both(value: np.ndarray, among: np.ndarray) -> float:
+        made_ = [brier(value, among & (kind == k)) for k in ("seeds", "posters", "recoloured")]
+        return (brier(value, among & (kind == "demo")) + float(np.mean(made_))) / 2
+
+    steps = [(a, b) for a in (0, 0.1, 0.2, 0.3) for b in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)]
+    ramped = {(a, b): np.clip((told - a) / (b - a), 0, 1) for a, b in steps}
+    low, high = min(steps, key=lambda at: both(ramped[at], even))
+    style = np.char.startswith(kind, "style")
+    cells = [
+        f"{both(value, even):.3f} on the even prompts, {both(value, ~even):.3f} on the odd ones, "
+        f"{brier(value, style):.3f} on the style LoRA"
+        for value in (told, ramped[low, high])
+    ]
+    return [
+        f"Brier score as the chance that content was kept: {cells[0]}; with the ramp from {low:g} "
+        f"to {high:g} that the even prompts choose: {cells[1]}."
+    ]
+
+
+def contrast(runs: list[Path], kept: Path | None) -> list[str]:
+    """STRENGTHS EPOCHS STYLE: what each value says of content that is lost, and of content that is
+    kept in a picture that moved far."""
+    asked = judged(runs, kept)
+    sets = asked.sets
     values = {
         name: {
-            key: np.array(
-                [value(found[o.name], found[f"control/p{o.case:02d}_s1"], o.case) for o in shown]
-            )
+            key: np.array([value(asked.picture(o), asked.control(o), o.case) for o in shown])
             for key, shown in sets.items()
         }
         for name, value in VALUES.items()
@@ -347,14 +544,15 @@ def contrast(runs: list[Path], kept: Path | None) -> list[str]:
 
 
 def settings(runs: list[Path], model: Path, kept: Path | None) -> list[str]:
-    """The table of the prototype, by setting."""
+    """The table of the prototype, by setting, and the margin that the labels ask for."""
     text = [
-        "| setting | own prompt first of all | adherence | margin | BRISQUE | SSIM | lost |",
-        "|---|---|---|---|---|---|---|",
+        "| setting | own prompt first of all | adherence | surely at least | margin | BRISQUE | "
+        "SSIM | lost |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     ours = model == EMBEDDED
-    engine = embedded() if ours else judging(model)
-    levels = [4, 6] if ours else [0, 1]
+    engine = None if ours else judging(model)
+    known: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         shown = labelled([run], "labels-style.csv" if run.name == "style" else "labels-demo.csv")
         shown.sort(key=lambda one: float(one.setting.removeprefix("epoch ").partition(" ")[0]))
@@ -364,27 +562,67 @@ def settings(runs: list[Path], model: Path, kept: Path | None) -> list[str]:
             for k in sorted(first)
         ]
         every = [*bare, *shown]
-        if ours:
-            found = all_errors({one.name: one.picture for one in every}, kept)
+        if engine is None:
+            found = all_errors({one.name: one.picture for one in every}, kept, [SHIPPED])
         else:
-            asked = [(step, level) for level, step in enumerate(judge.TIMESTEPS)]
-            found = {one.name: errors(engine, one.picture, asked).astype(float) for one in every}
+            found = {one.name: errors(engine, one.picture, [SHIPPED]) for one in every}
         rows: dict[str, list[tuple[float, ...]]] = defaultdict(list)
         for one in every:
-            own, whole = found[one.name][levels], found[one.name][levels].sum(axis=0)
+            whole = found[one.name][SHIPPED]
             rows[one.setting].append(
                 (
                     whole[one.case] <= whole[:-1].min(),
-                    kept_share(found[one.name], found[bare[one.case].name], one.case, levels),
-                    float(np.mean(own[:, -1] - own[:, one.case])),
+                    kept_share(found[one.name], found[bare[one.case].name], one.case),
+                    float(whole[-1] - whole[one.case]),
                     brisque(one.picture),
                     1 - one.changed,
                     one.lost,
                 )
             )
-        for name, values in rows.items():
+        table = np.array([[row[1] for row in values] for values in rows.values()])
+        least = 1 + intervals(table - 1, np.arange(table.shape[1])).low
+        for (name, values), low in zip(rows.items(), least, strict=True):
             a, b, c, d, e, f = np.nanmean(np.array(values, float), axis=0)
-            text.append(f"| {name} | {a:.2f} | {b:.2f} | {c:+.3f} | {d:.1f} | {e:.2f} | {f:.2f} |")
+            text.append(
+                f"| {name} | {a:.2f} | {b:.2f} | {low:.2f} | {c:+.3f} | {d:.1f} | {e:.2f} | "
+                f"{f:.2f} |"
+            )
+            if name != "control":
+                known.setdefault(run.name, []).append((low, f))
+    return [*text, "", *margins(known)] if ours and len(known) > 1 else text
+
+
+KEPT = 1 / 16
+"""Share of subjects that may be lost where content is called kept."""
+
+
+def margins(known: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
+    """The margin that some runs' labels ask for, and how often it is wrong there and elsewhere.
+
+    Of each setting: what adherence surely is at least, and the share of subjects lost. A bound
+    halfway between two settings that calls the fewest wrong; of several the highest."""
+
+    def wrong(bound: float, some: Sequence[tuple[float, float]]) -> int:
+        return sum((low >= bound) != (lost <= KEPT) for low, lost in some)
+
+    text = [
+        f"A setting keeps its content where at most {KEPT:.2f} of the subjects were labelled lost.",
+        "",
+        "| margin by the labels of | | settings called wrong there | elsewhere | with the shipped "
+        "margin |",
+        "|---|---|---|---|---|",
+    ]
+    for chosen in (["strengths"], ["epochs"], ["strengths", "epochs"], ["style"], list(known)):
+        here = [one for name in chosen for one in known.get(name, ())]
+        away = [one for name in known if name not in chosen for one in known[name]]
+        lows = sorted(low for low, _ in here)
+        bounds_ = [(a + b) / 2 for a, b in pairwise(lows)]
+        bound = min(bounds_, key=lambda b: (wrong(b, here), -b))
+        shipped = wrong(1 - Adherence.declaration.margin, here)
+        text.append(
+            f"| {', '.join(chosen)} | {1 - bound:.2f} | {wrong(bound, here)} of {len(here)} | "
+            f"{wrong(bound, away)} of {len(away)} | {shipped} of {len(here)} |"
+        )
     return text
 
 
@@ -444,7 +682,7 @@ def ladders(model: Path) -> list[str]:
     pictures = [p for k in range(0, 12, 4) for p in engine.render(cases[k : k + 4])]
     painting = (time.process_time() - begin) / len(pictures)
     noise = np.random.default_rng(0)
-    judged: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    found_of: dict[str, list[tuple[float, float]]] = defaultdict(list)
     seconds = []
 
     adherence = Adherence()
@@ -459,7 +697,7 @@ def ladders(model: Path) -> list[str]:
         seconds.append(time.process_time() - begin)
         # No picture was painted from a similar prompt: there is no control.
         share = np.nan if name == "a similar prompt" else share
-        judged[name].append((share, AdherenceMargin()([own])[0]))
+        found_of[name].append((share, AdherenceMargin()([own])[0]))
 
     def mirrored(k: int) -> Sample:
         own = Sample(pictures[k][:, ::-1].copy(), pictures[k], renderer=judging_engine)
@@ -477,13 +715,13 @@ def ladders(model: Path) -> list[str]:
             for step in steps:
                 mixed = np.rint((1 - step) * picture + step * other).astype(np.uint8)
                 hold(f"{name}, {step:.2f}", mixed, contents[k], k)
-    own = np.array(judged["its own prompt"])
+    own = np.array(found_of["its own prompt"])
     text = [
         "| twelve pictures, judged under | adherence | margin | AUC of adherence | of the margin |",
         "|---|---|---|---|---|",
     ]
     for name in ("its own prompt", "a similar prompt", "another prompt"):
-        found = np.array(judged[name])
+        found = np.array(found_of[name])
         sides = np.r_[np.zeros(len(own)), np.ones(len(found))] > 0
         areas = [auc(-np.r_[own[:, k], found[:, k]], sides) for k in (0, 1)]
         means = found.mean(axis=0)
@@ -492,7 +730,7 @@ def ladders(model: Path) -> list[str]:
     text += ["", "| share of the other picture | 0 | 0.25 | 0.5 | 0.75 | 1 | Spearman, mean |"]
     text.append("|---|" + "---|" * 6)
     for name in ("replaced", "noise"):
-        found = np.array([judged[f"{name}, {step:.2f}"] for step in steps])
+        found = np.array([found_of[f"{name}, {step:.2f}"] for step in steps])
         for k, label in ((0, "adherence"), (1, "margin")):
             rho = [
                 spearmanr(steps, -found[:, i, k])[0] if np.ptp(found[:, i, k]) else 0.0
@@ -690,9 +928,47 @@ def likeness(folders: list[Path]) -> list[str]:
     return [*text, "", *harms]
 
 
-def kinds(runs: list[Path]) -> list[str]:
+LORAS = Path(__file__).parents[1] / "tests" / "loras"
+LEAKING = ("--leak-test", "--trigger", TRIGGER, "--class-word", "style")
+KINDS: dict[str, tuple[int, tuple[str | Path, ...]]] = {
+    "memorised, against the six pictures it knows and six it does not": (6, (
+        LORAS / "memorised.safetensors", "--seeds", "1,2", "--references", LORAS / "seen",
+        "--held-out", LORAS / "unseen",
+    )),
+    "trigger, with trigger and regularisation, 240 steps": (
+        8, (LORAS / "triggered.safetensors", *LEAKING)
+    ),
+    "plain, trained without a trigger, 80 steps": (8, ("plain-000002.safetensors", *LEAKING)),
+}  # fmt: skip
+"""What is tried, from how many prompts of the demo, with what; a name alone is trained."""
+
+
+def tried(out: Path) -> Iterator[tuple[str, Path]]:
+    """The finished runs of the kinds."""
+    for name, (count, (lora, *options)) in KINDS.items():
+        kind = name.partition(",")[0]
+        out.mkdir(parents=True, exist_ok=True)
+        lines = (sample_data.PATH / "prompts.txt").read_text().splitlines()[:count]
+        (out / f"{kind}.txt").write_text("\n".join(lines) + "\n")
+        if isinstance(lora, str) and not (lora := out / "lora" / lora).exists():
+            script = Path(__file__).with_name("train_small.py")
+            train = [kind, out / "lora", "--steps", "80", "--save", "40"]
+            subprocess.run([sys.executable, script, *train], check=True)
+        subprocess.run(
+            [
+                Path(sys.executable).with_name("analyse-epochs"), lora, "--model", "demo",
+                "--prompts", out / f"{kind}.txt", "--steps", "12", "--guidance-scale", "4",
+                "--size", "128x128", "--sampler", "dpmpp_2m_karras", "--device", "cpu",
+                "--out", out / kind, *options,
+            ],
+            check=True,
+        )  # fmt: skip
+        yield name, out / kind
+
+
+def kinds(out: Path) -> list[str]:
     text = []
-    for run in runs:
+    for title, run in tried(out):
         study = load_study(run)
         evidence = study.evidence
         repeated = {one.image for one in (evidence.copies.pictures if evidence.copies else ())}
@@ -714,7 +990,7 @@ def kinds(runs: list[Path]) -> list[str]:
                 if "copies" in evidence:
                     rows[name]["copies"] = f"{copied[name]} of {painted[name]}"
         heads = list(dict.fromkeys(key for row in rows.values() for key in row))
-        text += [f"{run.name}:", "", f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+        text += [f"{title}:", "", f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
         for name, row in rows.items():
             text.append(f"| {name} | {' | '.join(row.get(head, '') for head in heads)} |")
         text.append("")
@@ -730,13 +1006,14 @@ LEAKS = (
 
 
 WHAT: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "choice": lambda asked: choice(asked.runs, asked.errors),
     "contrast": lambda asked: contrast(asked.runs, asked.errors),
     "settings": lambda asked: settings(asked.runs, asked.model, asked.errors),
     "agreement": lambda asked: agreement(asked.runs),
     "ladders": lambda asked: ladders(asked.model),
     "copies": lambda asked: copies(asked.runs),
     "likeness": lambda asked: likeness(asked.runs),
-    "kinds": lambda asked: kinds(asked.runs),
+    "kinds": lambda asked: kinds(*asked.runs),
 }
 
 

@@ -5,8 +5,8 @@ something else. So the denoising error under the picture's own prompt is compare
 under other prompts of the study, and under none: Li et al. (2023), "Your Diffusion Model is
 Secretly a Zero-Shot Classifier", https://arxiv.org/abs/2303.16203; Krojer et al. (2023), "Are
 Diffusion Models Vision-And-Language Reasoners?", https://arxiv.org/abs/2305.16397, who compare
-with the empty prompt. Both take many noises and timesteps; two suffice here, because all prompts
-and all candidates meet the same ones, and the control says how clearly this model can tell this
+with the empty prompt. Both take many noises and timesteps; one suffices here, because all prompts
+and all candidates meet the same one, and the control says how clearly this model can tell this
 prompt at all (docs/metrics.md has the tables).
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,11 @@ JUDGED = 4
 """Pictures that are judged together."""
 
 OTHERS = 4
-"""With how many other prompts a picture's own is compared, each at one noise level."""
+"""With how many other prompts a picture's own is compared."""
 
 
-def rivals(content: str, contents: Sequence[str]) -> tuple[str, ...]:
-    """At most `OTHERS` of the contents that are not this one, the same whenever they are there.
+def rivals(content: str, contents: Sequence[str], most: int = OTHERS) -> tuple[str, ...]:
+    """So many of the contents that are not this one at most, the same whenever they are there.
 
     A case's choice does not depend on the candidate, and a prompt that is added to the study
     changes few choices: the lowest hashes of the pair are taken.
@@ -40,7 +40,7 @@ def rivals(content: str, contents: Sequence[str]) -> tuple[str, ...]:
     def lot(other: str) -> bytes:
         return hashlib.sha256(f"{content}\0{other}".encode("utf-8", "surrogatepass")).digest()
 
-    return tuple(sorted({c for c in contents if c.strip() and c != content}, key=lot)[:OTHERS])
+    return tuple(sorted({c for c in contents if c.strip() and c != content}, key=lot)[:most])
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Adherence(Declared):
     declaration = Declaration(
         "adherence",
         "higher",
-        version=2,
+        version=3,
         unit="share of the control's",
         about="does it still show its prompt",
-        margin=0.3,
+        margin=0.35,
         needs=frozenset({"renderer", "content", "others"}),
         uses=frozenset({"control"}),
         bounds=(0.0, 1.0),
@@ -102,7 +102,7 @@ class AdherenceMargin(Declared):
         "adherence_margin",
         label="adherence, margin",
         unit="mean squared error",
-        version=2,
+        version=3,
         about="how much the prompt helps to explain the picture",
         needs=frozenset({"renderer", "content"}),
         batch=JUDGED,
@@ -113,10 +113,7 @@ class AdherenceMargin(Declared):
             return []
         with samples[0].renderer.without_lora():
             own, empty = together(samples, _own), together(samples, _empty)
-        return [
-            (sum(without) - sum(known)) / len(known)
-            for known, without in zip(own, empty, strict=True)
-        ]
+        return [without - known for known, without in zip(own, empty, strict=True)]
 
 
 def latents(sample: Sample) -> torch.Tensor:
@@ -130,34 +127,26 @@ def _clearness(samples: Sequence[Sample]) -> list[float]:
     """By how much the other prompts' errors exceed those of the pictures' own, in the mean."""
     own, others = together(samples, _own), together(samples, _others)
     return [
-        sum(error - known[k % len(known)] for k, error in enumerate(rivals)) / len(rivals)
+        sum(error - known for error in rivals) / len(rivals)
         for known, rivals in zip(own, others, strict=True)
     ]
 
 
-def _own(samples: Sequence[Sample]) -> list[list[float]]:
-    return _errors(samples, lambda sample, levels: [(sample.content, k) for k in range(levels)])
+def _own(samples: Sequence[Sample]) -> list[float]:
+    return [error for (error,) in _errors(samples, [(sample.content,) for sample in samples])]
+
+
+def _empty(samples: Sequence[Sample]) -> list[float]:
+    return [error for (error,) in _errors(samples, [("",)] * len(samples))]
 
 
 def _others(samples: Sequence[Sample]) -> list[list[float]]:
-    return _errors(
-        samples,
-        lambda sample, levels: [(text, k % levels) for k, text in enumerate(sample.others)],
-    )
+    return _errors(samples, [sample.others for sample in samples])
 
 
-def _empty(samples: Sequence[Sample]) -> list[list[float]]:
-    return _errors(samples, lambda _, levels: [("", k) for k in range(levels)])
-
-
-def _errors(
-    samples: Sequence[Sample], asked: Callable[[Sample, int], list[tuple[str, int]]]
-) -> list[list[float]]:
-    """The base model's errors for the texts, each at its one of so many levels."""
+def _errors(samples: Sequence[Sample], texts: Sequence[Sequence[str]]) -> list[list[float]]:
+    """The base model's errors for each sample's texts."""
     from generation.renderers.diffusers import judge
 
-    return judge.errors(
-        samples[0].renderer,
-        [sample.once(latents) for sample in samples],
-        [asked(sample, judge.LEVELS) for sample in samples],
-    )
+    pictures = [sample.once(latents) for sample in samples]
+    return judge.errors(samples[0].renderer, pictures, texts)

@@ -9,7 +9,6 @@ set decide: judge under `Engine.without_lora` what is to be judged by the base.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,20 +24,13 @@ from generation.renderers.diffusers.shares import share
 if TYPE_CHECKING:
     from generation.renderers.diffusers.engine import Engine
 
-TIMESTEPS = (650, 850)
-"""Of 1000: where a picture is hardly seen, so that the text says what is to be seen. With less
-noise its texture decides, which any LoRA changes."""
+TIMESTEP, NOISE_SHARE, NOISE = 600, 0.70, 1
+"""Where errors are taken: a timestep of 1000 at which a picture is hardly seen, so that the text
+says what is to be seen (with less noise its texture decides, which any LoRA changes); for flow
+models sigma, noise and picture in the ratio of Stable Diffusion 1.x there; the noise's seed."""
 
-NOISE_SHARES = (0.73, 0.87)
-"""The same for flow models, sigma: noise and picture in the ratio of Stable Diffusion 1.x there."""
-
-LEVELS = len(TIMESTEPS)
-
-ROWS, FEATURED = 8, 4
-"""How many rows the denoiser gets at once for errors and features, or as many as it paints."""
-
-Asked = tuple[str, int]
-"""A text and a level."""
+ROWS = 4
+"""How many rows the denoiser gets at once, or as many as it paints."""
 
 T = TypeVar("T")
 
@@ -69,15 +61,15 @@ def latents(engine: Engine, picture: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 @torch.inference_mode()
 def errors(
-    engine: Engine, pictures: Sequence[torch.Tensor], asked: Sequence[Sequence[Asked]]
+    engine: Engine, pictures: Sequence[torch.Tensor], asked: Sequence[Sequence[str]]
 ) -> list[list[float]]:
-    """The mean squared errors of what the denoiser tells of each picture's latents, for each
-    (text, level) that is asked of it.
+    """The mean squared errors of what the denoiser tells of each picture's latents, for each text
+    that is asked of it.
 
-    They are noised to the level (an index of `TIMESTEPS`) with that level's one noise, the same for
-    all pictures of a size and all texts, so that differences are paired. The error is that of
-    the noise for models that predict it, of the velocity for others. Whatever is asked beside it,
-    the denoiser always gets equally many rows, as rounding depends on that.
+    They are noised with one noise, the same for all pictures of a size and all texts, so that
+    differences are paired. The error is that of the noise for models that predict it, of the
+    velocity for others. Whatever is asked beside it, the denoiser always gets equally many rows,
+    as rounding depends on that.
     Raises UserError for a model that cannot be asked, ArithmeticError where numbers overflow.
     """
     predict = engine.traits.predict
@@ -87,26 +79,24 @@ def errors(
             "explains a picture; leave adherence out.",
             field="metrics",
         )
-    found: dict[tuple[int, Asked], float] = {}
-    noised = lru_cache(
-        lambda n, level: _noised(engine, pictures[n], level, TIMESTEPS[level], NOISE_SHARES[level])
-    )
-    questions = [(n, one) for n, each in enumerate(asked) for one in each]
+    found: dict[tuple[int, str], float] = {}
+    noised = [_noised(engine, z, NOISE, TIMESTEP, NOISE_SHARE) for z in pictures]
+    questions = [(n, text) for n, each in enumerate(asked) for text in each]
 
-    def alike(question: tuple[int, Asked]) -> tuple[torch.Size, int]:
-        n, (text, _) = question
+    def alike(question: tuple[int, str]) -> tuple[torch.Size, int]:
+        n, text = question
         return pictures[n].shape, engine.texts(text)["prompt_embeds"].shape[1]
 
     for group in _batches(questions, alike, min(ROWS, engine.rows)):
-        parts = [noised(n, level) for n, (_, level) in group]
+        parts = [noised[n] for n, _ in group]
         noisy, times, truth = (torch.cat(part) for part in zip(*parts, strict=True))
-        texts = _texts(engine, [text for _, (text, _) in group])
+        texts = _texts(engine, [text for _, text in group])
         told = predict(engine.pipe, noisy.to(engine.denoiser.dtype), times, texts)
         errors = ((told.float() - truth) ** 2).mean((1, 2, 3)).tolist()
         found |= zip(group, errors, strict=True)
     if not np.isfinite([*found.values()]).all():
         raise ArithmeticError("the model's numbers overflowed; try another dtype")
-    return [[found[n, one] for one in each] for n, each in enumerate(asked)]
+    return [[found[n, text] for text in each] for n, each in enumerate(asked)]
 
 
 @torch.inference_mode()
@@ -140,7 +130,7 @@ def features(
     hooks = [block.register_forward_hook(keep) for block in blocks]
     numbers = range(len(pictures))
     try:
-        for group in _batches(numbers, lambda n: pictures[n].shape, min(FEATURED, engine.rows)):
+        for group in _batches(numbers, lambda n: pictures[n].shape, min(ROWS, engine.rows)):
             parts = [_noised(engine, pictures[n], 0, FEATURES_AT, FEATURES_SHARE) for n in group]
             noisy, times, _ = (torch.cat(part) for part in zip(*parts, strict=True))
             seen.clear()
@@ -190,13 +180,13 @@ def _plane(seen: torch.Tensor, shape: float) -> npt.NDArray[np.float32]:
 
 
 def _noised(
-    engine: Engine, z: torch.Tensor, level: int, timestep: int, share: float
+    engine: Engine, z: torch.Tensor, seed: int, timestep: int, share: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The noisy picture, its time of the schedule (of 1000), and what the denoiser should tell.
 
     Raises UserError where the model's scheduler says what no denoiser here tells.
     """
-    noise = torch.randn(z.shape, generator=torch.Generator("cpu").manual_seed(level)).to(z.device)
+    noise = torch.randn(z.shape, generator=torch.Generator("cpu").manual_seed(seed)).to(z.device)
     if flows(engine.model):
         time = torch.tensor([1000 * share], device=z.device)
         return (1 - share) * z + share * noise, time, noise - z
