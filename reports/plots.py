@@ -19,6 +19,7 @@ from analysers.scores import same_side
 from analysers.study import Candidate, Interval, Rows, Study, Summary
 from generation.cells import strength_text
 from reports import drawing
+from reports.axes import cut, reach, shown, words
 from reports.drawing import (
     ACCENT,
     BESIDE,
@@ -34,6 +35,7 @@ from reports.drawing import (
 from reports.tables import label, one_line
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -117,7 +119,10 @@ def hero(study: Study) -> Plot | None:
         wide, narrow = _curves(study, summaries, sizes, effect_too=False)
         what = "by strength" if study.kind == "strength" else "along training"
     title = f"{label(metric)} {what}"
-    return Plot("hero", title, f"{better.capitalize()} is better.", wide, (), (), narrow=narrow)
+    caption = f"{better.capitalize()} is better."
+    if study.kind != "plane":
+        caption += _beyond_words(study, summaries, _panels(study, summaries, effect_too=False))
+    return Plot("hero", title, caption, wide, (), (), narrow=narrow)
 
 
 def _finite(summary: Summary, metric: str) -> bool:
@@ -145,7 +150,9 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
     return Plot(
         "curves",
         "Quality and effect" if len(panels) > 1 else "Quality",
-        "Mean over the cases with its 95 % interval." + _shading_words(study),
+        "Mean over the cases with its 95 % interval."
+        + _shading_words(study)
+        + _beyond_words(study, summaries, panels),
         wide,
         tuple(columns),
         tuple(rows),
@@ -197,11 +204,15 @@ def _curves(
             better, (0, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points",
             color=MUTED,
         )  # fmt: skip
-        _room_above(axes[0])
+        arrows = _room(study, axes, xs, panels)
         axes[-1].set_xlabel("strength" if study.kind == "strength" else "along training")
         for name, (width, height) in sizes.items():
             if name == cases:
                 _case_lines(study, summaries, xs, axes)
+                for arrow in arrows:
+                    arrow.remove()
+                for axis in axes:
+                    axis.autoscale(axis="y")
                 _room_above(axes[0])
             figure.set_size_inches(width, height)
             _ticks(axes[-1], xs, ticks, most=12 if width > BESIDE else 10 if width > HALF else 6)
@@ -209,9 +220,35 @@ def _curves(
     return drawn
 
 
+def _room(
+    study: Study,
+    axes: Iterable[Axes],
+    xs: Sequence[float],
+    panels: Sequence[tuple[str, Sequence[Interval]]],
+) -> list[Artist]:
+    """Leave out of each axis what would flatten the rest; returns the arrows that stand for it."""
+    arrows: list[Artist] = []
+    for k, (axis, (_, intervals)) in enumerate(zip(axes, panels, strict=True)):
+        also = () if k else _control_mean(study)
+        arrows += cut(axis, xs, intervals, also)
+        if k == 0 and not shown(intervals, also):
+            _room_above(axis)
+    return arrows
+
+
+def _beyond_words(
+    study: Study,
+    summaries: Sequence[Summary],
+    panels: Sequence[tuple[str, Sequence[Interval]]],
+) -> str:
+    """What a caption says of the settings that an axis leaves out."""
+    heads = [_head(study, s) for s in summaries]
+    also = [_control_mean(study), *((),) * len(panels)]
+    return words((heads, intervals, also[k]) for k, (_, intervals) in enumerate(panels))
+
+
 def _room_above(axis: Axes) -> None:
     """Room for the names of the shaded stretches above what is drawn."""
-    axis.autoscale(axis="y")
     low, high = axis.get_ylim()
     axis.set_ylim(low - 0.08 * (high - low), high + 0.12 * (high - low))
 
@@ -230,16 +267,17 @@ def _case_lines(
             axis.plot(xs, line, color=MUTED, lw=0.7, alpha=0.5, zorder=1.5)
 
 
+def _control_mean(study: Study) -> tuple[float, ...]:
+    """The controls' mean of the ranked metric; nothing where none is known."""
+    values = [s.values.get(study.rank_by, math.nan) for s in study.scores if s.candidate is None]
+    known = [value for value in values if math.isfinite(value)]
+    return (sum(known) / len(known),) if known else ()
+
+
 def _control_line(study: Study, axis: Axes) -> None:
-    metric = study.rank_by
-    known = [
-        s.values[metric]
-        for s in study.scores
-        if s.candidate is None and math.isfinite(s.values.get(metric, math.nan))
-    ]
-    if not known:
+    if not (known := _control_mean(study)):
         return
-    mean = sum(known) / len(known)
+    [mean] = known
     axis.axhline(mean, color=SECOND, lw=1.2, ls=(0, (5, 3)), zorder=1)
     axis.annotate(
         "control", (1, mean), xycoords=("axes fraction", "data"), xytext=(4, 0),
@@ -290,11 +328,14 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
         axis.set_xlabel("effect (1 − SSIM) →")
         axis.set_ylabel(label(metric) + (" (lower is better)" if study.better == "lower" else ""))
         axis.margins(x=0.12, y=0.12)
+        qualities = [quality for _, _, quality in points]
+        cut(axis, [moved.mean for _, moved, _ in points], qualities)
         order = sorted(
             range(len(points)), key=lambda i: (points[i][0].candidate != pick, i not in front)
         )
         names = [_short(n, 24) for n in _brief([_head(study, s) for s, _, _ in points])]
-        spots = [(moved.mean, quality.mean) for _, moved, quality in points]
+        foot, top = axis.get_ylim()
+        spots = [(m.mean, min(max(q.mean, foot), top)) for _, m, q in points]
         for i, (dx, dy) in _uncrowded(figure, axis, spots, names, order).items():
             bold = points[i][0].candidate == pick
             axis.annotate(
@@ -316,7 +357,8 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
         "tradeoff",
         "Quality against effect",
         "The line is the Pareto front: no other setting has both more effect and better quality. "
-        "Filled: tied. Cross: broken, or beyond the breakdown.",
+        "Filled: tied. Cross: broken, or beyond the breakdown."
+        + words([([_head(study, s) for s, _, _ in points], qualities, ())]),
         svg,
         ("setting", "effect", label(metric), "on the front"),
         rows,
@@ -508,9 +550,12 @@ def _heat(study: Study, summaries: Sequence[Summary], metric: str, width: float)
 
     strengths, places, names = _plane_axes(summaries)
     matrix, at = _plane(summaries, metric)
+    ends = reach(matrix.flat, matrix.size // 8) or (None, None)
     bad_is_high = metric == study.rank_by and study.better == "lower"
     # cividis reads the same with and without a colour-vision deficiency.
     colours = colormaps["cividis_r" if bad_is_high else "cividis"].resampled(48)
+    if ends[0] is not None:  # a wreck does not take all colours; its cell tells its value
+        colours.colorbar_extend = "both"  # type: ignore[assignment]
     with drawing.style():
         figure = drawing.figure(width, 1.2 + 0.56 * max(4, len(strengths)))
         axis = figure.subplots()
@@ -519,6 +564,8 @@ def _heat(study: Study, summaries: Sequence[Summary], metric: str, width: float)
             np.arange(len(strengths) + 1) - 0.5,
             np.ma.masked_invalid(matrix),
             cmap=colours,
+            vmin=ends[0],
+            vmax=ends[1],
             edgecolors=PAPER,
             linewidth=1.2,
         )
