@@ -204,7 +204,7 @@ class Run(Generic[C]):
             others=shot.others,
             references=self._references.pictures,
             held_out=self._held_out.pictures,
-            views=len(self.source.cells) <= MOST,
+            views=shot.cell in self._asked and len(self.source.cells) <= MOST,
         )
 
     def _keep(self, cell: C, score: Score, result: Measured | None) -> None:
