@@ -43,7 +43,7 @@ class ControlMaps:
         plane = luma(control)
         if min(plane.shape) < WINDOW:
             raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {plane.shape}.")
-        mean, square, _ = _moments(plane, plane)
+        mean, square = _moments(plane)
         return cls(control.shape, plane, mean, square - np.square(mean))
 
     def ssim(self, image: Pixels, changed: Pixels | None = None) -> float:
@@ -112,14 +112,15 @@ def gaussian_window() -> Kernel:
     return gaussian_kernel(_RADIUS, 1.5)
 
 
-def _moments(image: Pixels, control: Pixels) -> Floats:
-    """The means over each window of image, image squared, and image times control, as `blur` gives
-    them: (3, H - 10, W)."""
-    planes = np.empty((3, *image.shape))
+def _moments(image: Pixels, control: Pixels | None = None) -> Floats:
+    """The means over each window of image, image squared, and, with a control, image times control,
+    as `blur` gives them: (2 or 3, H - 10, W)."""
+    planes = np.empty((2 if control is None else 3, *image.shape))
     planes[0] = image
-    planes[2] = control
     np.square(planes[0], out=planes[1])
-    planes[2] *= planes[0]
+    if control is not None:
+        planes[2] = control
+        planes[2] *= planes[0]
     return blur(planes, gaussian_window())
 
 

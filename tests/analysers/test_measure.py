@@ -18,7 +18,7 @@ from analysers.metrics.metric import METRICS, Declaration, Declared, Sample, loa
 from analysers.metrics.ssim import ssim
 from analysers.trust import ladder_scores
 from generation.errors import UserError
-from generation.executors import InProcess, ProcessPool
+from generation.executors import InProcess, ProcessPool, ThreadPool
 
 BOTH = ("ssim", "brisque")
 
@@ -58,6 +58,34 @@ def test_a_picture_scores_the_same_alone_among_others_and_in_other_processes(
         assert alone.values["brisque"] == brisque(pixels(task.image))
         assert alone.values["ssim"] == ssim(pixels(task.image), pixels(task.control))
         assert {"rms_contrast", "clipped", "colourfulness", "laplacian_energy"} <= set(alone.values)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "I;16"])
+def test_threads_measure_the_same_at_any_size_and_of_any_kind(mode: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tasks = []
+    for height, width in ((1, 40), (5, 5), (11, 11), (16, 300), (213, 111)):
+        control = tmp_path / f"control_{height}.png"
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(control)
+        bands = {"RGB": (3,), "RGBA": (4,), "LA": (2,)}.get(mode, ())
+        kind, top = (np.uint16, 65536) if mode == "I;16" else (np.uint8, 256)
+        for tall in (height, height + 3):
+            image = tmp_path / f"{height}_{tall}.png"
+            Image.fromarray(rng.integers(0, top, (tall, width, *bands), kind)).save(image)
+            tasks.append(Task(image, control, tag=image.name, views=True, ladders="brisque"))
+    here, there = (
+        by_tag(measure(tasks, BOTH, executor, tmp_path / f"{i}" / "measured.jsonl"))
+        for i, executor in enumerate((InProcess(), ThreadPool(3)))
+        if not (tmp_path / f"{i}").mkdir()
+    )
+    told = [
+        {tag: (repr(m.values), m.reason, repr(m.ladders)) for tag, m in found.items()}
+        for found in (here, there)
+    ]
+    assert told[0] == told[1]
+    shown = [{p.name: p.read_bytes() for p in (tmp_path / i / "maps").iterdir()} for i in "01"]
+    assert shown[0] == shown[1]
+    assert sum(name.endswith(".small.jpg") for name in shown[0]) == len(tasks)
 
 
 def test_bad_pictures_give_reasons_and_the_others_are_measured(
