@@ -225,15 +225,21 @@ def _beside(file: Path, prompt: PromptLine) -> PromptLine:
     return replace(prompt, picture=beside if beside.exists() else prompt.picture.expanduser())
 
 
-def unused_options(prompts: Sequence[PromptLine], *, edits: bool = False) -> tuple[str, ...]:
-    """A warning that names the prompts' options that are not used here, if there are any.
+def doubts(prompts: Sequence[PromptLine], *, edits: bool = False) -> tuple[str, ...]:
+    """Warnings: options of prompts that are not used here, and prompts that say nothing.
 
     `edits` says that the model edits pictures.
     """
     names = dict.fromkeys(name for prompt in prompts for name in prompt.unused)
     if not edits and any(prompt.picture for prompt in prompts):
         names["--ci"] = None
-    return (f"Not used here: {', '.join(names)} of the prompts.",) if names else ()
+    unused = f"Not used here: {', '.join(names)} of the prompts."
+    empty = (
+        "One prompt is empty: its pictures show what the model paints unasked. If that is not "
+        "meant, look what was given as the prompt."
+    )
+    found = {unused: bool(names), empty: not all(prompt.prompt.strip() for prompt in prompts)}
+    return tuple(text for text, true in found.items() if true)
 
 
 def _lines(path: Path, text: str) -> Iterator[PromptLine]:

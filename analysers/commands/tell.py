@@ -112,7 +112,7 @@ def _told(seconds: float, device: str) -> str:
 
 def list_prompts(plan: Plan) -> None:
     for prompt in dict.fromkeys(case.prompt for case in plan.cases):
-        click.echo(f"  {prompt[:120]}")
+        click.echo(f"  {prompt.strip()[:120] or '(empty)'}")
 
 
 def publish(study: Study, out: Path, printing: Printing) -> Path:

@@ -314,7 +314,7 @@ def _by_settings(
     for server in servers:
         program.refresh(server)
     told = program.look(servers, asked.model)
-    sampler = program.sampler_there(servers[0], usual.sampler)
+    sampler = program.sampler_there(servers[0], usual.sampler, told["version"])
 
     def named_there(path: Path, digest: str) -> str:
         name: str = [program.lora_there(server, path.name, digest) for server in servers][0]

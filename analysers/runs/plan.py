@@ -31,7 +31,7 @@ from generation.loras.suitability import check_allowed, findings, fit, judged
 from generation.pictures.inputs import find_input
 from generation.pictures.readers.values import tidy
 from generation.pictures.store import Store
-from generation.prompts import PromptLine, unused_options
+from generation.prompts import PromptLine, doubts
 from generation.records import build
 from generation.renderers.diffusers.models import check_name
 from generation.renderers.diffusers.prompts import check as check_prompts
@@ -160,7 +160,7 @@ def plan_study(request: StudyRequest) -> Plan:
         warnings=(
             *found.warnings,
             *objections,
-            *unused_options(lines, edits=bool(base.edits)),
+            *doubts(lines, edits=bool(base.edits)),
             *check_prompts(texts, base.family),
             *cut_prompts(texts, base),
         ),
@@ -275,7 +275,7 @@ def _elsewhere(
         cells=grid.cells(there.cases, checkpoints, subject.strengths),
         checkpoints=tuple(checkpoints),
         loras=tuple(infos.values()),
-        warnings=(*found.warnings, *unused_options(lines), *there.warnings),
+        warnings=(*found.warnings, *doubts(lines), *there.warnings),
         refused={**refused, **there.refused},
         told=there.told,
         trigger=request.prompts.trigger,

@@ -20,8 +20,15 @@ from generation.families.family import (
 from generation.families.names import Names
 from generation.families.text import GEMMA2_2B
 
-_STACKS = {"layers": "L", "noise_refiner": "NR", "context_refiner": "CR"}
+STACKS = {"layers": "L", "noise_refiner": "NR", "context_refiner": "CR"}
 """Stacks of blocks, and what their blocks are called in lists of weights."""
+
+
+def block_lists(layers: int) -> BlockLists:
+    """The weights by block of a Lumina 2 or Z-Image with so many layers behind its refiners."""
+    order = ("BASE", *blocks("NR", 0, 1), *blocks("CR", 0, 1), *blocks("L", *range(layers)))
+    kinds = {"NR": "NR", "CR": "CR", "L": "L", "LAYER": "L"}
+    return BlockLists(lists=(order,), kinds=kinds, stacks=STACKS)
 
 
 def _layers(width: int, few: int, wide: int) -> Layers:
@@ -70,7 +77,7 @@ _SINGLES = {
 def names(modules: Sequence[str]) -> Aliases:
     """The original code's names (https://github.com/Alpha-VLLM/Lumina-Image-2.0), in which q, k and
     v are one matrix, of diffusers' modules."""
-    for blocks_of in _STACKS:
+    for blocks_of in STACKS:
         yield from renamed(modules, blocks_of, blocks_of, _BLOCK)
         norm = "norm1" if blocks_of == "context_refiner" else "norm1.norm"
         yield from renamed(modules, blocks_of, blocks_of, {"attention_norm1": (norm,)})
@@ -154,18 +161,7 @@ LUMINA2 = Family(
         "transformer",
         16,
         4.0,  # steps and guidance of its model card
-        BlockLists(
-            lists=(
-                (
-                    "BASE",
-                    *blocks("NR", 0, 1),
-                    *blocks("CR", 0, 1),
-                    *blocks("L", *range(26)),
-                ),
-            ),
-            kinds={"NR": "NR", "CR": "CR", "L": "L", "LAYER": "L"},
-            stacks=_STACKS,
-        ),
+        block_lists(26),
         model="Lumina2Transformer2DModel",
         # Z-Image has tokens that pad, OmniGen 2 a refiner of pictures.
         marks=(

@@ -7,20 +7,16 @@ from typing import Any
 
 from generation.families.family import (
     Aliases,
-    BlockLists,
     Config,
     Family,
     Layers,
-    blocks,
     flow_rendering,
     linear,
     renamed,
     singles,
     stack,
 )
-
-_STACKS = {"layers": "L", "noise_refiner": "NR", "context_refiner": "CR"}
-"""Stacks of blocks, and what their blocks are called in lists of weights."""
+from generation.families.lumina2 import STACKS, block_lists
 
 
 def _layers() -> Layers:
@@ -56,7 +52,7 @@ _SINGLES = {
 
 def names(modules: Sequence[str]) -> Aliases:
     """ComfyUI's names, in which q, k and v are one matrix, of diffusers' modules."""
-    for blocks_of in _STACKS:
+    for blocks_of in STACKS:
         yield from renamed(modules, blocks_of, blocks_of, _FUSED)
     yield from singles(modules, _SINGLES)
 
@@ -115,18 +111,7 @@ ZIMAGE = Family(
         "transformer",
         16,
         4.0,  # steps and guidance within those of the base model's card
-        BlockLists(
-            lists=(
-                (
-                    "BASE",
-                    *blocks("NR", 0, 1),
-                    *blocks("CR", 0, 1),
-                    *blocks("L", *range(30)),
-                ),
-            ),
-            kinds={"NR": "NR", "CR": "CR", "L": "L", "LAYER": "L"},
-            stacks=_STACKS,
-        ),
+        block_lists(30),
         model="ZImageTransformer2DModel",
         marks=(r"cap_pad_token", r"noise_refiner\.0\."),
         steps=50,

@@ -424,15 +424,16 @@ def _version(server: Server) -> str:
     return "unknown"
 
 
-def sampler_there(server: Server, sampler: str) -> tuple[str, str]:
-    """The server's (sampler, scheduler) of one of our names; "" for servers without schedulers.
+def sampler_there(server: Server, sampler: str, version: object) -> tuple[str, str]:
+    """The (sampler, scheduler) of a server of this version for one of our names; "" for servers
+    without schedulers.
 
     Raises UserError for one that the server has not.
     """
     name, schedule = a1111_sampler(sampler)
     listed = server.first(API + "/samplers")
     named_so = {str(one.get("name")): one for one in listed if isinstance(one, dict)}
-    if _is_next(_version(server)):
+    if _is_next(version):
         name, schedules = _SDNEXT.get(name, name), _sigmas(named_so)
         schedule = SIGMAS.get(schedule, "default" if schedule in _PLAIN else schedule)
     else:

@@ -23,7 +23,7 @@ from generation import plan as grid  # noqa: E402
 from generation.cells import Case, Cell, InputPicture, RenderSettings, content_key  # noqa: E402
 from generation.errors import UserError  # noqa: E402
 from generation.pictures.inputs import find_input, read_input  # noqa: E402
-from generation.prompts import PromptLine, parse_prompt, read_prompts, unused_options  # noqa: E402
+from generation.prompts import PromptLine, doubts, parse_prompt, read_prompts  # noqa: E402
 from generation.renderers.diffusers.engine import Engine  # noqa: E402
 from generation.renderers.diffusers.models import find_model  # noqa: E402
 
@@ -217,8 +217,8 @@ def test_prompts_name_pictures_as_trainers_do(tmp_path: Path, inputs: list[Path]
             PromptLine("make it blue", picture=Path("other.png")),
         ), name
     line = parse_prompt("a cat --ci other.png")
-    assert unused_options([line]) == ("Not used here: --ci of the prompts.",)
-    assert unused_options([line], edits=True) == ()
+    assert doubts([line]) == ("Not used here: --ci of the prompts.",)
+    assert doubts([line], edits=True) == ()
     # For models that edit nothing the picture is no part of the case.
     assert grid.cases([line], [1], "")[0].picture is None
     for bad in ("a cat --ci a.png --ci b.png", "a cat --ci"):

@@ -154,7 +154,13 @@ def test_prompts_that_look_a_little_like_a_structure(tmp_path: Path, text: str) 
 def test_flags_of_trainers_that_mean_nothing_here_are_named() -> None:
     line = prompts.parse_prompt("a cat --g 3.5 --fs 3 --f 25 --l 1.0")
     assert (line.prompt, line.guidance_scale) == ("a cat", 3.5)
-    assert prompts.unused_options([line]) == ("Not used here: --fs, --f of the prompts.",)
+    assert prompts.doubts([line]) == ("Not used here: --fs, --f of the prompts.",)
+
+
+def test_an_empty_prompt_is_told() -> None:
+    told = prompts.doubts([prompts.parse_prompt("a fox"), prompts.PromptLine("  ")])
+    assert len(told) == 1 and told[0].startswith("One prompt is empty")
+    assert prompts.doubts([prompts.parse_prompt("a fox")]) == ()
     both = prompts.parse_prompt("a cat --l 4 --g 3.5")
     assert both.guidance_scale == 4.0 and both.unused
     with pytest.raises(UserError, match="--ar is not a prompt flag"):

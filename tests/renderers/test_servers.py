@@ -102,7 +102,9 @@ def on_webui(*urls: str, patience: float = 5.0) -> a1111.A1111:
     asked = Asked(guidance_scale=4.0, sampler="euler_a", **SETTINGS)
     names = {c.tensor_hash: c.path.stem for c in (EARLY, LATE)}
     told = a1111.look(servers, "")
-    return a1111.A1111(servers, asked, names, told, a1111.sampler_there(servers[0], "euler_a"))
+    return a1111.A1111(
+        servers, asked, names, told, a1111.sampler_there(servers[0], "euler_a", told["version"])
+    )
 
 
 def on_swarm(*urls: str, patience: float = 5.0, model: str = "tiny") -> swarmui.SwarmUI:
@@ -346,12 +348,16 @@ def test_samplers_schedules_and_guidance_as_each_program_spells_them(
     webui: WebuiServer, sdnext: WebuiServer, swarm: SwarmServer
 ) -> None:
     there, other = Server(webui.url), Server(sdnext.url)
-    assert a1111.sampler_there(there, "dpmpp_2m_karras") == ("DPM++ 2M", "Karras")
-    assert a1111.sampler_there(other, "dpmpp_2m_karras") == ("DPM++ 2M", "karras")
-    assert a1111.sampler_there(other, "dpmpp_2m") == ("DPM++ 2M", "default")
+    version = {s.url: a1111.look([s], "")["version"] for s in (there, other)}
+    for server, sampler, own in (
+        (there, "dpmpp_2m_karras", ("DPM++ 2M", "Karras")),
+        (other, "dpmpp_2m_karras", ("DPM++ 2M", "karras")),
+        (other, "dpmpp_2m", ("DPM++ 2M", "default")),
+    ):
+        assert a1111.sampler_there(server, sampler, version[server.url]) == own
     for server, sampler in ((there, "dpmpp_2m_exponential"), (other, "euler_a_karras")):
         with pytest.raises(UserError, match="no schedule"):
-            a1111.sampler_there(server, sampler)
+            a1111.sampler_there(server, sampler, version[server.url])
     asked = Asked(64, 64, 2, 3.5, "euler", clip_skip=1)
     bodies = [
         a1111.A1111([server], asked, {}, a1111.look([server], ""), ("Euler", ""),

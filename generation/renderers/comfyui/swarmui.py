@@ -396,7 +396,7 @@ def _model(server: Server, wanted: str) -> str:
     return _stem(found[0])
 
 
-def sampler_there(server: Server, sampler: str) -> tuple[str, str]:
+def sampler_there(server: Server, sampler: str, _version: object = "") -> tuple[str, str]:
     """ComfyUI's (sampler, scheduler) of one of our names. Raises UserError for what the server has
     not."""
     method, schedule = comfy_sampler(sampler)
