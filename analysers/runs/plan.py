@@ -472,8 +472,9 @@ def known_to_fit(out: Path, base: BaseModel) -> frozenset[str]:
     with suppress(OSError, ValueError):
         done: RunRecord = build(RunRecord, read_json(out / "run.json"))
         settings = done.settings or {}
+        held = done.request is not None  # 0.1.0, which tells no request, held no file against it
         same = settings.get("model_hash") == base.digest and done.versions == versions()
-        if same and settings.get("versions") == import_engine().versions():
+        if held and same and settings.get("versions") == import_engine().versions():
             return frozenset(lora.sha256 for lora in done.loras or ())
     return frozenset()
 

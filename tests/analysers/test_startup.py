@@ -141,5 +141,7 @@ def test_a_run_record_that_says_otherwise_is_not_believed(
         assert not known_to_fit(out, base)
         record.write_text(whole.replace(base.digest, "0" * 64), encoding="utf-8")
         assert not known_to_fit(out, base)
+        record.write_text(json.dumps({**json.loads(whole), "request": None}), encoding="utf-8")
+        assert not known_to_fit(out, base)
     finally:
         record.write_text(whole, encoding="utf-8")
