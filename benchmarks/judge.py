@@ -53,6 +53,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 from scipy.stats import rankdata, spearmanr
 
 import sample_data
@@ -716,7 +717,9 @@ def ladders(model: Path) -> list[str]:
                 mixed = np.rint((1 - step) * picture + step * other).astype(np.uint8)
                 hold(f"{name}, {step:.2f}", mixed, contents[k], k)
     own = np.array(found_of["its own prompt"])
+    taught = [f"By the `{model.name}` of `train_judges.py`, taught as its first lines say.", ""]
     text = [
+        *(taught if model != EMBEDDED else []),
         "| twelve pictures, judged under | adherence | margin | AUC of adherence | of the margin |",
         "|---|---|---|---|---|",
     ]
@@ -830,13 +833,15 @@ def copies(folders: list[Path]) -> list[str]:
     return text
 
 
-BLOCKS: dict[str, Callable[[Any], list[Any]]] = {
-    "way up (as shipped)": lambda denoiser: list(denoiser.up_blocks),
-    "first block": lambda denoiser: [denoiser.up_blocks[0]],
-    "second": lambda denoiser: [denoiser.up_blocks[1]],
-    "last": lambda denoiser: [denoiser.up_blocks[2]],
-    "middle": lambda denoiser: [denoiser.mid_block],
-}
+BLOCKS = {
+    "way up (as shipped)": (1, 2, 3), "first block": (1,), "second": (2,), "last": (3,),
+    "middle": (0,),
+}  # fmt: skip
+"""By their numbers among the middle block and those of the way up."""
+
+
+def all_blocks(denoiser: Any) -> list[Any]:
+    return [denoiser.mid_block, *denoiser.up_blocks]
 
 
 def nearest_ten(own: list[np.ndarray], references: list[list[np.ndarray]]) -> float:
@@ -860,6 +865,56 @@ def means_alike(own: list[np.ndarray], references: list[list[np.ndarray]]) -> fl
     return float(np.mean(found))
 
 
+def covered(own: list[np.ndarray], references: list[list[np.ndarray]]) -> float:
+    """The other way round: how like each of the references' parts the picture's nearest is."""
+    found = []
+    for mine, theirs in zip(own, zip(*references, strict=True), strict=True):
+        known = np.concatenate(theirs)
+        a, b = (one - known.mean(axis=0) for one in (mine, known))
+        a, b = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (a, b))
+        found.append((b @ a.T).max(axis=1).mean())
+    return float(np.mean(found))
+
+
+def whitened(own: list[np.ndarray], references: list[list[np.ndarray]]) -> float:
+    """`alike` among the references' 32 principal components, each of variance 1."""
+    whole, known = [], []
+    for mine, theirs in zip(own, zip(*references, strict=True), strict=True):
+        every = np.concatenate(theirs)
+        variances, axes = np.linalg.eigh(np.cov(every, rowvar=False))
+        by = axes[:, -32:] / np.sqrt(variances[-32:])
+        whole.append((mine - every.mean(axis=0)) @ by)
+        known.append([(one - every.mean(axis=0)) @ by for one in theirs])
+    return alike(whole, list(map(list, zip(*known, strict=True))))
+
+
+def by_their_own(own: list[np.ndarray], references: list[list[np.ndarray]]) -> float:
+    """How far the nearest part of the references is, beside how far that is from the nearest of
+    another reference; channels of variance 1, a quarter of the references' parts."""
+    found = []
+    for mine, theirs in zip(own, zip(*references, strict=True), strict=True):
+        known = np.concatenate(theirs)[::4]
+        of = np.repeat(range(len(theirs)), [len(one) for one in theirs])[::4]
+        scale = known.std(axis=0) + 1e-6
+        far = cdist(mine / scale, known / scale)
+        among = cdist(known / scale, known / scale)
+        among[of[:, None] == of] = np.inf
+        nearest = far.argmin(axis=1)
+        ratio = among.min(axis=1)[nearest] / np.maximum(far.min(axis=1), 1e-6)
+        found.append(np.log(ratio).mean())
+    return float(np.mean(found))
+
+
+def toned(pictures: list[np.ndarray], like: list[np.ndarray]) -> list[np.ndarray]:
+    """Pictures whose channels have the mean and the spread of those of others."""
+    middle = np.mean([p.mean(axis=(0, 1)) for p in like], axis=0)
+    spread = np.mean([p.std(axis=(0, 1)) for p in like], axis=0)
+    scaled = (
+        (p - p.mean(axis=(0, 1))) / (p.std(axis=(0, 1)) + 1e-6) * spread + middle for p in pictures
+    )
+    return [np.clip(np.rint(one), 0, 255).astype(np.uint8) for one in scaled]
+
+
 def harmed(picture: np.ndarray, kind: str, step: float, random: np.random.Generator) -> np.ndarray:
     plain = picture.astype(float)
     if kind == "blur":
@@ -879,6 +934,14 @@ def harmed(picture: np.ndarray, kind: str, step: float, random: np.random.Genera
 
 HARMS = {"blur": (1, 2, 4), "noise": (20, 50, 100), "colours": (1.5, 2.5, 5), "tiles": (64, 32, 16)}
 """Sigma, standard deviation in grey levels, factor of the chroma, side of the exchanged tiles."""
+
+
+Alike = Callable[[list[np.ndarray], list[list[np.ndarray]]], float]
+
+MEANS: dict[str, Alike] = {
+    "nearest part": alike, "nearest ten": nearest_ten, "their mean": means_alike,
+    "references' parts": covered, "whitened": whitened, "by their own distances": by_their_own,
+}  # fmt: skip
 
 
 def likeness(folders: list[Path]) -> list[str]:
@@ -905,26 +968,39 @@ def likeness(folders: list[Path]) -> list[str]:
         "| the same; held-out pictures, harmed | " + " | ".join(HARMS) + " |",
         "|---|---|---|---|---|",
     ]
-    for block, chosen in BLOCKS.items():
-        for step in (100, 250):
-            with patch.object(judge, "_blocks", chosen), patch.object(judge, "FEATURES_AT", step):
-                found = {
-                    name: parts([Sample(picture, renderer=engine) for picture in painted])
-                    for name, painted in pictures.items()
-                }
-            for by, like in (
-                ("nearest part", alike), ("nearest ten", nearest_ten), ("their mean", means_alike),
-            ):  # fmt: skip
-                level = {
-                    name: np.mean([like(own, found["seen"]) for own in found[name]])
-                    for name in pictures
-                }
-                floor, span = level["control"], level["kept"] - level["control"]
-                share = {name: f"{(level[name] - floor) / span:.2f}" for name in pictures}
-                row = f"| {block}, {step}, {by} | "
-                text.append(row + " | ".join(share[name] for name in rest) + " |")
-                cells = (", ".join(share[f"{k} {x:g}"] for x in xs) for k, xs in HARMS.items())
-                harms.append(row + " | ".join(cells) + " |")
+
+    def features(step: int, tone: bool = False) -> dict[str, list[list[np.ndarray]]]:
+        with patch.object(judge, "_blocks", all_blocks), patch.object(judge, "FEATURES_AT", step):
+            return {
+                name: parts(
+                    [
+                        Sample(picture, renderer=engine)
+                        for picture in (toned(painted, pictures["seen"]) if tone else painted)
+                    ]
+                )
+                for name, painted in pictures.items()
+            }
+
+    def add(name: str, found: dict[str, list[list[np.ndarray]]], block: str, by: Alike) -> None:
+        some = {
+            key: [[one[k] for k in BLOCKS[block]] for one in whole] for key, whole in found.items()
+        }
+        level = {key: np.mean([by(own, some["seen"]) for own in some[key]]) for key in some}
+        floor, span = level["control"], level["kept"] - level["control"]
+        share = {key: f"{(level[key] - floor) / span:.2f}" for key in pictures}
+        text.append(f"| {name} | " + " | ".join(share[key] for key in rest) + " |")
+        cells = (", ".join(share[f"{k} {x:g}"] for x in xs) for k, xs in HARMS.items())
+        harms.append(f"| {name} | " + " | ".join(cells) + " |")
+
+    for step in (250, 100):
+        found = features(step)
+        for block in BLOCKS:
+            for name, by in MEANS.items():
+                if name in ("nearest part", "nearest ten", "their mean") or step == 250:
+                    add(f"{block}, {step}, {name}", found, block, by)
+    found = features(250, tone=True)
+    for block in ("way up (as shipped)", "first block", "middle"):
+        add(f"{block}, 250, nearest part, all in the references' tone", found, block, alike)
     return [*text, "", *harms]
 
 
