@@ -489,14 +489,14 @@ def _effect(told: _Told) -> list[Sentence]:
             for s in told.walk
             if kind == "epochs" or s.candidate.strength == pick.candidate.strength
         ]
-        if line[0].candidate.place < verdict.plateau.place:
+        known = [s.candidate for s in line if math.isfinite(s.effect)]
+        if known[0].place < verdict.plateau.place:
             text += f"; before {told.name(verdict.plateau)} there is less than 90 % of the effect"
             text += " (undertrained)"
-        last = line[-1]
         ends = [s for s in line if s.state == "broken"]
         if ends:
             text += f"; from {told.name(ends[0].candidate)} on it is broken (overtrained)"
-        elif verdict.plateau == last.candidate:
+        elif verdict.plateau == known[-1]:
             text += "; the effect still grows at the last epoch"
             if _noticed(told):
                 text += ", but there are signs of over-cooking"
@@ -528,7 +528,11 @@ def _second_opinion(told: _Told) -> list[Sentence]:
     if not noticed:
         return []
     s, words = next((one for one in noticed if one[0] is told.pick), noticed[0])
-    text = f"{told.metric} sees no damage at {told.name(s.candidate)}, but {listed(words)}."
+    where = told.name(s.candidate)
+    if math.isfinite(s.diff_control.mean) and math.isfinite(told.setting.margin):
+        text = f"{told.metric} sees no damage at {where}, but {listed(words)}."
+    else:  # it has nothing to see damage by
+        text = f"Signs of over-cooking at {where}: {listed(words)}."
     others = [o.candidate for o, _ in noticed if o is not s]
     if others:
         text += f" {capital(told.span(others))} {show_or_shows(others)} such signs as well."

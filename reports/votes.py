@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from analysers import phrases
 from analysers.study import Candidate, Interval, Study, Vote, Votes
 from generation.errors import UserError, named
 from generation.files import read_json
@@ -145,8 +146,11 @@ def votes_table(study: Study) -> dict[str, Any] | None:
             ours.append(-mean if study.better == "lower" else mean)
             theirs.append(row.ability)
         share = tuple(map(_share, (row.ability, row.low, row.high)))
-        rows.append({**vars(row), "heading": summary.candidate.heading(study.kind),
-                     "rank": summary.rank, "metric": mean, "share": share})  # fmt: skip
+        names = {
+            "heading": summary.candidate.heading(study.kind),
+            "named": phrases.named(summary.candidate, study.kind),
+        }
+        rows.append({**vars(row), **names, "rank": summary.rank, "metric": mean, "share": share})
     return {
         "votes": votes.votes,
         "rows": rows,
@@ -177,10 +181,10 @@ def people(study: Study) -> str:
     told = f"{count} blind comparison" + "s" * (count != 1)
     if others and not _surely(first, others[0]):
         return (
-            f"People: after {told} {first['heading']} is ahead of {others[0]['heading']}, not yet "
+            f"People: after {told} {first['named']} is ahead of {others[0]['named']}, not yet "
             "surely; more comparisons would tell."
         )
-    return f"People: in {told} {first['heading']} was preferred."
+    return f"People: in {told} {first['named']} was preferred."
 
 
 def _surely(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -650,3 +650,41 @@ def test_prompts_that_pictures_do_not_tell_are_known_by_the_names_of_the_cases()
         assert len(set(tabulate(found, "strength").prompts)) == count
         warnings = decide(found, kind="strength")[1].warnings
         assert any("share one prompt" in text for text in warnings) == (count == 1)
+
+
+def test_what_is_not_known_of_early_epochs_is_not_called_undertrained() -> None:
+    curve = {epoch(i): -float(i) for i in range(1, 6)}
+    rows = [
+        replace(r, values={"brisque": r.values["brisque"], "ssim": 1 - 0.1 * r.candidate.epoch})
+        if r.candidate
+        else r
+        for r in sweep(curve)
+    ]
+
+    def zone(failed):
+        some = [
+            replace(r, values={}, status="failed", reason="out of memory")
+            if r.candidate and r.candidate.epoch in failed
+            else r
+            for r in rows
+        ]
+        sentences = decide(some, kind="epochs")[1].sentences
+        return next(s.text for s in sentences if s.code == "zone")
+
+    assert "before epoch 5 there is less than 90 %" in zone(failed=())
+    assert "grows at the last epoch" in zone(failed=()) and "longer training" in zone(failed=(5,))
+    rows = [replace(r, values={**r.values, "ssim": 0.5}) if r.candidate else r for r in rows]
+    for failed in ((), (1,), (1, 2, 3)):
+        assert "undertrained" not in zone(failed), "all that is known has the same effect"
+
+
+def test_signs_contradict_no_metric_that_has_nothing_to_judge_by() -> None:
+    rows = [
+        replace(r, values={**r.values, "ssim": 0.9 if r.candidate else math.nan})
+        for r in sweep({c: 0.0 for c in STRENGTHS}, signs=fried)
+    ]
+    for rank_by, margin in (("ssim", None), ("ssim", 0.1), ("clip", None)):
+        some = [replace(r, values={**r.values, "clip": 0.3}) for r in rows]
+        _, verdict = decide(some, kind="strength", rank_by=rank_by, margin=margin)
+        [told] = [s.text for s in verdict.sentences if s.code == "second_opinion"]
+        assert told.startswith("Signs of over-cooking at strength 1.2: contrast is 1.4 times")

@@ -128,7 +128,7 @@ def test_what_people_say_stands_in_the_summary(
         (0, 1, 1),
     ]
     best = study.summaries[0].candidate.heading(study.kind)
-    said = f"People: in 32 blind comparisons {best} was preferred."
+    said = f"People: in 32 blind comparisons strength {best} was preferred."
     assert votes.people(judged) == said and said in tables.markdown(judged)
     assert votes.people(study) == ""
 
