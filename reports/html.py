@@ -232,15 +232,7 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
     failed = [
         s for s in study.scores if (s.status != "ok" or s.reason) and s.reason != NOT_RENDERED
     ]
-    shown: list[str] = [m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by]
-    if any("colour_difference" in s.metrics for s in study.summaries):
-        shown.append("colour_difference")
-    others = [
-        m
-        for m in study.metrics
-        if m not in (study.rank_by, *shown) and declared(m).summary not in plots.SIGNS
-    ]
-    others = [declared(m).summary for m in others]
+    columns = _shown_metrics(study)
     return Page(
         title=study.title or "LoRA study",
         question={
@@ -262,8 +254,8 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
         plots=tuple(plots.draw_all(study)),
         equal_effect=tuple(plots.equal_effect(study)),
         metric=label(study.rank_by),
-        columns=tuple(label(m) for m in (*shown, *others)),
-        rows=tuple(_rows(study, (*shown, *others), index)),
+        columns=tuple(map(label, columns)),
+        rows=tuple(_rows(study, columns, index)),
         failures=tuple(
             (
                 "control" if s.candidate is None else s.candidate.heading(study.kind),
@@ -288,6 +280,16 @@ def build(study: Study, folder: Path, *, single_file: bool = False, new_maps: bo
         style=style,
         script=script,
     )
+
+
+def _shown_metrics(study: Study) -> list[str]:
+    """The columns of the ranked table beside the ranked metric; the signs have curves."""
+    shown: list[str] = [m for m in ("brisque", "ssim") if m in study.metrics and m != study.rank_by]
+    if any("colour_difference" in s.metrics for s in study.summaries):
+        shown.append("colour_difference")
+    rest = [m for m in study.metrics if m not in (study.rank_by, *shown)]
+    summaries = [declared(m).summary for m in rest]
+    return [*shown, *(name for name in summaries if name not in plots.SIGNS)]
 
 
 def visible(text: object) -> str:
@@ -518,6 +520,47 @@ def _data(
     number[""] = 0
     mapped: dict[Any, int] = {pair: i for i, pair in enumerate(maps, 1 + len(addresses))}
     prompts: dict[str, int] = {}
+    cases = _cases(study, table, number, prompts, metrics, folder)
+    controls = {case: c["path"] for case, c in zip(table.cases, cases, strict=True)}
+    cells = [
+        [
+            _cell(table.cells.get((c, case)), controls[case], number, mapped, metrics)
+            for case in table.cases
+        ]
+        for c in table.candidates
+    ]
+    return {
+        "format": 1,
+        "kind": study.kind,
+        "title": study.title,
+        "rankBy": study.rank_by,
+        "better": study.better,
+        "ratio": round(ratio, 4),
+        "metrics": [[m, label(m)] for m in metrics],
+        "pictures": known,
+        "prompts": list(prompts),
+        "candidates": [_candidate(study, c, by_candidate.get(c)) for c in table.candidates],
+        "cases": cases,
+        "cells": cells,
+        "settings": shared_settings(study.run),
+        "loras": used_loras(study.run),
+        "command": shlex.join(study.run.command or ()),
+        "thumbs": [thumbs.get(path, "") for path in ("", *addresses)] if thumbs else [],
+        "glossary": dict(GLOSSARY),
+        "answer": study.verdict.answer,
+        "recommended": study.verdict.recommended is not None,
+    }
+
+
+def _cases(
+    study: Study,
+    table: pictures.Table,
+    number: Mapping[str, int],
+    prompts: dict[str, int],
+    metrics: Sequence[str],
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """A record per case; `prompts` takes each prompt's place in the list of all."""
     cases = []
     for case in table.cases:
         control = table.controls.get(case)
@@ -543,48 +586,27 @@ def _data(
             of["negative"] = one.negative
         if edited := pictures.edited(one, folder):
             of["edited"] = edited
-    controls = {case: c["path"] for case, c in zip(table.cases, cases, strict=True)}
-    cells = []
-    for candidate in table.candidates:
-        line: list[Any] = []
-        for case in table.cases:
-            score = table.cells.get((candidate, case))
-            if score is None:
-                line.append(0)
-                continue
-            other = score.control and score.control != controls[case]
-            line.append(
-                [
-                    number[score.image],
-                    score.status,
-                    score.reason,
-                    _values(score, metrics),
-                    number[score.control] if other else 0,
-                    mapped.get((score.image, score.control or controls[case] or ""), 0),
-                ]
-            )
-        cells.append(line)
-    return {
-        "format": 1,
-        "kind": study.kind,
-        "title": study.title,
-        "rankBy": study.rank_by,
-        "better": study.better,
-        "ratio": round(ratio, 4),
-        "metrics": [[m, label(m)] for m in metrics],
-        "pictures": known,
-        "prompts": list(prompts),
-        "candidates": [_candidate(study, c, by_candidate.get(c)) for c in table.candidates],
-        "cases": cases,
-        "cells": cells,
-        "settings": shared_settings(study.run),
-        "loras": used_loras(study.run),
-        "command": shlex.join(study.run.command or ()),
-        "thumbs": [thumbs.get(path, "") for path in ("", *addresses)] if thumbs else [],
-        "glossary": dict(GLOSSARY),
-        "answer": study.verdict.answer,
-        "recommended": study.verdict.recommended is not None,
-    }
+    return cases
+
+
+def _cell(
+    score: Score | None,
+    control: str,
+    number: Mapping[str, int],
+    mapped: Mapping[tuple[str, str], int],
+    metrics: Sequence[str],
+) -> Any:
+    """A cell of the grid, whose case has that control; 0 where there is no picture."""
+    if score is None:
+        return 0
+    return [
+        number[score.image],
+        score.status,
+        score.reason,
+        _values(score, metrics),
+        number[score.control] if score.control and score.control != control else 0,
+        mapped.get((score.image, score.control or control or ""), 0),
+    ]
 
 
 def _candidate(study: Study, candidate: Candidate, summary: Summary | None) -> dict[str, Any]:

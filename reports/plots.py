@@ -304,27 +304,8 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
                 [points[i][2].mean for i in front],
                 color=ACCENT, lw=1.4, alpha=0.55, zorder=1,
             )  # fmt: skip
-        for summary, moved, quality in points:
-            axis.plot(
-                [moved.low, moved.high], [quality.mean] * 2, color=MUTED, lw=0.8, alpha=0.45,
-                zorder=1,
-            )  # fmt: skip
-            axis.plot(
-                [moved.mean] * 2, [quality.low, quality.high], color=MUTED, lw=0.8, alpha=0.45,
-                zorder=1,
-            )  # fmt: skip
-            broken = summary.beyond
-            axis.plot(
-                moved.mean, quality.mean, ls="none", zorder=3,
-                marker="X" if broken else "o", ms=7 if broken else 6.5, mew=1.4,
-                mec=BREAKS if broken else ACCENT,
-                mfc=PAPER if not (broken or summary.contender or summary.candidate == pick)
-                else BREAKS if broken else ACCENT,
-            )  # fmt: skip
-            if summary.candidate == pick:
-                axis.plot(
-                    moved.mean, quality.mean, "o", ms=13, mfc="none", mec=ACCENT, mew=1.6, zorder=2
-                )
+        for point in points:
+            _draw_point(axis, *point, picked=point[0].candidate == pick)
         axis.set_xlabel("effect (1 − SSIM) →")
         axis.set_ylabel(label(metric) + (" (lower is better)" if study.better == "lower" else ""))
         axis.margins(x=0.12, y=0.12)
@@ -364,6 +345,30 @@ def trade_off(study: Study, summaries: Sequence[Summary]) -> Plot:
         rows,
         wide=False,
     )
+
+
+def _draw_point(
+    axis: Axes, summary: Summary, moved: Interval, quality: Interval, *, picked: bool
+) -> None:
+    """A setting with its intervals: filled if it ties, a cross if it is broken."""
+    axis.plot(
+        [moved.low, moved.high], [quality.mean] * 2, color=MUTED, lw=0.8, alpha=0.45,
+        zorder=1,
+    )  # fmt: skip
+    axis.plot(
+        [moved.mean] * 2, [quality.low, quality.high], color=MUTED, lw=0.8, alpha=0.45,
+        zorder=1,
+    )  # fmt: skip
+    broken = summary.beyond
+    axis.plot(
+        moved.mean, quality.mean, ls="none", zorder=3,
+        marker="X" if broken else "o", ms=7 if broken else 6.5, mew=1.4,
+        mec=BREAKS if broken else ACCENT,
+        mfc=PAPER if not (broken or summary.contender or picked)
+        else BREAKS if broken else ACCENT,
+    )  # fmt: skip
+    if picked:
+        axis.plot(moved.mean, quality.mean, "o", ms=13, mfc="none", mec=ACCENT, mew=1.6, zorder=2)
 
 
 def _uncrowded(
