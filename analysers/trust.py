@@ -144,7 +144,7 @@ def blurred(image: Pixels, sigma: float) -> Pixels:
     frame = ((radius, radius),) * 2 + ((0, 0),) * (image.ndim - 2)
     padded = np.pad(image, frame, mode="symmetric").reshape(height + 2 * radius, -1)
     result = np.empty((width, height, *image.shape[2:]), np.uint8)  # turned
-    for rows in bands(height, padded.shape[1]):
+    for rows in bands(height, width):
         source = padded[rows.start : rows.stop + 2 * radius].astype(np.float64)
         columns = down(source, kernel).reshape(-1, width + 2 * radius, *image.shape[2:])
         turned = np.ascontiguousarray(columns.swapaxes(0, 1))
