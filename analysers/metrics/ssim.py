@@ -21,6 +21,9 @@ C2 = (0.03 * 255) ** 2
 WINDOW = 11
 _RADIUS = WINDOW // 2
 
+MOST_KEPT = 2**22
+"""Pixels of the controls whose maps are kept, at 17 bytes each: sixteen of 512 x 512."""
+
 CHANGED = "changed"
 """What is known of a sample by this name: its map, as `ControlMaps.ssim` fills it."""
 
@@ -126,7 +129,7 @@ def _moments(image: Pixels, control: Pixels | None = None) -> Floats:
 
 @dataclass
 class Ssim(Declared):
-    """`ssim` as a metric; the maps of the last control are kept from one sample to the next."""
+    """`ssim` as a metric; the maps of the last controls are kept from one sample to the next."""
 
     declaration = Declaration(
         "ssim",
@@ -136,8 +139,8 @@ class Ssim(Declared):
         needs=frozenset({"control"}),
         bounds=(-1.0, 1.0),
     )
-    _last: tuple[Pixels, ControlMaps] | None = field(
-        default=None, init=False, repr=False, compare=False
+    _kept: dict[int, tuple[Pixels, ControlMaps]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float]:
@@ -146,10 +149,16 @@ class Ssim(Declared):
     def _one(self, sample: Sample) -> float:
         if sample.control is None:
             return float("nan")
-        last = self._last
-        if last is None or last[0] is not sample.control:
-            last = self._last = (sample.control, ControlMaps.of(luma(sample.control)))
         changed = np.empty(sample.luma.shape, np.uint8)
-        value = last[1].ssim(sample.luma, changed)
+        value = self._maps(sample.control).ssim(sample.luma, changed)
         sample.known[CHANGED] = changed
         return value
+
+    def _maps(self, control: Pixels) -> ControlMaps:
+        known, maps = self._kept.pop(id(control), (None, None))
+        if known is not control or maps is None:
+            maps = ControlMaps.of(luma(control))
+        self._kept[id(control)] = control, maps  # which is the last to be let go
+        while len(self._kept) > max(1, MOST_KEPT // maps.luma.size):
+            del self._kept[next(iter(self._kept))]
+        return maps

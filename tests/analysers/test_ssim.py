@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from skimage import data
 from skimage.metrics import structural_similarity
 
+from analysers.metrics import ssim as module
 from analysers.metrics.luma import luma
 from analysers.metrics.metric import Sample, load_metric
 from analysers.metrics.ssim import ControlMaps, ssim
@@ -93,6 +94,28 @@ def test_metric_is_the_function_whatever_the_batch() -> None:
     assert among[0] == 1.0
     assert np.isnan(metric([Sample(image)])[0])
     assert (metric.name, metric.better, metric.needs_control) == ("ssim", "higher", True)
+
+
+def test_the_maps_of_the_last_controls_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    usual = ControlMaps.of
+    monkeypatch.setattr(ControlMaps, "of", lambda plane: made.append(0) or usual(plane))
+    monkeypatch.setattr(module, "MOST_KEPT", 3 * 40 * 50)
+    controls = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), np.uint8)
+    pictures = [picture.copy() for picture in controls]
+    metric = load_metric("ssim")
+    for _ in range(4):
+        assert metric([Sample(picture, picture) for picture in pictures[:3]]) == [1.0] * 3
+    assert len(made) == 3
+    metric([Sample(picture, picture) for picture in pictures])  # two more: the first two go
+    assert len(made) == 5
+    metric([Sample(pictures[2], pictures[2])])
+    assert len(made) == 5
+    metric([Sample(pictures[0], pictures[0])])
+    assert len(made) == 6
+    for k in range(20):  # another picture in the same place of memory is another control
+        picture = controls[0] ^ np.uint8(k)
+        assert metric([Sample(picture, picture)]) == [1.0]
 
 
 def test_luma_is_the_rounded_sum_for_every_colour() -> None:
