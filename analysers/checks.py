@@ -197,10 +197,11 @@ def foreign_controls(
 
 
 def undefined_pictures(scores: Sequence[Score]) -> tuple[str, ...]:
-    """Pictures without a score although they could be read: black, solid, collapsed."""
+    """Pictures without a score although they could be read: black, solid, collapsed; not such as
+    only lack what a control would tell."""
     rows = [r for r in _candidate_rows(scores) if r.status == "flagged"]
     reasons = Counter(
-        r.reason for r in rows if any(math.isnan(value) for value in r.values.values())
+        r.reason for r in rows if (any if r.control else all)(map(math.isnan, r.values.values()))
     )
     total = sum(1 for _ in _candidate_rows(scores))
     return tuple(
@@ -221,10 +222,11 @@ def duplicates(
             looks.setdefault(row.candidate, {})[row.case] = mark
     order = sorted(looks, key=lambda c: preference(c, kind))
     found = []
-    groups = _alike(order, looks)
-    if len(groups) == 1 and len(order) > 1:
+    using = [c for c in order if c.strength != 0]  # at 0 all checkpoints paint the control
+    groups = _alike(using, looks)
+    if len(groups) == 1 and len(using) > 1:
         found.append(
-            f"All {len(order)} settings have the same pictures: the setting was not "
+            f"All {len(using)} settings have the same pictures: the setting was not "
             "applied, or one picture was saved under every name."
         )
     else:

@@ -20,7 +20,7 @@ from analysers.phrases import (
     show_or_shows,
     span,
 )
-from analysers.scores import before
+from analysers.scores import before, preference
 from analysers.study import (
     NOT_RENDERED,
     Candidate,
@@ -557,9 +557,9 @@ def signs_seen(summary: Summary, likeness_of_controls: float) -> list[str]:
     return words
 
 
-def _size(candidate: Candidate, kind: Kind) -> tuple[float, float]:
-    strength = 0.0 if candidate.strength is None else float(abs(candidate.strength))
-    return (strength, candidate.place) if kind == "strength" else (candidate.place, strength)
+def _size(candidate: Candidate, kind: Kind) -> tuple[object, ...]:
+    """Sort key: the mildest first, along training where that is an axis."""
+    return preference(candidate, "strength" if kind == "strength" else "epochs")
 
 
 def _undefined(told: _Told) -> list[Sentence]:

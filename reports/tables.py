@@ -321,7 +321,7 @@ def notes(study: Study, summary: Summary) -> list[str]:
     if summary.best:
         found.append(f"{extreme} {label(study.rank_by)}")
     elif summary.tied or (
-        summary.contender and summary.state != "broken" and verdict.confidence != "none"
+        summary.contender and not summary.beyond and verdict.confidence != "none"
     ):
         found.append("tied")
     if verdict.strongest_clean == summary.candidate and study.kind == "strength":

@@ -149,6 +149,27 @@ def test_duplicates_by_pixels():
     assert checks.duplicates(rows, kind="strength") == ()  # measurements differ
 
 
+def test_without_the_lora_all_checkpoints_paint_the_same():
+    cells = [Candidate(f"{i}", i, None, Decimal(s), i) for i in (1, 2) for s in ("0", "1")]
+    rows = [
+        replace(row("1", k, 0.8), candidate=c, image=f"{c.checkpoint}/{c.strength}/{k}.png")
+        for c in cells
+        for k in range(3)
+    ]
+    pixels = {r.image: f"{r.candidate.strength} {r.case}" for r in rows}
+    own = {**pixels, **{r.image: r.image for r in rows if r.candidate.strength == 1}}
+    assert checks.duplicates(rows, kind="plane", pixels=own) == ()
+    (warning,) = checks.duplicates(rows, kind="plane", pixels=pixels)
+    assert warning.startswith("All 2 settings have the same pictures")
+
+
+def test_a_picture_without_control_is_none_without_a_score():
+    alone = replace(row("0.4", 0, math.nan, status="flagged", reason="no control"), control="")
+    assert checks.undefined_pictures([alone]) == ()
+    black = replace(alone, values={"ssim": math.nan, "brisque": math.nan}, reason="black")
+    assert checks.undefined_pictures([alone, black]) == ("1 of 2 pictures has no score: black.",)
+
+
 def test_a_sweep_whose_pictures_are_all_alike():
     rows = [row(s, c, 0.8, 20.0 + c) for s in STRENGTHS for c in range(6)]
     (warning,) = checks.duplicates(rows, kind="strength")

@@ -322,6 +322,12 @@ def test_both_directions_are_walked_from_zero():
     assert found[strength("0.0")].safe
 
 
+def test_of_two_signs_the_positive_one_is_named():
+    curve = {strength(s): 20 for s in ("-0.5", "0.5", "1.0")}
+    _, verdict = decide(sweep(curve), kind="strength")
+    assert verdict.headline == "Use none of these: already strength 0.5 is broken."
+
+
 def test_best_without_the_lora_is_said_so():
     curve = {strength("0.0"): 0, strength("0.4"): 3, strength("0.8"): 9}
     _, verdict = decide(sweep(curve), kind="strength")
