@@ -1063,7 +1063,7 @@ def kinds(out: Path) -> list[str]:
                     if key in row:
                         told = f"{row[key]:.2f} ({row[low]:.2f} to {row[high]:.2f})"
                         rows[name][key] = told
-                if "copies" in evidence:
+                if evidence.copies is not None:
                     rows[name]["copies"] = f"{copied[name]} of {painted[name]}"
         heads = list(dict.fromkeys(key for row in rows.values() for key in row))
         text += [f"{title}:", "", f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
