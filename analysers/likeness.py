@@ -57,11 +57,11 @@ def resemblance(
     tables = tabulate(scores, kind)
     ceiling = float(np.mean(ideal)) if len(ideal) else math.nan
     floor = _mean(s.values.get(LIKENESS) for s in scores if s.candidate is None)
-    span = ceiling - floor
-    if LIKENESS not in tables.values or not span > 0:
+    way = ceiling - floor
+    if LIKENESS not in tables.values or not way > 0:
         return floor, ceiling, []
 
-    gained = (tables.values[LIKENESS] - tables.control[LIKENESS]) / span
+    gained = (tables.values[LIKENESS] - tables.control[LIKENESS]) / way
     shares = _intervals(gained, tables.prompts)
     rows = [Resemblance(*row) for row in zip(tables.candidates, shares, strict=True)]
     return floor, ceiling, rows

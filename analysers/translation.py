@@ -9,6 +9,7 @@ of the second that moves the same prompts and seeds as far.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,17 +114,23 @@ class _Shared:
         return middle, np.where(np.isnan(full), math.inf, full)
 
 
+_Case = tuple[str, "int | None", int]
+"""Prompt and seed, and of several such cases (with other pictures to edit) which one it is."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Effects:
+    """Effects (strengths x cases) with what the rows and columns are."""
+
     strengths: tuple[float, ...]
-    cases: tuple[tuple[str, Any], ...]
+    cases: tuple[_Case, ...]
     prompts: Any
     table: Array
 
-    def of(self, cases: Sequence[tuple[str, Any]]) -> Array:
+    def of(self, cases: Sequence[_Case]) -> Array:
         return self.table[:, [self.cases.index(case) for case in cases]]
 
-    def prompts_of(self, cases: Sequence[tuple[str, Any]]) -> Any:
+    def prompts_of(self, cases: Sequence[_Case]) -> Any:
         return self.prompts[[self.cases.index(case) for case in cases]]
 
 
@@ -134,13 +141,19 @@ def _effects(study: Study) -> _Effects:
         raise UserError(
             f"{study.title or 'A run'} is no strength sweep with controls; name two such runs."
         )
-    told = {s.case: (s.prompt, s.seed) for s in study.scores}
+    # Pictures that do not tell their prompt are known by their case's name.
+    told = {s.case: (s.prompt or s.case, s.seed) for s in study.scores}
+    seen: Counter[tuple[str, int | None]] = Counter()
+    known = []
+    for case in tables.cases:
+        known.append((*told[case], seen[told[case]]))
+        seen[told[case]] += 1
     rows = [i for i, c in enumerate(tables.candidates) if c.strength is not None and c.strength > 0]
     table = 1.0 - tables.values["ssim"][rows]
     whole = np.flatnonzero(np.isfinite(table).all(axis=0))
     return _Effects(
         tuple(float(tables.candidates[i].strength or 0) for i in rows),
-        tuple(told[tables.cases[k]] for k in whole),
+        tuple(known[k] for k in whole),
         tables.prompts[whole],
         table[:, whole],
     )

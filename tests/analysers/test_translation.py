@@ -101,3 +101,18 @@ def test_a_run_applies_as_much_as_itself_even_past_its_strongest_effect() -> Non
 
 def test_effects_beyond_all_of_the_other_run_tell_no_factor() -> None:
     assert math.isnan(factor(study(9.0, "0.8 1.0"), study(1.0)).mean)
+
+
+def test_cases_that_tell_no_prompt_or_share_one_stay_apart() -> None:
+    one, other = study(0.8, noise=0.02), study(1.0, noise=0.02)
+    told = translate(one, other)
+
+    def changed(run: Study, **fields: object) -> Study:
+        return replace(run, scores=tuple(replace(s, **fields) for s in run.scores))
+
+    bare = {"prompt": "", "seed": None}
+    assert translate(changed(one, **bare), changed(other, **bare)) == told
+    same = {"prompt": "make it snow"}  # eight pictures that are edited by one prompt
+    found = translate(changed(one, **same), changed(other, **same))
+    assert [t.other.mean for t in found] == [t.other.mean for t in told]
+    assert all(t.other.low < t.other.mean for t in found[:3])
