@@ -76,7 +76,8 @@ def test_pictures_outside_are_left_out_and_counted(way, make_study, tmp_path):
     written(study, run)
     assert not shown(run)
     page = html.build(pictures.only_inside(study, run), run)
-    assert any("outside the run folder" in warning for warning in page.warnings)
+    told = [text for side in page.argument for text in (*side.cautions, *side.more)]
+    assert any("outside the run folder" in text for text in told)
     assert "secret.png" not in page.data and "outside/" not in page.data
     if way in ("absolute", "up", "linked file"):
         written(study, run, also=[outside.parent])
