@@ -11,8 +11,6 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import combinations
-from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -121,19 +119,11 @@ def _judge(ladders: tuple[Ladder, ...], controls: int, name: str) -> TrustResult
 
 
 def _tau(values: npt.NDArray[np.float64]) -> float:
-    """Kendall's tau-b between the values' order and their places; 0 where all are equal.
-
-    Without ties it is the mean over all pairs of 1 in order and -1 out of order, for which
-    scipy.stats, a quarter of a second to load, is not needed.
-    """
-    different = len(set(values.tolist()))
-    if different == 1:
-        return 0.0
-    if different == len(values):
-        return fmean(math.copysign(1.0, b - a) for a, b in combinations(values.tolist(), 2))
+    """Kendall's tau-b between the values' order and their places; 0 where all are equal."""
     from scipy.stats import kendalltau
 
-    return float(kendalltau(np.arange(len(values)), values).statistic)
+    tau = float(kendalltau(np.arange(len(values)), values).statistic)
+    return 0.0 if math.isnan(tau) else tau
 
 
 def blurred(image: Pixels, sigma: float) -> Pixels:

@@ -10,11 +10,8 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy import ndimage
-from scipy.stats import kendalltau
 from skimage import data
 
 from analysers.metrics.brisque import brisque
@@ -22,7 +19,6 @@ from analysers.metrics.metric import Sample, load_metric
 from analysers.study import Candidate, Score, TrustResult
 from analysers.trust import (
     THRESHOLD,
-    _tau,
     blurred,
     compressed,
     diagnose,
@@ -179,12 +175,6 @@ def test_direction_of_the_metric() -> None:
 def test_metric_that_does_not_move_orders_nothing() -> None:
     found = trust_check([data.camera()[:100, :100]], lambda image: 3.0)
     assert (found.trusted, found.tau) == (False, 0.0)
-
-
-@given(st.lists(st.integers(0, 6), min_size=2, max_size=6))
-def test_agreement_is_scipys_kendall_tau(values: list[int]) -> None:
-    expected = kendalltau(range(len(values)), values).statistic
-    assert _tau(np.array(values, float)) == pytest.approx(np.nan_to_num(expected), abs=1e-12)
 
 
 def test_grey_pictures_and_blind_ladder_are_named() -> None:
