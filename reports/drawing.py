@@ -8,12 +8,14 @@ Content-Security-Policy forbids those). Text stays text. The same study gives th
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Marker colours; `_themed` replaces each by a class that the style sheet colours.
@@ -75,13 +77,83 @@ def style() -> Any:
 def figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height))
+
+
+Room = tuple[float, float, float, float]
+
+_LETTER, _LINE, _GAP = 6.0, 16.0, 4.0
+"""Points: the mean width of a letter, the height of a line with its space, what is left around."""
+
+
+def settle(drawn: Figure) -> None:
+    """Give every axes the room that its texts need. Their widths are estimated by their letters: a
+    page draws them in a font of its own, and to measure them takes half as long as to draw.
+    """
+    rooms: dict[tuple[int, int], list[Room]] = {}
+    rows = columns = 1
+    for axes in drawn.axes:
+        spec = axes.get_subplotspec()
+        assert spec is not None
+        place = spec.get_topmost_subplotspec()
+        rows, columns = place.get_gridspec().get_geometry()
+        rooms.setdefault((place.rowspan.start, place.colspan.start), []).append(_room(axes))
+
+    def along(axis: int, count: int, size: float) -> tuple[float, float, float]:
+        """Where the first axes begins and the last ends, as shares of the figure's `size`, and the
+        gaps between them, as a share of their mean size."""
+        before, after = (
+            [
+                max(room[2 * axis + side] for at in rooms if at[axis] == k for room in rooms[at])
+                for k in range(count)
+            ]
+            for side in (0, 1)
+        )
+        gap = max((after[k] + before[k + 1] for k in range(count - 1)), default=0.0)
+        mean = (size - before[0] - after[-1] - gap * (count - 1)) / count
+        return before[0] / size, 1 - after[-1] / size, gap / mean
+
+    width, height = (72 * inches for inches in drawn.get_size_inches())
+    top, bottom, down = along(0, rows, height)
+    left, right, across = along(1, columns, width)
+    drawn.subplots_adjust(left, 1 - bottom, right, 1 - top, across, down)
+
+
+def _room(axes: Axes) -> Room:
+    """Above, below, left and right of one axes, in points."""
+    beside, below = (
+        [text for text in axis.get_majorticklabels() if text.get_visible()]
+        for axis in (axes.yaxis, axes.xaxis)
+    )
+    longest = max((len(text.get_text()) for text in beside), default=0)
+    side = _GAP + (_LETTER * longest + 6 if longest else 0) + (_LINE if axes.get_ylabel() else 0)
+    left, right = side, _GAP + 6
+    if axes.yaxis.get_ticks_position() == "right":  # a colour bar
+        left, right = _GAP, side
+    top = _GAP + (_LINE if axes.get_title("left") else 0)
+    bottom = _GAP + (_LINE if axes.get_xlabel() else 0)
+    if below:
+        turn = math.radians(below[0].get_rotation())
+        wide = [_LETTER * len(text.get_text()) for text in below]
+        bottom += 6 + 10 * math.cos(turn) + max(wide) * math.sin(turn)
+        if turn:  # turned ones end at their ticks, others have them in the middle
+            left = max(left, wide[0] * math.cos(turn))
+        else:
+            right = max(right, wide[-1] / 2)
+    for text in axes.texts:
+        coordinates = getattr(text, "xycoords", "data")
+        if coordinates == "axes fraction":  # above
+            top = max(top, _GAP + _LINE)
+        elif coordinates == ("axes fraction", "data"):  # on the right
+            right = max(right, 2 * _GAP + _LETTER * len(text.get_text()))
+    return top, bottom, left, right
 
 
 def svg(drawn: Figure, name: str) -> str:
     """The figure laid out and drawn, once each: `savefig` would do both on trial first."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+    settle(drawn)
     canvas: Any = FigureCanvasSVG(drawn)
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -385,10 +385,7 @@ def _uncrowded(
     """
     if not spots:
         return {}
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.execute(figure)
-        figure.set_layout_engine("none")  # labels inside of the axes leave the layout as it is
+    drawing.settle(figure)
     unit = figure.dpi / 72
     places = axis.transData.transform(spots)
     frame = axis.get_window_extent()

@@ -932,6 +932,42 @@ def test_nothing_is_wider_than_the_window(
         page.js("document.getElementById('viewer').close()")
 
 
+CUT_OFF = """
+(() => { const found = [];
+  for (const svg of document.querySelectorAll('.drawing svg, .hero-chart svg')) {
+    const frame = svg.getBoundingClientRect();
+    for (const text of svg.querySelectorAll('text')) {
+      const box = text.getBoundingClientRect();
+      if (box.width && (box.left < frame.left - 2 || box.right > frame.right + 2
+          || box.top < frame.top - 2 || box.bottom > frame.bottom + 2)) {
+        found.push([svg.innerHTML.slice(0, 60), text.textContent]);
+      }
+    }
+  }
+  return found; })()
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_text_of_a_drawing_is_cut_off(
+    page: Page, report: Path, plane: Path, epochs: Path,
+    make_study: Callable[..., Study], tmp_path: Path, width: int,
+) -> None:  # fmt: skip
+    """Neither numbers, nor names beside, nor such as are so long that they are turned."""
+    study = make_study(tmp_path, "epochs", epochs=9, prompts=("a cat",), seeds=(1, 2), size=48)
+    summaries = tuple(
+        dataclasses.replace(
+            one, candidate=dataclasses.replace(one.candidate, label=f"a long long name {i}")
+        )
+        for i, one in enumerate(study.summaries)
+    )
+    named = html.write_report(dataclasses.replace(study, summaries=summaries), tmp_path)
+    for path in (report, plane, epochs, named):
+        page.open(path, width=width, height=844)
+        page.js("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        assert page.js(CUT_OFF.strip()) == []
+
+
 MANY_WORDS = " ".join(f"word{i}" for i in range(300))
 
 UNUSUAL = {
