@@ -23,6 +23,7 @@ from analysers.runs.request import Judging, StudyRequest
 from analysers.runs.source import Shot, Source, versions
 from analysers.study import NOT_RENDERED, RUN_FORMAT, Evidence, RunRecord, Score, Share, Study
 from analysers.views import MOST
+from generation.errors import UserError
 from generation.executors import Executor, InProcess, ProcessPool, ThreadPool, default_workers
 from generation.folder import open_run_folder
 
@@ -258,7 +259,8 @@ def run_study(
 
 
 def thrifty(source: Source[C], judging: Judging) -> Chooser[C]:
-    """The chooser that makes no more pictures than the answer needs."""
+    """The chooser that makes no more pictures than the answer needs. Raises UserError for a budget
+    that is spent before any can be made."""
     from analysers.racing import Asked
     from analysers.runs.race import Race
     from analysers.runs.refine import Refine
@@ -271,9 +273,21 @@ def thrifty(source: Source[C], judging: Judging) -> Chooser[C]:
         judging.margin,
     )
     rows = {cell: source.row(cell) for cell in source.cells}
-    if judging.refine:
-        return Refine(rows, asked, judging.races, judging.budget)
-    return Race(rows, asked, judging.budget)
+
+    def chooser(budget: int | None) -> Chooser[C]:
+        if judging.refine:
+            return Refine(rows, asked, judging.races, budget)
+        return Race(rows, asked, budget)
+
+    found = chooser(judging.budget)
+    if judging.budget is not None and rows and not found.ask({}):
+        cases = [rows[cell].case for cell in chooser(None).ask({})]
+        raise UserError(
+            f"{judging.budget} cannot pay for the first prompt at each setting that is looked at; "
+            f"give at least {cases.count(cases[0])}.",
+            "budget",
+        )
+    return found
 
 
 def _scored(row: Score, result: Measured) -> Score:

@@ -248,10 +248,10 @@ class StudyRequest:
         """
         step = given.pop("resolution", None)
         finely = isinstance(given.get("strengths"), str) and given["strengths"] == AUTO
-        if step and not finely:
+        if step is not None and not finely:
             raise UserError(f"it belongs to {named('strengths')} {AUTO}.", "resolution")
         if finely:
-            step = step or RESOLUTION
+            step = _finest(RESOLUTION if step is None else step)
             given |= {"strengths": f"{step}:{WIDEST}:{step}", "refine": True}
         size = given.pop("size", None)
         if size:
@@ -312,9 +312,9 @@ class StudyRequest:
 
 
 AUTO = "auto"
-"""Strengths from coarse to fine, up to `WIDEST` in steps of `RESOLUTION`."""
+"""Strengths from coarse to fine, up to `WIDEST` in steps of `RESOLUTION`, at least `FINEST`."""
 
-WIDEST, RESOLUTION = "2", "0.05"
+WIDEST, RESOLUTION, FINEST = "2", "0.05", "0.002"
 
 GROUPS: Mapping[str, Any] = {
     "subject": Subject,
@@ -373,6 +373,17 @@ def _text(value: Any) -> str:
     if not isinstance(value, (str, Path)):
         raise TypeError
     return str(value)
+
+
+def _finest(step: Any) -> str:
+    """The step of automatic strengths as `parse_strengths` reads it."""
+    number = decimal_within(str(step), Decimal(WIDEST))
+    if number is None or number < Decimal(FINEST):
+        raise UserError(
+            f"{str(step)!r} is no step between strengths; give one from {FINEST} to {WIDEST}.",
+            "resolution",
+        )
+    return f"{number:f}"
 
 
 def _whole(value: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,6 +231,26 @@ def test_automatic_strengths_are_a_fine_grid_that_is_refined() -> None:
     assert len(coarser.subject.strengths) == 20
     with pytest.raises(UserError, match="auto"):
         StudyRequest.of("strength", loras="a.st", resolution="0.1")
+    for step in ("5", "0", "-0.1", "1e-4", "fine", "nan", 0):
+        with pytest.raises(UserError, match="no step") as caught:
+            StudyRequest.of("strength", loras="a.st", strengths="auto", resolution=step)
+        assert caught.value.field == "resolution"
+    once = StudyRequest.of("strength", loras="a.st", strengths="auto", resolution="2")
+    assert once.subject.strengths == (Decimal(2),)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_budget_too_small_for_anything_says_how_much_is_needed(
+    tmp_path: Path, refine: bool
+) -> None:
+    toy = Toy()
+    plan = toy_plan(tmp_path, FINE, count=4, renderer=toy)
+    with pytest.raises(UserError, match="at least (21|6)") as caught:
+        run_study(plan, Judging(workers=0, budget=5, refine=refine))
+    assert caught.value.field == "budget" and not toy.painted
+    least = int(re.findall("at least ([0-9]+)", str(caught.value))[0])
+    study = run_study(plan, Judging(workers=0, budget=least, refine=refine))
+    assert len(study.scores) == len(toy.painted) == least
 
 
 @pytest.mark.parametrize("count", range(1, 45))
