@@ -55,7 +55,7 @@ Array = NDArray[np.float64]
 EARLY = 0.01
 """Chance of a false finding over all looks before the last; the last keeps `ERROR - EARLY`."""
 
-DOUBT, ENOUGH = 0.08, 16
+DOUBT, ENOUGH = 0.05, 10
 """A race ends when the cases that are left change the recommendation with a smaller chance; of
 fewer cases than `ENOUGH`, with as much a smaller one, as few tell less well what is to come."""
 
@@ -77,9 +77,9 @@ DRAWS = 1000
 
 MOST = 20_000_000
 
-FIRST, GROWTH = 4, 1.35
+FIRST, GROWTH, FEWEST = 4, 1.35, 2
 """Cases before the first look, or a quarter of them where that is less; so many times as many
-before each next one."""
+before each next one, and at least so many more."""
 
 LATEST = 0.85
 """Share of the cases after which the next look is that after all of them."""
@@ -112,7 +112,7 @@ def looks(cases: int) -> list[int]:
     found, size = [], float(max(2, min(FIRST, cases // 4)))
     while size < max(LATEST * cases, 3):
         found.append(math.ceil(size))
-        size *= GROWTH
+        size = max(size * GROWTH, size + FEWEST)
     return [*(n for n in found if n < cases), cases]
 
 

@@ -160,6 +160,13 @@ def _run(
         with open_run_folder(printing.report_only):  # a run may have just ended there
             return finish(load_study(printing.report_only), printing.report_only, printing)
     asked = request(kind, options)
+    if patience and not watch:
+        raise UserError(f"it belongs to {named('watch')}.", "patience")
+    if (watch or keep_best) and asked.subject.images:
+        raise UserError(
+            f"nothing is trained in {named('images')}; name the folder of the checkpoints instead.",
+            "watch" if watch else "keep_best",
+        )
     early = EarlyReport(printing.named)
     observers: tuple[Observer, ...] = (early,) if printing.silent else (Bar(), early)
     if asked.subject.images:
@@ -277,7 +284,7 @@ def _follow(
                     raise
                 end = last[0]
         else:
-            end = watch.judge_once(asked, keeper, judge)
+            end = watch.judge_once(asked, keeper, judge, tell)
         code = finish(end.study, out, printing)
         if end.end:
             gone = keeper.release(watch.worth_keeping(end.plan, end.study))

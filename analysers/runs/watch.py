@@ -29,6 +29,7 @@ of none."""
 End = Literal["", "final", "patience"]
 
 _GONE = "{} is not there any more; bring it back, or end this and watch the folder that it is now."
+_NOT_YET = "{} is not there yet; it is waited for."
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,11 @@ def watch(
                 return judged
             continue  # more may have come meanwhile
         meanwhile = []
-        gone = judged_before and not keeper.source.is_dir()
-        if gone and said != _GONE:
-            tell(Waiting(_GONE.format(keeper.source), gone=True))
-        said = _GONE if gone else said.replace(_GONE, "")
+        missing = _GONE if judged_before else _NOT_YET
+        gone = not keeper.source.is_dir()
+        if gone and said != missing:
+            tell(Waiting(missing.format(keeper.source), gone=True))
+        said = missing if gone else said.replace(missing, "")
         wait(keeper.source, SETTLED if keeper.waiting else LOOK)
 
 
@@ -146,12 +148,25 @@ def keeping_on(keeper: Keeper) -> Iterator[list[Taken]]:
         beside.join()
 
 
-def judge_once(request: StudyRequest, keeper: Keeper, judge: Callable[[Plan], Study]) -> Judged:
-    """Keep and judge what is there now. Raises UserError where there is nothing."""
-    list(keeper.take())
+def judge_once(
+    request: StudyRequest,
+    keeper: Keeper,
+    judge: Callable[[Plan], Study],
+    tell: Callable[[Taken], object] = lambda _: None,
+) -> Judged:
+    """Keep and judge what is there now, and tell what is not wholly written. Raises UserError where
+    there is nothing, or what is there cannot be kept."""
+    taken = list(keeper.take())
     if keeper.waiting:  # what was written just now, or by a clock that is ahead
         time.sleep(keeper.settled)
-        list(keeper.take())
+        taken += keeper.take()
+    for one in taken:
+        if one.what == "failed":
+            raise UserError(f"{one.path.name} cannot be kept: {one.reason}.", "keep_best")
+    there = {path.name for path in keeper.kept}
+    for one in taken:
+        if one.what == "unfinished" and one.path.name not in there:
+            tell(one)
     plan = plan_study(from_kept(request, keeper))
     return Judged(plan, judge(plan), "final")
 

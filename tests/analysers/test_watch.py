@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import sample_data
+from analysers.commands.main import analyse_epochs
 from analysers.commands.tell import followed
 from analysers.runs import watch
 from analysers.runs.conclude import load_study
@@ -398,3 +400,69 @@ def test_what_was_written_just_now_is_judged_without_watching_too(tmp_path: Path
 
     watch.judge_once(asked(train, tmp_path / "run"), keeper, judge)
     assert [one.file for one in plans[0].checkpoints] == [name(1), name(2)]
+
+
+def test_what_cannot_be_kept_is_not_left_out_of_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = tmp_path / "train"
+    train.mkdir()
+    for number in (1, 2):
+        appear(train, number)
+    (train / name(3)).write_bytes((LORAS / name(3)).read_bytes()[:1000])
+    old(train / name(3))
+    told: list[Any] = []
+    request = asked(train, tmp_path / "run")
+
+    def keeper() -> Keeper:
+        return Keeper(train, tmp_path / "keep", settled=0.1)
+
+    judge = lambda plan: Nothing()  # noqa: E731
+    watch.judge_once(request, keeper(), judge, told.append)
+    assert [(one.path.name, one.what) for one in told] == [(name(3), "unfinished")]
+    shutil.rmtree(tmp_path / "keep")
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr("generation.loras.keeping.link", full)
+    with pytest.raises(UserError, match="cannot be kept") as caught:
+        watch.judge_once(request, keeper(), judge)
+    assert name(1) in str(caught.value) and "full" in str(caught.value)
+    assert caught.value.field == "keep_best"
+
+
+def test_a_folder_that_is_not_there_yet_is_said_once(tmp_path: Path) -> None:
+    told: list[Any] = []
+
+    def wait(folder: Path, seconds: float) -> None:
+        if len(told) > 1 or folder.is_dir():
+            raise KeyboardInterrupt
+        folder.mkdir()
+
+    train = tmp_path / "later"
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(
+            asked(train, tmp_path / "run"), Keeper(train, tmp_path / "keep"),
+            lambda plan: pytest.fail("too early"), tell=told.append, wait=wait,
+        )  # fmt: skip
+    assert [followed(one) for one in told] == [f"{train} is not there yet; it is waited for."]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["train", "--patience", "2"], "--patience: it belongs to --watch"),
+        (["--images", "train", "--watch"], "--watch: nothing is trained in --images"),
+        (["--images", "train", "--keep-best", "k"], "--keep-best: nothing is trained"),
+    ],
+)
+def test_options_of_a_watch_without_one_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train").mkdir()
+    appear(Path("train"), 1)
+    result = CliRunner().invoke(analyse_epochs, [*typed, *QUICK, "--out", "run"])
+    assert result.exit_code == 2 and said in result.output
+    assert not Path("run").exists() and not Path("k").exists()
