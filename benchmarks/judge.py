@@ -10,7 +10,8 @@
     python benchmarks/judge.py kinds OUT
 
 STRENGTHS and EPOCHS are the demo's two runs in folders of these names, STYLE one in a folder
-`style` of the LoRA `plain` (train_small.py) on the demo's prompts without the trigger;
+`style` of the LoRA `plain` (train_small.py; strengths 0.5, 1, 1.5, 2) on the demo's prompts without
+the trigger; `settings` knows one of 0.6, 0.7 and 0.8, too, in a folder `between`;
 results/labels-*.csv label their pictures. `choice`: how adherence's definition was chosen by half
 of the prompts, and what it and others say of the other half and of the style LoRA. `contrast`: the
 area under the ROC curve of adherence, of other definitions of it, of SSIM and of BRISQUE, on the
@@ -555,7 +556,8 @@ def settings(runs: list[Path], model: Path, kept: Path | None) -> list[str]:
     engine = None if ours else judging(model)
     known: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
-        shown = labelled([run], "labels-style.csv" if run.name == "style" else "labels-demo.csv")
+        file = "labels-style.csv" if run.name in ("style", "between") else "labels-demo.csv"
+        shown = labelled([run], file)
         shown.sort(key=lambda one: float(one.setting.removeprefix("epoch ").partition(" ")[0]))
         first = {one.case: one.control for one in shown}
         bare = [
