@@ -423,8 +423,9 @@ def choice(runs: list[Path], kept: Path | None) -> list[str]:
     before = [r for r in rows if r[0].startswith("650 (noise 0), 850 (noise 1); 4 others; mean")]
     again = [r for r in rows if r[0].startswith("600 (noise 0); 4 others; mean")]
     text = [
-        "Stated before any of these errors was computed: the even-numbered of the sixteen prompts "
-        "choose. What is highest is the mean of two areas: the demo's lost pictures against its "
+        "Stated when errors at five of the fourteen timesteps and noises were known, and before "
+        "the other nine were computed: the even-numbered of the sixteen prompts choose. What is "
+        "highest is the mean of two areas: the demo's lost pictures against its "
         "kept ones, and against what keeps its content by construction (other seeds, prints, other "
         f"colours; mean of the three). Of {len(affordable)} definitions of at most {EVALUATIONS} "
         f"evaluations of the denoiser all within {EQUAL} of the best are equal; of these that with "
