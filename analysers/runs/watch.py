@@ -163,6 +163,8 @@ def judge_once(
     for one in taken:
         if one.what == "failed":
             raise UserError(f"{one.path.name} cannot be kept: {one.reason}.", "keep_best")
+    if not keeper.kept:
+        plan_study(request)  # which says what is wrong with the training's folder
     there = {path.name for path in keeper.kept}
     for one in taken:
         if one.what == "unfinished" and one.path.name not in there:

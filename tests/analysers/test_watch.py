@@ -466,3 +466,12 @@ def test_options_of_a_watch_without_one_are_refused(
     result = CliRunner().invoke(analyse_epochs, [*typed, *QUICK, "--out", "run"])
     assert result.exit_code == 2 and said in result.output
     assert not Path("run").exists() and not Path("k").exists()
+
+
+def test_nothing_to_keep_is_said_of_the_trainings_folder(tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    keeper = Keeper(train, tmp_path / "keep", settled=0.1)
+    for _ in range(2):
+        with pytest.raises(UserError, match="train"):
+            watch.judge_once(asked(train, tmp_path / "run"), keeper, lambda plan: Nothing())
+        train.mkdir(exist_ok=True)
