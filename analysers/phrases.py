@@ -65,8 +65,12 @@ def span(chosen: Collection[Candidate], among: Iterable[Candidate], kind: Kind) 
     """
     order = sorted({*among, *chosen}, key=lambda c: along(c, kind))
     chosen = [c for c in order if c in chosen]
-    whole = kind == "plane" and all(c.strength is not None for c in chosen)
-    text = _by_checkpoint(chosen, order) if whole else _run(chosen, order, kind)
+    if kind != "plane":
+        text = _run(chosen, order, kind)
+    elif all(c.strength is not None for c in chosen):
+        text = _by_checkpoint(chosen, order)
+    else:
+        text = listed([c.heading(kind) for c in chosen])
     return text if len(chosen) < 3 or len(text) <= LONG else f"{len(chosen)} settings"
 
 

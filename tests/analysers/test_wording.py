@@ -95,6 +95,8 @@ def test_the_plane_is_told_by_checkpoint():
     assert said(*block) == "epochs 1 to 3 at 0.4 to 0.8"
     assert said(*block, (5, 0.2)) == "epochs 1 to 3 at 0.4 to 0.8 and epoch 5 at 0.2"
     assert said((1, 0.2), (2, 0.6), (3, 0.2), (4, 0.6), (5, 0.4), (5, 0.8)) == "6 settings"
+    loose = Candidate(epoch=6, place=5, label="epoch 6")
+    assert span([walk[0], loose], [*walk, loose], "plane") == "epoch 1 at 0.2 and epoch 6"
 
 
 def test_a_sign_must_be_large_and_sure():
