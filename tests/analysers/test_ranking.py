@@ -694,3 +694,43 @@ def test_signs_contradict_no_metric_that_has_nothing_to_judge_by() -> None:
         _, verdict = decide(some, kind="strength", rank_by=rank_by, margin=margin)
         [told] = [s.text for s in verdict.sentences if s.code == "second_opinion"]
         assert told.startswith("Signs of over-cooking at strength 1.2: contrast is 1.4 times")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_sentences_name_or_count_what_they_speak_of(seed: int) -> None:
+    """Larger studies than hypothesis draws: all codes, gaps, black pictures, a second criterion."""
+    rng = np.random.default_rng(seed)
+    kind = ("strength", "epochs", "plane")[seed % 3]
+    texts = ("-0.8", "-0.4", "0.0", "0.2", "0.4", "0.6", "0.8", "1.0", "1.2", "1.4")
+    some = rng.choice(texts, 1 if kind == "epochs" else rng.integers(1, 9), replace=False)
+    epochs = range(1, 2 if kind == "strength" else rng.integers(2, 7))
+    cells = [epoch(e, str(s)) for e in epochs for s in sorted(some, key=float)]
+    power = {
+        c: abs(float(c.strength)) * c.epoch / len(epochs) * rng.choice([0.3, 1]) for c in cells
+    }
+    marked = {c: rng.choice([0.2, 0.3]) for c in cells}
+    damage, noise, rows = rng.choice([0, 12, 40]), rng.choice([0.2, 2]), []
+    for case in range(rng.integers(1, 13)):
+        level = rng.normal(25, 8)
+        signs = {"rms_contrast": 0.2, "adherence": 0.5 + rng.normal(0, 0.01)}
+        rows.append(row(None, case, level, **signs))
+        for c in cells:
+            score = level + damage * max(0, power[c] - 0.5) ** 2 + rng.normal(0, noise)
+            status = rng.choice(["ok", "flagged", "failed", "absent"], p=[0.94, 0.02, 0.02, 0.02])
+            signs = {
+                "rms_contrast": marked[c] + rng.normal(0, 0.002),
+                "adherence": 0.5 - 0.1 * max(0, power[c] - 0.4) + rng.normal(0, 0.01),
+            }
+            if status != "absent":
+                score = score if status == "ok" else math.nan
+                one = row(c, case, score, ssim=1 - 0.5 * power[c], status=status, **signs)
+                rows.append(replace(one, reason="" if status == "ok" else "it broke"))
+    stopped = {c for c in cells if rng.random() < 0.3} if seed % 5 == 0 else ()
+    summaries, verdict = decide(rows, kind=kind, resamples=100, stopped=stopped)
+    found = by(summaries)
+    for sentence in verdict.sentences:
+        claim = CLAIMS.get(sentence.code, lambda s, first: True)
+        for place, candidate in enumerate(sentence.candidates):
+            assert claim(found[candidate], place == 0), sentence
+        assert told_all(sentence, summaries, verdict.pick, kind), sentence
+        assert "  " not in sentence.text and sentence.text[0] == sentence.text[0].upper()
