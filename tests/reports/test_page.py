@@ -333,7 +333,9 @@ def test_on_a_phone_the_grids_controls_are_one_row(page: Page, plane: Path, widt
     assert page.find("#save").is_displayed() and page.js(cut) == []
     page.click("#more-tools")
     page.choose("#layout", "plane")
+    page.js("document.querySelector('#page option').textContent = 'long words '.repeat(9)")
     assert page.find("#page").is_displayed() and page.js(cut) == []
+    assert page.js("document.documentElement.scrollWidth") <= width
     assert page.find("#tools").size["height"] < 100
 
 
