@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +73,6 @@ def decide(
     left: Left | None = None,
 ) -> Study:
     """The study: decided, with what argues for and against the decision."""
-    from analysers.overcooking import likeness
     from analysers.racing import EARLY
     from analysers.trust import kind_of_picture
 
@@ -87,15 +86,8 @@ def decide(
         else None,
         race=left,
     )
-    thumbnails: dict[Candidate | None, list[Pixels]] = {}
-    pixels: dict[str, str] = {}
     by_image = {relative(r.task.image, out): r for r in results}
-    for score in scores:
-        result = by_image.get(score.image)
-        if result is not None and result.pixels:
-            thumbnails.setdefault(score.candidate, []).append(result.thumbnail)
-            pixels[score.image] = result.pixels
-    alike = {c: likeness(images) for c, images in thumbnails.items() if len(images) > 1}
+    pixels = {s.image: r.pixels for s in scores if (r := by_image.get(s.image)) and r.pixels}
     better = declared(judging.rank_by).better or "lower"
     controls = [by_image[s.image] for s in scores if s.candidate is None and s.image in by_image]
     found = checks.check(
@@ -111,7 +103,7 @@ def decide(
         tie_tolerance=judging.tie_tolerance,
         margin=judging.margin,
         noise_floor=evidence.floor,
-        likeness=alike,
+        likeness=_likenesses(scores, by_image),
         warnings=(*evidence.doubts, *found, *warnings),
     )
     judged = "adherence" in judging.all_metrics
@@ -134,6 +126,20 @@ def decide(
         evidence=evidence,
         run=run,
     )
+
+
+def _likenesses(
+    scores: Sequence[Score], by_image: Mapping[str, Measured]
+) -> dict[Candidate | None, float]:
+    """How alike each candidate's pictures are, and under None the controls."""
+    from analysers.overcooking import likeness
+
+    thumbnails: dict[Candidate | None, list[Pixels]] = {}
+    for score in scores:
+        result = by_image.get(score.image)
+        if result is not None and result.pixels:
+            thumbnails.setdefault(score.candidate, []).append(result.thumbnail)
+    return {c: likeness(images) for c, images in thumbnails.items() if len(images) > 1}
 
 
 def _beside(

@@ -140,7 +140,7 @@ def test_headings():
     assert candidate.heading("strength") == "0.6"
     assert candidate.heading("epochs") == "epoch 7"
     assert candidate.heading("plane") == "epoch 7 at 0.6"
-    assert Candidate(place=2).heading("epochs") == "#3"
+    assert Candidate(place=2).heading("epochs") == "these pictures"
 
 
 @pytest.mark.parametrize("kind", ["strength", "epochs", "plane"])
