@@ -313,6 +313,11 @@ def _render(asked: StudyRequest, observers: Sequence[Observer], printing: Printi
         plan = plan_study(asked)
     if printing.dry_run:
         check_folder(plan.out, others=others)
+        if asked.judging.thrifty:
+            from analysers.runs import loop
+            from analysers.runs.rendered import RenderedPictures
+
+            loop.thrifty(RenderedPictures(plan), asked.judging)  # may refuse the budget
         describe(plan, thrifty=asked.judging.thrifty)
         return DONE
     with open_run_folder(plan.out, others=others):

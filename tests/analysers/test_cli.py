@@ -437,6 +437,13 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert result.output.index("pstr-000001") < result.output.index("pstr.safetensors")
 
 
+def test_a_dry_run_refuses_a_budget_that_pays_for_nothing(tmp_path: Path) -> None:
+    asked = ["--demo", "--strengths", "0.5,1", "--out", tmp_path / "run", "--dry-run", "--budget"]
+    assert "To render: at most " in strength(*asked, "3").output
+    poor = strength(*asked, "2")
+    assert poor.exit_code == 2 and "give at least 3." in poor.output
+
+
 def test_the_noise_floor_is_measured_with_several_devices_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
