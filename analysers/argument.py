@@ -22,7 +22,7 @@ SIDES: dict[Side, tuple[str, ...]] = {
         "breakdown", "breakdown_elsewhere", "recovers",
     ),
     "unknown": (
-        "would_decide", "outside", "few_prompts", "one_prompt", "failed", "unscored", "missing",
+        "would_decide", "few_prompts", "one_prompt", "failed", "unscored", "missing",
         "unsure", "none_clean", "content", "unseen", "sure", "settled",
     ),
     "how": ("clean", "noise_floor"),

@@ -65,6 +65,7 @@ def _ssim(
 def _blur(planes: Floats) -> Floats:
     """SSIM's window where it fits: (n, 32, 32) -> (n, 22, 22)."""
     from analysers.metrics.filters import blur
-    from analysers.metrics.ssim import gaussian_window
+    from analysers.metrics.ssim import WINDOW, gaussian_window
 
-    return blur(planes, gaussian_window())[..., 5:-5]
+    radius = WINDOW // 2
+    return blur(planes, gaussian_window())[..., radius:-radius]

@@ -847,13 +847,17 @@ def all_blocks(denoiser: Any) -> list[Any]:
     return [denoiser.mid_block, *denoiser.up_blocks]
 
 
+def centred(mine: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parts as unit vectors from the mean of those that are known."""
+    a, b = (one - known.mean(axis=0) for one in (mine, known))
+    return tuple(one / np.linalg.norm(one, axis=1, keepdims=True) for one in (a, b))
+
+
 def nearest_ten(own: list[np.ndarray], references: list[list[np.ndarray]]) -> float:
     """`alike` by the mean of the ten nearest parts, as it was."""
     found = []
     for mine, theirs in zip(own, zip(*references, strict=True), strict=True):
-        known = np.concatenate(theirs)
-        a, b = (one - known.mean(axis=0) for one in (mine, known))
-        a, b = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (a, b))
+        a, b = centred(mine, np.concatenate(theirs))
         found.append(np.sort(a @ b.T, axis=1)[:, -10:].mean())
     return float(np.mean(found))
 
@@ -872,9 +876,7 @@ def covered(own: list[np.ndarray], references: list[list[np.ndarray]]) -> float:
     """The other way round: how like each of the references' parts the picture's nearest is."""
     found = []
     for mine, theirs in zip(own, zip(*references, strict=True), strict=True):
-        known = np.concatenate(theirs)
-        a, b = (one - known.mean(axis=0) for one in (mine, known))
-        a, b = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (a, b))
+        a, b = centred(mine, np.concatenate(theirs))
         found.append((b @ a.T).max(axis=1).mean())
     return float(np.mean(found))
 

@@ -135,12 +135,12 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
     several = len({s.case for s in study.scores if s.candidate is not None}) > 1
     height = 1.2 + 2.2 * len(panels)
     columns = ["setting", "pictures"]
-    for name, _ in panels:
+    for name, _, _ in panels:
         columns += [name, "low", "high"]
     rows: list[tuple[str, ...]] = []
     for i, summary in enumerate(summaries):
         row: list[str] = [summary.candidate.heading(study.kind), str(summary.n)]
-        for _, intervals in panels:
+        for _, intervals, _ in panels:
             row += [_text(v) for v in (intervals[i].mean, intervals[i].low, intervals[i].high)]
         rows.append(tuple(row))
     sizes = {"curves": (WIDE, height), "curves-n": (HALF, height)}
@@ -161,13 +161,17 @@ def curves(study: Study, summaries: Sequence[Summary]) -> Plot:
     )
 
 
-def _panels(
-    study: Study, summaries: Sequence[Summary], *, effect_too: bool
-) -> list[tuple[str, list[Interval]]]:
+Panel = tuple[str, Sequence[Interval], tuple[float, ...]]
+"""A title, what is drawn for each setting, and what else the axis has to show."""
+
+
+def _panels(study: Study, summaries: Sequence[Summary], *, effect_too: bool) -> list[Panel]:
     metric = study.rank_by
-    panels = [(label(metric), [s.metrics.get(metric, Interval(math.nan)) for s in summaries])]
+    ranked = [s.metrics.get(metric, Interval(math.nan)) for s in summaries]
+    panels: list[Panel] = [(label(metric), ranked, _control_mean(study))]
     if effect_too and "ssim" in study.metrics and metric != "ssim":
-        panels.append(("effect (1 − SSIM)", [effect(s.metrics.get("ssim")) for s in summaries]))
+        moved = [effect(s.metrics.get("ssim")) for s in summaries]
+        panels.append(("effect (1 − SSIM)", moved, ()))
     return panels
 
 
@@ -192,7 +196,7 @@ def _curves(
             squeeze=False,
             gridspec_kw={"height_ratios": [1.45, 1][: len(panels)]},
         )[:, 0]
-        for panel, (axis, (title, intervals)) in enumerate(zip(axes, panels, strict=True)):
+        for panel, (axis, (title, intervals, _)) in enumerate(zip(axes, panels, strict=True)):
             _shade(study, axis, summaries, xs, words=panel == 0)
             _band(axis, xs, intervals)
             axis.set_ylabel(title)
@@ -204,7 +208,7 @@ def _curves(
             better, (0, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points",
             color=MUTED,
         )  # fmt: skip
-        arrows = _room(study, axes, xs, panels)
+        arrows = _leave_out(axes, xs, panels)
         axes[-1].set_xlabel("strength" if study.kind == "strength" else "along training")
         for name, (width, height) in sizes.items():
             if name == cases:
@@ -220,31 +224,20 @@ def _curves(
     return drawn
 
 
-def _room(
-    study: Study,
-    axes: Iterable[Axes],
-    xs: Sequence[float],
-    panels: Sequence[tuple[str, Sequence[Interval]]],
-) -> list[Artist]:
+def _leave_out(axes: Iterable[Axes], xs: Sequence[float], panels: Sequence[Panel]) -> list[Artist]:
     """Leave out of each axis what would flatten the rest; returns the arrows that stand for it."""
     arrows: list[Artist] = []
-    for k, (axis, (_, intervals)) in enumerate(zip(axes, panels, strict=True)):
-        also = () if k else _control_mean(study)
+    for k, (axis, (_, intervals, also)) in enumerate(zip(axes, panels, strict=True)):
         arrows += cut(axis, xs, intervals, also)
         if k == 0 and not shown(intervals, also):
             _room_above(axis)
     return arrows
 
 
-def _beyond_words(
-    study: Study,
-    summaries: Sequence[Summary],
-    panels: Sequence[tuple[str, Sequence[Interval]]],
-) -> str:
+def _beyond_words(study: Study, summaries: Sequence[Summary], panels: Sequence[Panel]) -> str:
     """What a caption says of the settings that an axis leaves out."""
     heads = [_head(study, s) for s in summaries]
-    also = [_control_mean(study), *((),) * len(panels)]
-    return words((heads, intervals, also[k]) for k, (_, intervals) in enumerate(panels))
+    return words((heads, intervals, also) for _, intervals, also in panels)
 
 
 def _room_above(axis: Axes) -> None:
