@@ -209,6 +209,9 @@ def test_the_wheel_is_not_caught_by_the_grid(page: Page, report: Path) -> None:
     page.open(report)
     page.js("document.getElementById('grid').scrollIntoView({behavior: 'instant'})")
     before = page.js("scrollY")
+    # A wheel turns what is painted: the frame that has been scrolled to has to be there.
+    page.js("requestAnimationFrame(() => requestAnimationFrame(() => { window.painted = true; }))")
+    page.wait("window.painted")
     origin = ScrollOrigin.from_viewport(640, 500)
     ActionChains(page.driver).scroll_from_origin(origin, 0, 300).perform()
     page.wait(f"scrollY >= {before + 250}")
